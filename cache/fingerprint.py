@@ -1,0 +1,95 @@
+"""Fingerprints: how the features of a stream were made, as a nested dict of JSON values.
+
+    {"stream": "clip", "model": "ViT-B-32", "weights": {"tag": "random", "seed": 0, "digest": "sha256:..."},
+     "preprocessing": {...}, "sampling": {...}, "precision": "bf16", "runtime": "torch",
+     "libraries": {"torch": "2.14.1", ...}}
+
+Two fingerprints that differ anywhere describe features that must not be mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cache.errors import FingerprintMismatch
+
+Fingerprint = Mapping[str, Any]
+
+_ABSENT = object()
+
+
+def _flatten(value: Any, prefix: str, into: dict[str, Any]) -> None:
+    if isinstance(value, Mapping) and value:
+        for key in value:
+            _flatten(value[key], f"{prefix}.{key}" if prefix else str(key), into)
+    else:
+        into[prefix] = list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
+        return "nothing"
+    return value if isinstance(value, str) and value else json.dumps(value, sort_keys=True)
+
+
+def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = False) -> list[str]:
+    """Name every field in which `a` ("here") and `b` ("there") differ, e.g. `"precision: fp32 here, bf16 there"`.
+
+    Nested keys are dotted. `ignore_libraries` leaves out the versions under `libraries`.
+    """
+    flat_a: dict[str, Any] = {}
+    flat_b: dict[str, Any] = {}
+    _flatten(a, "", flat_a)
+    _flatten(b, "", flat_b)
+    found: list[str] = []
+    for key in [*flat_a, *(key for key in flat_b if key not in flat_a)]:
+        if ignore_libraries and key.split(".", 1)[0] == "libraries":
+            continue
+        here, there = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
+        if here is _ABSENT or there is _ABSENT or here != there:
+            found.append(f"{key}: {_shown(here)} here, {_shown(there)} there")
+    return found
+
+
+def require_same(
+    expected: Fingerprint, found: Fingerprint, *, where: str, ignore_libraries: bool = False
+) -> None:
+    """Raise `FingerprintMismatch` unless `expected` (here) and `found` (in `where`, there) agree."""
+    fields = differences(expected, found, ignore_libraries=ignore_libraries)
+    if not fields:
+        return
+    stream = expected.get("stream") or found.get("stream") or "?"
+    if all(field.startswith("libraries.") for field in fields):
+        remedy = (
+            "Only library versions differ: install the same versions, or ignore them (--ignore-libraries)."
+        )
+    else:
+        remedy = "Features made in different ways are never mixed: use the same settings, or another cache."
+    raise FingerprintMismatch(f"stream {stream} differs from {where}: {'; '.join(fields)}. {remedy}")
+
+
+def fingerprint_digest(fingerprint: Fingerprint) -> str:
+    """A short stable name of a fingerprint: 16 hex digits, the same whatever the order of the keys."""
+    canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+
+
+def _weights(fingerprint: Fingerprint) -> Mapping[str, Any]:
+    weights = fingerprint.get("weights")
+    return weights if isinstance(weights, Mapping) else {}
+
+
+def is_random(fingerprint: Fingerprint) -> bool:
+    """Whether the features come from untrained, randomly initialised weights."""
+    return _weights(fingerprint).get("tag") == "random"
+
+
+def weights_name(fingerprint: Fingerprint) -> str:
+    """The weights as every table prints them: `"random (seed 0)"`, `"openai"`, or `"unknown"`."""
+    weights = _weights(fingerprint)
+    if is_random(fingerprint):
+        return f"random (seed {weights.get('seed', '?')})"
+    return str(weights.get("tag") or "unknown")

@@ -1,0 +1,289 @@
+"""What a cache holds: its columns and the small records that carry rows and tokens.
+
+Every record checks itself on construction and raises `ValueError` with the offending value, so that nothing that the
+format cannot express reaches a store.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_NAME = "onepass-features"
+FORMAT_VERSION = 1
+UNKNOWN_LABEL = -1
+
+TokenDtype = Literal["float16", "float32"]
+ColumnKind = Literal["string", "int8", "int32", "int64", "float64"]
+
+VIDEO_COLUMNS: Mapping[str, ColumnKind] = MappingProxyType(
+    {
+        "id": "string",
+        "digest": "string",
+        "size_bytes": "int64",
+        "mtime_ns": "int64",
+        "label": "int8",
+        "label_name": "string",
+        "split": "string",
+        "source": "string",
+        "duration_seconds": "float64",
+        "fps": "float64",
+        "width": "int32",
+        "height": "int32",
+        "n_frames": "int64",
+        "decoder": "string",
+    }
+)
+"""Columns of `videos/`, in `VideoRow` order."""
+
+REJECT_COLUMNS: Mapping[str, ColumnKind] = MappingProxyType(
+    {
+        "id": "string",
+        "reason": "string",
+        "detail": "string",
+        "digest": "string",
+        "size_bytes": "int64",
+        "mtime_ns": "int64",
+    }
+)
+"""Columns of `rejects/`, in `Reject` order."""
+
+RELABEL_COLUMNS = ("label", "label_name", "split", "source")
+"""The columns that `CacheWriter.relabel` may change."""
+
+REJECT_REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "unreadable-container": "no decoder can open the file",
+        "no-video-stream": "the container opens but holds no video stream",
+        "no-frames": "not one frame could be decoded",
+        "decode-errors": "the share of damaged frames is over the limit",
+        "deadline": "decoding did not finish within its deadline",
+        "decoder-crash": "the decoder process died",
+        "out-of-memory": "decoding needed more memory than allowed",
+        "too-short": "shorter than the minimum duration asked for",
+        "bad-label": "the label is not one of the two classes",
+        "unlabelled": "no label was found and labels were required",
+        "duplicate-content": "the same bytes are already stored under another id",
+        "non-finite-features": "a backbone returned NaN or infinity",
+        "constant-features": "a backbone returned a constant vector",
+        "missing-file": "the file is listed but does not exist",
+        "empty-file": "the file has zero bytes",
+        "unsupported-type": "the file is not a video or image type that is read",
+    }
+)
+"""Reason code of a rejected input -> one line of meaning. The list is part of the format."""
+
+MAX_DETAIL_CHARACTERS = 2000
+"""`Reject.detail` is cut to this length: a decoder's noise must not fill the cache."""
+
+_STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def storable_text(text: str) -> str:
+    """Return `text` with what neither format can hold (lone surrogates, NUL) written as backslash escapes.
+
+    File names that are not valid UTF-8 reach Python with lone surrogates; everything else comes back unchanged.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether no element of a float array is NaN or infinite. Fast for float16, which numpy tests one by one."""
+    if values.dtype == np.float16:
+        exponent = np.uint16(0x7C00)
+        return not bool(((values.view(np.uint16) & exponent) == exponent).any())
+    return bool(np.isfinite(values).all())
+
+
+def _check_id(video_id: str) -> None:
+    if not isinstance(video_id, str) or not video_id:
+        raise ValueError(f"a video id must be a non-empty string, not {video_id!r}")
+    _check_text("id", video_id)
+
+
+def _check_text(name: str, value: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, not {value!r}")
+    if value != storable_text(value):
+        raise ValueError(f"{name} {value!r} is not UTF-8 text without NUL; pass it through storable_text()")
+
+
+def _check_at_least(name: str, value: float, minimum: float) -> None:
+    if not math.isfinite(value) or value < minimum:
+        raise ValueError(f"{name} must be finite and at least {minimum}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLabel:
+    """A label to put on a video.
+
+    label: 1 positive, 0 negative, -1 unknown. label_name: the class as the data set calls it, "" when unknown.
+    split, source: "" means "no statement": `CacheWriter.relabel` then keeps what is stored.
+    """
+
+    label: int
+    label_name: str
+    split: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.label not in (UNKNOWN_LABEL, 0, 1):
+            raise ValueError(f"label must be 1, 0 or {UNKNOWN_LABEL}, not {self.label!r}")
+        for name in ("label_name", "split", "source"):
+            _check_text(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRow:
+    """One stored video: one row of `videos/<column>`, the field names being the column names.
+
+    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes. size_bytes and
+    mtime_ns: for quick change detection. label: 1 positive, 0 negative, -1 unknown; label_name "" when unknown.
+    split: "train", "val", "test" or "". source: the recording it was cut from, "" when unknown. duration_seconds, fps
+    (average), width, height (pixels, as decoded) and n_frames describe what was decoded, not what the header says.
+    decoder: the decoder that produced the stored features.
+    """
+
+    id: str
+    digest: str
+    size_bytes: int
+    mtime_ns: int
+    label: int
+    label_name: str
+    split: str
+    source: str
+    duration_seconds: float
+    fps: float
+    width: int
+    height: int
+    n_frames: int
+    decoder: str
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        if self.label not in (UNKNOWN_LABEL, 0, 1):
+            raise ValueError(f"{self.id}: label must be 1, 0 or {UNKNOWN_LABEL}, not {self.label!r}")
+        for name in ("digest", "label_name", "split", "source", "decoder"):
+            _check_text(f"{self.id}: {name}", getattr(self, name))
+        for name in ("size_bytes", "duration_seconds", "fps", "width", "height", "n_frames"):
+            _check_at_least(f"{self.id}: {name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One input that could not be stored: one row of `rejects/<column>`.
+
+    reason: a code of `REJECT_REASONS`. detail: free text, made storable and cut to `MAX_DETAIL_CHARACTERS` here.
+    digest "", size_bytes 0 and mtime_ns 0 when the file could not be read at all.
+    """
+
+    id: str
+    reason: str
+    detail: str
+    digest: str
+    size_bytes: int
+    mtime_ns: int
+
+    def __post_init__(self) -> None:
+        _check_id(self.id)
+        if self.reason not in REJECT_REASONS:
+            raise ValueError(
+                f"{self.id}: {self.reason!r} is no reject reason; known: {', '.join(REJECT_REASONS)}"
+            )
+        _check_text(f"{self.id}: digest", self.digest)
+        _check_at_least(f"{self.id}: size_bytes", self.size_bytes, 0)
+        object.__setattr__(self, "detail", storable_text(self.detail)[:MAX_DETAIL_CHARACTERS])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamTokens:
+    """The tokens of one video in one stream.
+
+    values: float16 or float32 [T, D], T >= 1, finite. spans: float32 [T, 2], start and end of each token in seconds,
+    start <= end.
+    """
+
+    values: NDArray[Any]
+    spans: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        values, spans = self.values, self.spans
+        if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 1:
+            raise ValueError(f"token values must be [T, D] with T >= 1 and D >= 1, not {values.shape}")
+        if values.dtype not in (np.float16, np.float32):
+            raise ValueError(f"token values must be float16 or float32, not {values.dtype}")
+        if spans.shape != (len(values), 2) or spans.dtype != np.float32:
+            raise ValueError(
+                f"token spans must be float32 [{len(values)}, 2] beside values {values.shape}, "
+                f"not {spans.dtype} {spans.shape}"
+            )
+        if not all_finite(values):
+            raise ValueError(f"token values {values.shape} hold NaN or infinity")
+        if not all_finite(spans) or bool((spans[:, 0] > spans[:, 1]).any()):
+            raise ValueError("token spans must be finite, with start <= end")
+
+    def __repr__(self) -> str:
+        first, last = float(self.spans[0, 0]), float(self.spans[-1, 1])
+        shape = list(self.values.shape)
+        return f"StreamTokens(values {self.values.dtype} {shape}, spans {first:.3f} to {last:.3f} s)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoFeatures:
+    """A video ready to be stored: its row and its tokens by stream name."""
+
+    row: VideoRow
+    tokens: Mapping[str, StreamTokens]
+
+    def __repr__(self) -> str:
+        return f"VideoFeatures({self.row.id!r}, {dict(self.tokens)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """A stream that a writer fills: name, width of a token, stored dtype and how the features are made.
+
+    fingerprint: a nested dict of JSON values (see cache/fingerprint.py); tuples become lists.
+    """
+
+    name: str
+    dim: int
+    dtype: TokenDtype
+    fingerprint: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not _STREAM_NAME.fullmatch(self.name):
+            raise ValueError(f"stream name {self.name!r} must be lower-case letters, digits, '-' or '_'")
+        if self.dim < 1:
+            raise ValueError(f"stream {self.name}: dim must be at least 1, not {self.dim}")
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(f"stream {self.name}: dtype must be float16 or float32, not {self.dtype!r}")
+        try:
+            plain = json.loads(json.dumps(dict(self.fingerprint), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"stream {self.name}: the fingerprint is not plain JSON: {error}") from error
+        object.__setattr__(self, "fingerprint", plain)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInput:
+    """A live input of a cache, stored or rejected; `reason` is "" for a stored one."""
+
+    id: str
+    state: Literal["stored", "rejected"]
+    digest: str
+    size_bytes: int
+    mtime_ns: int
+    reason: str = ""
+
+
+assert tuple(VIDEO_COLUMNS) == tuple(field.name for field in fields(VideoRow))
+assert tuple(REJECT_COLUMNS) == tuple(field.name for field in fields(Reject))

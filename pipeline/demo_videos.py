@@ -1,8 +1,10 @@
-"""Makes a small data set in the RWF-2000 layout that needs no download: two classes a head can learn, and three broken files.
+"""Makes a small data set in the RWF-2000 layout that needs no download: two classes a head can learn, and
+three broken files.
 
-`NonFight` clips show shapes that drift slowly; `Fight` clips show shapes that jump to a new place several times a
-second, a shaking background and flashes. Clips differ in size, frame rate and length, in the same way in both classes,
-so that the metadata alone tell nothing. Everything is drawn from a seed: two calls write the same bytes.
+`NonFight` clips show shapes that drift slowly; `Fight` clips show shapes that jump to a new place several
+times a second, a shaking background and flashes. Clips differ in size, frame rate and length, in the same way
+in both classes, so that the metadata alone tell nothing. Everything is drawn from a seed: two calls write the
+same bytes.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ _BROKEN = (
 def make_demo_tree(
     root: Path, *, videos_per_class_train: int = 8, videos_per_class_val: int = 4, seed: int = 0
 ) -> Path:
-    """Write `train|val/Fight|NonFight/*.mp4`, three broken files and `sources.csv` below `root`; returns `root`.
+    """Write `train|val/Fight|NonFight/*.mp4`, three broken files and `sources.csv` below `root`; returns
+    `root`.
 
-    Clips last 2 to 5 s at 10 to 29.97 frames/s, 128 to 240 pixels wide, h264. Two neighbouring clips of a class are
-    "cut from one recording": they share a source group (`sources.csv`), background, size and frame rate.
-    The broken files are an empty one, one cut off in the middle and a text file named `.mp4`.
+    Clips last 2 to 5 s at 10 to 29.97 frames/s, 128 to 240 pixels wide, h264. Two neighbouring clips of a
+    class are "cut from one recording": they share a source group (`sources.csv`), background, size and frame
+    rate. The broken files are an empty one, one cut off in the middle and a text file named `.mp4`.
     """
     for name, count in (("train", videos_per_class_train), ("val", videos_per_class_val)):
         if count < 1:
@@ -67,7 +70,9 @@ def make_demo_tree(
 def draw_frames(
     times_seconds: Iterable[float], *, motion: Motion, width: int, height: int, seed: int
 ) -> NDArray[np.uint8]:
-    """Frames uint8 [T, H, W, 3] (RGB) of one scene at the given times in seconds; the scene depends on `seed` alone."""
+    """Frames uint8 [T, H, W, 3] (RGB) of one scene at the given times in seconds; the scene depends on `seed`
+    alone.
+    """
     rng = np.random.default_rng(seed)
     violent = motion == "violent"
     scene = _Scene.draw(rng, violent=violent)
@@ -91,7 +96,9 @@ def draw_frames(
 
 
 def write_h264(path: Path, frames: NDArray[np.uint8], *, fps: Fraction) -> Path:
-    """Encode uint8 [T, H, W, 3] RGB frames (even height and width) as an h264 mp4 at a constant rate; returns `path`."""
+    """Encode uint8 [T, H, W, 3] RGB frames (even height and width) as an h264 mp4 at a constant rate; returns
+    `path`.
+    """
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "26"})
         stream.height, stream.width = frames.shape[1:3]

@@ -1,7 +1,8 @@
-"""Small videos for tests, made with PyAV: good ones of every kind, odd ones, and broken ones. Deterministic and quick.
+"""Small videos for tests, made with PyAV: good ones of every kind, odd ones, and broken ones. Deterministic
+and quick.
 
-Every function writes one file (`make_rwf_tree` a folder) and returns its path. Frames come from the demo's scenes, so
-`calm` and `violent` are separable by eye and by a head.
+Every function writes one file (`make_rwf_tree` a folder) and returns its path. Frames come from the demo's
+scenes, so `calm` and `violent` are separable by eye and by a head.
 """
 
 from __future__ import annotations
@@ -82,18 +83,22 @@ def _options(codec: str, given: Mapping[str, str] | None) -> dict[str, str]:
     return {**base.get(codec, {}), **(given or {})}
 
 
-# --- good but odd -------------------------------------------------------------------------------------------------
+# --- good but odd -------------------------------------------------------------------------------------------
 
 
 def write_variable_rate(path: Path, *, seed: int = 0, motion: Motion = "calm", n_frames: int = 24) -> Path:
-    """Uneven gaps of 20 to 250 ms between frames, drawn from `seed`; the declared rate (10/s) is not the real one."""
+    """Uneven gaps of 20 to 250 ms between frames, drawn from `seed`; the declared rate (10/s) is not the real
+    one.
+    """
     gaps = np.random.default_rng(seed).integers(20, 250, n_frames) / 1000
     times = np.concatenate([[0.0], np.cumsum(gaps)[:-1]])
     return write_video(path, times_seconds=[float(t) for t in times], motion=motion, seed=seed)
 
 
 def write_rotated(path: Path, *, degrees: int = 90, **kwargs: Any) -> Path:
-    """An mp4 whose display matrix asks the player to turn the stored picture clockwise by 90, 180 or 270 degrees."""
+    """An mp4 whose display matrix asks the player to turn the stored picture clockwise by 90, 180 or 270
+    degrees.
+    """
     write_video(path, **kwargs)
     data = bytearray(path.read_bytes())
     one = 1 << 16
@@ -198,7 +203,7 @@ GOOD_FILES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-# --- broken -------------------------------------------------------------------------------------------------------
+# --- broken -------------------------------------------------------------------------------------------------
 
 
 def write_empty(path: Path) -> Path:
@@ -246,7 +251,9 @@ def write_audio_only(path: Path, *, seconds: float = 1.0) -> Path:
 
 
 def write_truncated(path: Path, *, fraction: float = 0.5, faststart: bool = False, **kwargs: Any) -> Path:
-    """The first `fraction` of an mp4. Its index is at the end and so is lost, unless `faststart` puts it in front."""
+    """The first `fraction` of an mp4. Its index is at the end and so is lost, unless `faststart` puts it in
+    front.
+    """
     write_video(path, **{"seconds": 2.0, **kwargs}, faststart=faststart)
     return truncate(path, fraction=fraction)
 
@@ -259,7 +266,9 @@ def truncate(path: Path, *, fraction: float) -> Path:
 
 
 def flip_bytes(path: Path, *, share: float = 0.01, seed: int = 0, inside: bytes | None = b"mdat") -> Path:
-    """Damage a file in place: that share of the bytes of one mp4 box (None: of the whole file) gets random values."""
+    """Damage a file in place: that share of the bytes of one mp4 box (None: of the whole file) gets random
+    values.
+    """
     data = bytearray(path.read_bytes())
     start, end = 0, len(data)
     if inside is not None:
@@ -300,7 +309,7 @@ BROKEN_FILES: dict[str, tuple[Callable[[Path], Path], frozenset[str]]] = {
 }
 
 
-# --- trees --------------------------------------------------------------------------------------------------------
+# --- trees --------------------------------------------------------------------------------------------------
 
 
 def make_rwf_tree(
@@ -316,13 +325,14 @@ def make_rwf_tree(
     seed: int = 0,
     with_sources: bool = True,
 ) -> Path:
-    """`train|val/Fight|NonFight/<source>_<n>.mp4` with `n_per_class` clips in each training folder; returns `root`.
+    """A small RWF-2000 layout: `train|val/Fight|NonFight/<source>_<n>.mp4`; returns `root`.
 
-    `n_val_per_class` defaults to half of it (at least 1). `sources.csv` (path, label, split, source) is written unless
-    `with_sources` is off; the names follow the RWF-2000 rule either way, so groups are the same.
+    Each training folder gets `n_per_class` clips, each val folder `n_val_per_class` (default: half, at least
+    1). `sources.csv` (path, label, split, source) is written unless `with_sources` is off; names follow the
+    RWF-2000 rule either way, so the groups are the same.
     """
     n_val = max(1, n_per_class // 2) if n_val_per_class is None else n_val_per_class
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for split, count in (("train", n_per_class), ("val", n_val)):
         for label, motion in (("Fight", "violent"), ("NonFight", "calm")):
             for index in range(count):

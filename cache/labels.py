@@ -1,0 +1,258 @@
+"""Binary labels: which label belongs to which video.
+
+A label file names its videos in its own way: by path, by file name or by clip id. `join_labels` finds the
+video of every row, best rule first, and never guesses between two.
+
+    1. the id itself                                       train/Fight/V_1.mp4   = train/Fight/V_1.mp4
+    2. one is the tail of the other, with the suffix       V_1.mp4               = train/Fight/V_1.mp4
+    3. the same without the suffix of a media file         Fight/V_1             = train/Fight/V_1.mp4
+    4. the same normalised stem                            RWF-2000/V_1_0.0_4.0  = train/Fight/V_1_0.0_4.0.mp4
+
+Case, `\\` for `/` and the Unicode form of accents never matter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import LabelError
+from cache.label_files import LabelEntry, read_entries, read_label_file
+from cache.label_names import LabelNames, choose_positive, same_name
+from cache.schema import VideoLabel
+
+__all__ = [
+    "MEDIA_SUFFIXES",
+    "LabelEntry",
+    "LabelJoin",
+    "LabelNames",
+    "VideoLabel",
+    "choose_positive",
+    "join_labels",
+    "label_videos",
+    "match_entries",
+    "normalised_stem",
+    "read_entries",
+    "read_label_file",
+    "require_joined",
+]
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpeg", ".mpg", ".m4v"),
+        *(".wmv", ".flv", ".ts", ".m2ts", ".mts", ".3gp", ".ogv"),
+    }
+)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+"""Lower-case suffixes of input files, and so the only ones that are no part of a clip id (".0" of `V_1_4.0`
+is).
+"""
+
+
+def normalised_stem(id_or_key: str) -> str:
+    """The bare name of a video: no folders, no suffix of a media file, lower case, NFC.
+
+    `RWF-2000/V_123_0.0_4.0` and `V_123_0.0_4.0.mp4` both give `v_123_0.0_4.0`.
+    """
+    return _stem(_normalised(id_or_key).rsplit("/", 1)[-1])
+
+
+def _normalised(text: str) -> str:
+    path = unicodedata.normalize("NFC", text.strip()).replace("\\", "/").casefold()
+    return re.sub(r"/(\./)*/*", "/", path).removeprefix("./").strip("/")
+
+
+def _stem(name: str) -> str:
+    base, dot, suffix = name.rpartition(".")
+    return base.rstrip() if dot and base and f".{suffix}" in MEDIA_SUFFIXES else name
+
+
+@dataclass(frozen=True, slots=True)
+class LabelJoin:
+    """Which labels found their video. Ids and keys are in the order given."""
+
+    names: LabelNames
+    matched: dict[str, VideoLabel]
+    unmatched_ids: tuple[str, ...]
+    unmatched_keys: tuple[str, ...]
+
+    def report(self) -> tuple[str, ...]:
+        """Lines for the user: counts on both sides, examples of what did not match, and near misses."""
+        positives = sum(label.label for label in self.matched.values())
+        lines = [
+            f"labels: {len(self.matched)} videos matched ({positives} {self.names.positive}, "
+            f"{len(self.matched) - positives} {self.names.negative}), "
+            f"{len(self.unmatched_ids)} videos without a label, "
+            f"{len(self.unmatched_keys)} labels without a video"
+        ]
+        if self.unmatched_ids:
+            lines.append(f"  videos without a label: {_some(self.unmatched_ids)}")
+        if self.unmatched_keys:
+            lines.append(f"  labels without a video: {_some(self.unmatched_keys)}")
+        return (*lines, *(f"  {line}" for line in _near_misses(self.unmatched_keys, self.unmatched_ids)))
+
+
+def match_entries(
+    ids: Iterable[str], entries: Sequence[LabelEntry]
+) -> tuple[dict[str, LabelEntry], tuple[str, ...]]:
+    """The entry of each id that has one, and the keys that have no id, by the rules of this module.
+
+    Raises LabelError when a key fits several videos equally well, or when entries for one video contradict.
+    """
+    ids = list(dict.fromkeys(ids))
+    by_stem: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for video_id in ids:
+        normal = _normalised(video_id)
+        by_stem[_stem(normal.rsplit("/", 1)[-1])].append((video_id, normal))
+    claims: dict[str, list[tuple[int, LabelEntry]]] = defaultdict(list)
+    unmatched: list[str] = []
+    for entry in entries:
+        key = _normalised(entry.key)
+        ranked = [
+            (_rank(entry.key, key, video_id, normal), video_id)
+            for video_id, normal in by_stem.get(_stem(key.rsplit("/", 1)[-1]), ())
+        ]
+        if not ranked:
+            unmatched.append(entry.key)
+            continue
+        best = min(rank for rank, _ in ranked)
+        chosen = [video_id for rank, video_id in ranked if rank == best]
+        if len(chosen) > 1:
+            raise LabelError(
+                f"{_place(entry)}: {entry.key!r} fits {len(chosen)} videos: {_some(chosen)}; "
+                "write the path as it is below the source folder"
+            )
+        claims[chosen[0]].append((best, entry))
+    matched: dict[str, LabelEntry] = {}
+    for video_id in ids:
+        if video_id in claims:
+            matched[video_id], refused = _settled(video_id, claims[video_id])
+            unmatched.extend(refused)
+    return matched, tuple(unmatched)
+
+
+def _rank(raw_key: str, key: str, raw_id: str, video_id: str) -> int:
+    if raw_key == raw_id:
+        return 0
+    if key == video_id:
+        return 1
+    if _tail(key, video_id):
+        return 2
+    return 3 if _tail(_stem(key), _stem(video_id)) else 4
+
+
+def _tail(a: str, b: str) -> bool:
+    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
+
+
+def _settled(video_id: str, claims: list[tuple[int, LabelEntry]]) -> tuple[LabelEntry, list[str]]:
+    """The entry that a video gets out of all that fit it, and the keys that mean another video after all."""
+    best = min(rank for rank, _ in claims)
+    winner = next(entry for rank, entry in claims if rank == best)
+    refused = []
+    for rank, entry in claims:
+        alike = (entry.split, entry.source) == (winner.split, winner.source)
+        if alike and same_name(entry.label_name, winner.label_name):
+            continue
+        if (
+            best <= 1 and rank > 1
+        ):  # the winner names this very path, so the other one is a file that is not here
+            refused.append(entry.key)
+            continue
+        raise LabelError(
+            f"two rows contradict each other about {video_id}: {_place(winner)} says {_told(winner)}, "
+            f"{_place(entry)} says {_told(entry)}; keep one of them"
+        )
+    return winner, refused
+
+
+def join_labels(ids: Iterable[str], entries: Sequence[LabelEntry], *, names: LabelNames) -> LabelJoin:
+    """Give every id the label of its entry.
+
+    Raises LabelError for a label that is neither of `names` (naming the row), for a key that fits several
+    videos and for rows that contradict each other. A join that misses some or all is a result: see
+    `require_joined`.
+    """
+    for entry in entries:
+        if names.number(entry.label_name) is None:
+            raise LabelError(
+                f"{_place(entry)}: {entry.key!r} has the label {entry.label_name!r}, "
+                f"which is neither {names.positive!r} nor {names.negative!r}"
+            )
+    ids = list(dict.fromkeys(ids))
+    found, unmatched_keys = match_entries(ids, entries)
+    matched: dict[str, VideoLabel] = {}
+    for video_id, entry in found.items():
+        label = names.label(entry.label_name, split=entry.split, source=entry.source)
+        if label is not None:
+            matched[video_id] = label
+    return LabelJoin(
+        names=names,
+        matched=matched,
+        unmatched_ids=tuple(video_id for video_id in ids if video_id not in matched),
+        unmatched_keys=unmatched_keys,
+    )
+
+
+def require_joined(join: LabelJoin, *, allow_unmatched: bool) -> None:
+    """Raise LabelError if nothing matched, or if something did not and `allow_unmatched` is off."""
+    if not join.matched:
+        raise LabelError(
+            "\n".join(
+                ("no label matched any video; keys must be paths, file names or clip ids", *join.report()[1:])
+            )
+        )
+    if not allow_unmatched and (join.unmatched_ids or join.unmatched_keys):
+        raise LabelError(
+            "\n".join(
+                (*join.report(), "complete the label file, or pass --allow-unmatched to go on without them")
+            )
+        )
+
+
+def label_videos(
+    ids: Iterable[str], *, labels_file: str | Path, positive: str | None, allow_unmatched: bool
+) -> LabelJoin:
+    """Read a label file, choose the positive class and join, with every check of this module (LabelError)."""
+    entries = read_label_file(labels_file)
+    where: dict[str, str] = {}
+    for entry in entries:
+        where.setdefault(entry.label_name, entry.where)
+    join = join_labels(ids, entries, names=choose_positive(where, positive=positive, where=where))
+    require_joined(join, allow_unmatched=allow_unmatched)
+    return join
+
+
+def _place(entry: LabelEntry) -> str:
+    return entry.where or f"the row of {entry.key!r}"
+
+
+def _told(entry: LabelEntry) -> str:
+    parts = (
+        entry.label_name,
+        entry.split and f"split {entry.split}",
+        entry.source and f"source {entry.source}",
+    )
+    return ", ".join(part for part in parts if part) or "nothing"
+
+
+def _some(values: Sequence[str], *, limit: int = 5) -> str:
+    more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
+    return ", ".join(values[:limit]) + more
+
+
+def _near_misses(keys: Sequence[str], ids: Sequence[str], *, limit: int = 3, pool: int = 2000) -> list[str]:
+    """`did you mean` lines for the first keys, looked for among the first `pool` ids (the search is slow)."""
+    stems = {normalised_stem(video_id): video_id for video_id in ids[:pool]}
+    lines: list[str] = []
+    for key in keys[: 10 * limit]:
+        near = difflib.get_close_matches(normalised_stem(key), stems, n=1, cutoff=0.6)
+        if near and len(lines) < limit:
+            lines.append(f"near miss: label {key!r} and video {stems[near[0]]!r}")
+    return lines

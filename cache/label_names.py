@@ -111,6 +111,11 @@ def _with_positive(found: list[str], positive: str, listed: str) -> LabelNames:
     raise LabelError(f"--positive {positive}: no such class; the classes are {listed}{hint}")
 
 
+def is_known_word(name: str) -> bool:
+    """Whether the name alone says which class it is: Fight, NonFight, violence, normal, 1, 0, ..."""
+    return _kind(name) != 0
+
+
 def _kind(name: str) -> int:
     """1 for a known positive word, -1 for a known negative one, 0 for any other."""
     word = name.strip().casefold()

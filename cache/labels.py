@@ -36,10 +36,12 @@ __all__ = [
     "join_labels",
     "label_videos",
     "match_entries",
+    "near_misses",
     "normalised_stem",
     "read_entries",
     "read_label_file",
     "require_joined",
+    "shortened",
 ]
 
 VIDEO_SUFFIXES = frozenset(
@@ -92,10 +94,10 @@ class LabelJoin:
             f"{len(self.unmatched_keys)} labels without a video"
         ]
         if self.unmatched_ids:
-            lines.append(f"  videos without a label: {_some(self.unmatched_ids)}")
+            lines.append(f"  videos without a label: {shortened(self.unmatched_ids)}")
         if self.unmatched_keys:
-            lines.append(f"  labels without a video: {_some(self.unmatched_keys)}")
-        return (*lines, *(f"  {line}" for line in _near_misses(self.unmatched_keys, self.unmatched_ids)))
+            lines.append(f"  labels without a video: {shortened(self.unmatched_keys)}")
+        return (*lines, *(f"  {line}" for line in near_misses(self.unmatched_keys, self.unmatched_ids)))
 
 
 def match_entries(
@@ -125,7 +127,7 @@ def match_entries(
         chosen = [video_id for rank, video_id in ranked if rank == best]
         if len(chosen) > 1:
             raise LabelError(
-                f"{_place(entry)}: {entry.key!r} fits {len(chosen)} videos: {_some(chosen)}; "
+                f"{_place(entry)}: {entry.key!r} fits {len(chosen)} videos: {shortened(chosen)}; "
                 "write the path as it is below the source folder"
             )
         claims[chosen[0]].append((best, entry))
@@ -242,12 +244,13 @@ def _told(entry: LabelEntry) -> str:
     return ", ".join(part for part in parts if part) or "nothing"
 
 
-def _some(values: Sequence[str], *, limit: int = 5) -> str:
+def shortened(values: Sequence[str], *, limit: int = 5) -> str:
+    """The first values for a message, and how many more there are."""
     more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
     return ", ".join(values[:limit]) + more
 
 
-def _near_misses(keys: Sequence[str], ids: Sequence[str], *, limit: int = 3, pool: int = 2000) -> list[str]:
+def near_misses(keys: Sequence[str], ids: Sequence[str], *, limit: int = 3, pool: int = 2000) -> list[str]:
     """`did you mean` lines for the first keys, looked for among the first `pool` ids (the search is slow)."""
     stems = {normalised_stem(video_id): video_id for video_id in ids[:pool]}
     lines: list[str] = []

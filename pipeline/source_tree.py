@@ -103,9 +103,9 @@ def _from_folder(root: Path) -> SourceTree:
         else:
             found.append((_portable(name), path))
     if not found:
-        seen = f"it holds {len(skipped)} other files, such as {skipped[0][0]}" if skipped else "it is empty"
+        seen = f"{len(skipped)} other files, such as {skipped[0][0]}" if skipped else "it is empty"
         raise SourceError(
-            f"{root}: no videos or images in this folder ({seen}); give the folder that holds them, in files of "
+            f"{root}: no videos or images in this folder ({seen}); give the folder that holds files of "
             f"the types {_listed(MEDIA_SUFFIXES)}"
         )
     found.sort()
@@ -178,15 +178,17 @@ class _Levels:
 
 
 def _wrappers(folders: Sequence[tuple[str, ...]]) -> int:
-    """How many outer levels are one folder for all, with folders inside, and name neither a split nor a
-    class.
-    """
+    """How many outer levels are one folder for all that only wraps a layout."""
     shortest = min(map(len, folders))
     for level in range(shortest):
         name = folders[0][level]
-        shared = all(levels[level] == name for levels in folders)
-        if not shared or _split(name) or is_known_word(name) or not any(len(f) > level + 1 for f in folders):
+        inside = {levels[level + 1] for levels in folders if len(levels) > level + 1}
+        if not inside or _split(name) or any(levels[level] != name for levels in folders):
             return level
+        classes_below_splits = any(len(f) > level + 2 and _split(f[level + 1]) for f in folders)
+        known_inside = sum(map(is_known_word, inside))
+        if is_known_word(name) and known_inside < 2 and not classes_below_splits:
+            return level  # a class, not a data set that happens to be called `fights`
     return shortest
 
 

@@ -64,6 +64,7 @@ def resolve_labels(
     """
     lines = list(tree.describe())
     ids = [source.id for source in tree.sources]
+    names: LabelNames | None
     if labels_file is not None:
         names, labels, told = _from_file(
             tree, labels_file, positive=positive, allow_unmatched=allow_unmatched
@@ -151,13 +152,14 @@ def _groups(
     """Source by id from the file given, or from the one that lies in the source folder."""
     ids = [source.id for source in tree.sources]
     if sources_file is None:
-        path = tree.root / SOURCES_FILE
-        if tree.layout in ("manifest", "file") or not path.is_file():
+        seen = [name for name, _ in tree.skipped if name.rsplit("/", 1)[-1] == SOURCES_FILE]
+        if not seen:
             return {}, []
+        path = tree.root / min(seen, key=lambda name: (name.count("/"), name))
         try:
             groups, unmatched = _read_groups(path, ids)
         except InputError as problem:
-            return {}, [f"{SOURCES_FILE} was found and not used: {problem}"]
+            return {}, [f"{path} was found and not used: {problem}"]
     else:
         path = Path(sources_file)
         groups, unmatched = _read_groups(path, ids)

@@ -1,0 +1,254 @@
+"""Finding videos: layouts, what is skipped and why, manifests, and names that no cache can hold."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache.errors import SourceError
+from pipeline.source_tree import SourceTree, discover
+
+
+def _tree(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+def _rows(tree: SourceTree) -> list[tuple[str, str, str]]:
+    return [(source.id, source.label_name, source.split) for source in tree.sources]
+
+
+def test_rwf_layout(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path,
+        *(
+            "train/Fight/a_0.avi",
+            "train/NonFight/b_0.avi",
+            "val/Fight/c_0.avi",
+            "val/NonFight/deep/er/d_0.avi",
+        ),
+        *("LICENSE", "sources.csv", "train/Fight/Thumbs.db"),
+    )
+    tree = discover(root)
+    assert tree.layout == "split-class"
+    assert _rows(tree) == [
+        ("train/Fight/a_0.avi", "Fight", "train"),
+        ("train/NonFight/b_0.avi", "NonFight", "train"),
+        ("val/Fight/c_0.avi", "Fight", "val"),
+        ("val/NonFight/deep/er/d_0.avi", "NonFight", "val"),
+    ]
+    assert all(source.path.is_file() and source.source == "" for source in tree.sources)
+    assert [name for name, _ in tree.skipped] == ["LICENSE", "sources.csv", "train/Fight/Thumbs.db"]
+    assert tree.describe() == (
+        f"4 videos in {root} (split-class: train, val / Fight, NonFight)",
+        "skipped 3, not a video or image: LICENSE, sources.csv, train/Fight/Thumbs.db",
+    )
+
+
+TRAIN_AND_VAL = [("Fight", "train"), ("NonFight", "val")]
+TWO_CLASSES = [("Fight", ""), ("NonFight", "")]
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "expected"),
+    [
+        ("Training/a/x.mp4 Testing/b/y.mp4", "split-class", [("b", "test"), ("a", "train")]),
+        ("Fight/train/x.mp4 NonFight/val/y.mp4", "split-class", TRAIN_AND_VAL),
+        ("train/x.mp4 val/y.mp4", "split-class", [("", "train"), ("", "val")]),
+        (
+            "extra/Fight/y.mp4 train/Fight/x.mp4 z.mp4",
+            "split-class",
+            [("", ""), ("Fight", "train"), ("", "")],
+        ),
+        ("Fight/x.mp4 NonFight/y.mp4", "class", TWO_CLASSES),
+        ("Fight/cam1/x.mp4 NonFight/cam2/deep/y.mp4", "class", TWO_CLASSES),
+        ("Fight/cam1/x.mp4 Fight/cam2/y.mp4", "class", [("Fight", ""), ("Fight", "")]),
+        ("Fight/x.mp4 y.mp4", "class", [("Fight", ""), ("", "")]),
+        ("x.mp4 y.png", "flat", [("", ""), ("", "")]),
+        ("RWF-2000/train/Fight/x.mp4 RWF-2000/val/NonFight/y.mp4", "split-class", TRAIN_AND_VAL),
+        ("fights/train/Fight/x.mp4 fights/val/NonFight/y.mp4", "split-class", TRAIN_AND_VAL),
+        ("violence/Fight/x.mp4 violence/NonFight/y.mp4", "class", TWO_CLASSES),
+        ("a/b/Fight/x.mp4 a/b/NonFight/y.mp4", "class", TWO_CLASSES),
+    ],
+)
+def test_layouts(tmp_path: Path, names: str, layout: str, expected: list[tuple[str, str]]) -> None:
+    tree = discover(_tree(tmp_path, *names.split()))
+    assert tree.layout == layout
+    assert [(source.label_name, source.split) for source in tree.sources] == expected
+
+
+def test_media_types_in_any_case(tmp_path: Path) -> None:
+    suffixes = ["mp4", "avi", "mkv", "webm", "mov", "mpeg", "mpg", "m4v", "wmv", "flv", "ts", "3gp", "ogv"]
+    suffixes += ["jpg", "jpeg", "png", "bmp", "webp", "MP4", "AvI", "JPG"]
+    tree = discover(_tree(tmp_path, *(f"{n}.{suffix}" for n, suffix in enumerate(suffixes))))
+    assert len(tree.sources) == len(suffixes)
+    assert tree.skipped == ()
+
+
+def test_what_is_skipped_is_listed_with_its_reason(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path,
+        *("a.mp4", ".DS_Store", "._a.mp4", ".hidden/b.mp4", "__MACOSX/c.mp4", "notes.txt", "no_suffix"),
+        *("v1.zarr/c/0/0", "v1.zarr/zarr.json"),
+    )
+    os.mkfifo(root / "pipe.mp4")  # opening it would wait for ever
+    (root / "gone.txt").symlink_to(root / "nowhere")
+    tree = discover(root)
+    assert [source.id for source in tree.sources] == ["a.mp4"]
+    assert dict(tree.skipped) == {
+        ".DS_Store": "hidden file",
+        "._a.mp4": "hidden file",
+        ".hidden": "hidden folder",
+        "__MACOSX": "hidden folder",
+        "gone.txt": "not a video or image",
+        "no_suffix": "not a video or image",
+        "notes.txt": "not a video or image",
+        "pipe.mp4": "not a regular file",
+        "v1.zarr": "feature cache",
+    }
+    assert "skipped 3, not a video or image: gone.txt, no_suffix, notes.txt" in tree.describe()
+
+
+def test_links(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "root", "Fight/a.mp4")
+    _tree(tmp_path / "elsewhere", "b.mp4")
+    (root / "NonFight").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (root / "Fight" / "linked.mp4").symlink_to(root / "Fight" / "a.mp4")
+    (root / "Fight" / "broken.mp4").symlink_to(root / "nowhere.mp4")
+    (root / "Fight" / "itself.mp4").symlink_to(root / "Fight" / "itself.mp4")
+    (root / "Fight" / "up").symlink_to(root, target_is_directory=True)
+    (tmp_path / "elsewhere" / "here").symlink_to(".", target_is_directory=True)
+    tree = discover(root)
+    assert [source.id for source in tree.sources] == [
+        "Fight/a.mp4",
+        "Fight/broken.mp4",
+        "Fight/itself.mp4",
+        "Fight/linked.mp4",
+        "NonFight/b.mp4",
+    ]
+    assert dict(tree.skipped) == {
+        "Fight/up": "link back to a folder above",
+        "NonFight/here": "link back to a folder above",
+    }
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are always UTF-8 there")
+def test_names_that_no_cache_can_hold(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    for name in (b"caf\xe9.mp4", b"two\nlines.mp4", b"bell\x07.mp4", "été ✓.mp4".encode(), b"100%.mp4"):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(b"x")
+    tree = discover(tmp_path)
+    assert [source.id for source in tree.sources] == [
+        "100%.mp4",
+        "bell%07.mp4",
+        "caf%E9.mp4",
+        "two%0Alines.mp4",
+        "été ✓.mp4",
+    ]
+    assert all(source.path.is_file() for source in tree.sources)
+    assert all("\n" not in line for line in tree.describe())
+    (tmp_path / "caf%E9.mp4").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"two files have the id 'caf%E9\.mp4'"):
+        discover(tmp_path)
+
+
+def test_one_file(tmp_path: Path) -> None:
+    _tree(tmp_path, "a.MP4", "b.mp4", "c.dat")
+    tree = discover(tmp_path / "a.MP4")
+    assert (tree.layout, tree.root, _rows(tree)) == ("file", tmp_path, [("a.MP4", "", "")])
+    with pytest.raises(SourceError, match=r"c.dat: neither a folder"):
+        discover(tmp_path / "c.dat")
+
+
+def test_nothing_to_extract_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file or folder; give a folder"):
+        discover(tmp_path / "missing")
+    with pytest.raises(SourceError, match="it is empty"):
+        discover(tmp_path)
+    _tree(tmp_path, "notes.txt", "more.txt")
+    with pytest.raises(SourceError, match=r"2 other files, such as more.txt"):
+        discover(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tree(tmp_path, "Fight/a.mp4", "locked/b.mp4")
+    listed = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"locked: cannot be listed: Permission denied"):
+        discover(tmp_path)
+
+
+# --- manifests ------------------------------------------------------------
+
+
+def _manifest(folder: Path, content: str, name: str = "list.csv") -> Path:
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_manifest(tmp_path: Path) -> None:
+    _tree(tmp_path, "clips/a.mp4", "clips/b.mp4")
+    absolute = (tmp_path / "clips/b.mp4").as_posix()
+    path = _manifest(
+        tmp_path,
+        f"path,label,split,source\n./clips//a.mp4,Fight,train,r1\n{absolute},NonFight,val,r2\ngone.mp4,Fight,val,r3\n"
+        "notes.txt,Fight,val,\n",
+    )
+    tree = discover(path)
+    assert tree.layout == "manifest"
+    assert [(s.id, s.path, s.label_name, s.split, s.source) for s in tree.sources] == [
+        (absolute, tmp_path / "clips/b.mp4", "NonFight", "val", "r2"),
+        ("clips/a.mp4", tmp_path / "clips/a.mp4", "Fight", "train", "r1"),
+        ("gone.mp4", tmp_path / "gone.mp4", "Fight", "val", "r3"),
+        ("notes.txt", tmp_path / "notes.txt", "Fight", "val", ""),
+    ]
+
+
+def test_jsonl_manifest_and_windows_separators(tmp_path: Path) -> None:
+    _tree(tmp_path, "clips/a.mp4")
+    path = _manifest(
+        tmp_path, '{"path": "clips\\\\a.mp4", "label": 1}\n{"path": "../b.mp4", "label": 0}\n', "m.jsonl"
+    )
+    tree = discover(path)
+    assert _rows(tree) == [("../b.mp4", "0", ""), ("clips/a.mp4", "1", "")]
+    assert tree.sources[1].path.is_file()
+
+
+def test_a_manifest_without_labels_falls_back_on_its_folders(tmp_path: Path) -> None:
+    rows = "train/Fight/a.mp4\nval/NonFight/b.mp4\n"
+    assert _rows(discover(_manifest(tmp_path, f"path\n{rows}"))) == [
+        ("train/Fight/a.mp4", "Fight", "train"),
+        ("val/NonFight/b.mp4", "NonFight", "val"),
+    ]
+    labelled = "path,label\ntrain/Fight/a.mp4,NonFight\nval/NonFight/b.mp4,\n"
+    assert _rows(discover(_manifest(tmp_path, labelled))) == [
+        ("train/Fight/a.mp4", "NonFight", "train"),
+        ("val/NonFight/b.mp4", "", "val"),
+    ]
+
+
+def test_repeated_manifest_rows(tmp_path: Path) -> None:
+    same = _manifest(tmp_path, "path,label\na.mp4,Fight\n./a.mp4,Fight\n")
+    assert len(discover(same).sources) == 1
+    differ = _manifest(tmp_path, "path,label\na.mp4,Fight\nb.mp4,Fight\n./a.mp4,NonFight\n")
+    with pytest.raises(SourceError, match=r"line 4: a.mp4 stands there with another label.*line 2"):
+        discover(differ)
+
+
+@pytest.mark.parametrize("content", ["", "path,label\n", "thing\na.mp4\n", "path,split\na.mp4,holdout\n"])
+def test_unusable_manifest(tmp_path: Path, content: str) -> None:
+    with pytest.raises(SourceError, match=r"list\.csv"):
+        discover(_manifest(tmp_path, content))

@@ -66,8 +66,11 @@ def normalised_stem(id_or_key: str) -> str:
 
 
 def _normalised(text: str) -> str:
-    path = unicodedata.normalize("NFC", text.strip()).replace("\\", "/").casefold()
-    return re.sub(r"/(\./)*/*", "/", path).removeprefix("./").strip("/")
+    text = text.strip()
+    path = (text if text.isascii() else unicodedata.normalize("NFC", text)).replace("\\", "/").casefold()
+    if "//" in path or "/./" in path:
+        path = re.sub(r"/(\./|/)*", "/", path)
+    return path.removeprefix("./").strip("/")
 
 
 def _stem(name: str) -> str:

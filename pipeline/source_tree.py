@@ -97,7 +97,7 @@ def discover(src: str | Path) -> SourceTree:
 def _from_folder(root: Path) -> SourceTree:
     found: list[tuple[str, Path]] = []
     skipped: list[tuple[str, str]] = []
-    for name, path, why in _walk(root, "", ()):
+    for name, path, why in _walk(root):
         if why:
             skipped.append((_portable(name), why))
         else:
@@ -114,33 +114,39 @@ def _from_folder(root: Path) -> SourceTree:
     return SourceTree(root, sources, layout.layout, tuple(sorted(skipped)))
 
 
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, Path, str]]:
-    """(path below the root, path, "" or why it is no input) of everything below `folder`."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as problem:
-        raise SourceError(f"{folder}: cannot be listed: {problem.strerror}; fix it or move it away") from None
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        yield prefix.rstrip("/"), folder, "link back to a folder above"
-        return
-    for entry in entries:
-        name, path = prefix + entry.name, Path(entry.path)
-        suffix = path.suffix.lower()
-        is_folder, is_file = _kind(entry)
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            yield name, path, "hidden folder" if is_folder else "hidden file"
-        elif is_folder and suffix in (".zarr", ".staging"):
-            yield name, path, "feature cache"
-        elif is_folder:
-            yield from _walk(path, f"{name}/", (*above, identity))
-        elif suffix not in MEDIA_SUFFIXES:
-            yield name, path, "not a video or image"
-        elif not is_file and not entry.is_symlink():
-            yield name, path, "not a regular file"
-        else:
-            yield name, path, ""
+def _walk(root: Path) -> Iterator[tuple[str, Path, str]]:
+    """(path below the root, path, "" or why it is no input) of everything below `root`."""
+    waiting: list[tuple[Path, str, tuple[tuple[int, int], ...]]] = [(root, "", ())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as listing:
+                entries = list(listing)
+        except OSError as problem:
+            raise SourceError(
+                f"{folder}: cannot be listed: {problem.strerror}; fix it or move it away"
+            ) from None
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            yield prefix.rstrip("/"), folder, "link back to a folder above"
+            continue
+        for entry in entries:
+            name, path = prefix + entry.name, folder / entry.name
+            suffix = path.suffix.lower()
+            is_folder, is_file = _kind(entry)
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                yield name, path, "hidden folder" if is_folder else "hidden file"
+            elif is_folder and suffix in (".zarr", ".staging"):
+                yield name, path, "feature cache"
+            elif is_folder:
+                waiting.append((path, f"{name}/", (*above, identity)))
+            elif suffix not in MEDIA_SUFFIXES:
+                yield name, path, "not a video or image"
+            elif not is_file and not entry.is_symlink():
+                yield name, path, "not a regular file"
+            else:
+                yield name, path, ""
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:

@@ -127,6 +127,8 @@ def _from_tree(
         try:  # two known names among others: the others are unlabelled
             names = choose_positive(known, positive=positive)
         except LabelError:
+            if positive is not None:
+                raise problem from None
             return None, {}, [f"{unlabelled} ({problem})"]
     labels = {}
     for source in tree.sources:

@@ -158,6 +158,26 @@ def test_names_that_no_cache_can_hold(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="paths end at 1,024 bytes there")
+def test_folders_nested_deeper_than_the_recursion_limit(tmp_path: Path) -> None:
+    depth = sys.getrecursionlimit() + 100
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(depth):
+            Path("d").mkdir()
+            os.chdir("d")
+        Path("a.mp4").write_bytes(b"x")
+        (source,) = discover(tmp_path).sources
+        assert source.id == "d/" * depth + "a.mp4"
+        Path("a.mp4").unlink()
+        for _ in range(depth):  # a recursive clean-up would not get down here
+            os.chdir("..")
+            Path("d").rmdir()
+    finally:
+        os.chdir(here)
+
+
 def test_one_file(tmp_path: Path) -> None:
     _tree(tmp_path, "a.MP4", "b.mp4", "c.dat")
     tree = discover(tmp_path / "a.MP4")

@@ -57,6 +57,9 @@ def test_the_positive_class_by_flag(tmp_path: Path) -> None:
     assert _numbers(resolved) == {"cats/a.mp4": 0, "dogs/b.mp4": 1}
     assert "chosen by --positive" in _text(resolved)
     assert resolve_labels(tree, allow_unmatched=True).n_unlabelled == 2
+    for allow in (True, False):
+        with pytest.raises(LabelError, match=r"--positive dgos: no such class.*did you mean dogs"):
+            resolve_labels(tree, positive="dgos", allow_unmatched=allow)
 
 
 def test_a_flat_folder_is_unlabelled_and_says_so(tmp_path: Path) -> None:

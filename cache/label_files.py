@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError, LabelError
+from cache.schema import storable_text
 
 KEY_COLUMNS = (
     *("path", "id", "file", "filename", "file_name", "file_path", "video", "video_path", "video_id"),
@@ -252,5 +253,5 @@ def _text(value: Any, where: str, error: type[InputError]) -> str:
     if isinstance(value, float) and not math.isnan(value) and value.is_integer():
         return str(int(value))
     if isinstance(value, str | int | float):
-        return str(value).strip()
+        return storable_text(str(value)).strip()
     raise error(f"{where}: expected text or a number, not {value!r:.80}")

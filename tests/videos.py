@@ -273,7 +273,8 @@ def flip_bytes(path: Path, *, share: float = 0.01, seed: int = 0, inside: bytes 
     start, end = 0, len(data)
     if inside is not None:
         box = _box(data, inside)
-        start, end = box + 8, min(len(data), box + max(8, struct.unpack_from(">I", data, box)[0]))
+        size = struct.unpack_from(">I", data, box)[0]  # 0: to the end of the file; 1: 64-bit size, so large
+        start, end = box + 8, min(len(data), box + size if size > 8 else len(data))
     rng = np.random.default_rng(seed)
     for at in rng.choice(np.arange(start, end), max(1, round((end - start) * share)), replace=False):
         data[at] ^= int(rng.integers(1, 256))

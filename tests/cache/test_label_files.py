@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cache.errors import LabelError, SourceError
 from cache.label_files import LabelEntry, read_entries, read_label_file
@@ -168,3 +171,49 @@ def test_entry_checks_itself() -> None:
         LabelEntry("", "Fight")
     with pytest.raises(ValueError, match="split"):
         LabelEntry("a", "Fight", "training")
+
+
+_PIECES = st.sampled_from(
+    [
+        *("path", "label", "Fight", "0", "1.0", "nan", "null", "-1", "1e999", "a.mp4", "train", "split"),
+        *(
+            ",",
+            ";",
+            "\t",
+            '"',
+            "'",
+            "\n",
+            "\r\n",
+            " ",
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            "\\",
+            "\0",
+            "é",
+            "\ufeff",
+            "\ud800",
+        ),
+    ]
+)
+
+
+def test_text_that_no_cache_can_hold_is_escaped(tmp_path: Path) -> None:
+    path = _file(tmp_path, "labels.jsonl", r'{"path": "a", "label": "Fi\ud800ght", "source": "t\u0000"}')
+    (entry,) = read_label_file(path)
+    assert (entry.label_name, entry.source) == (r"Fi\ud800ght", r"t\x00")
+
+
+@given(content=st.lists(_PIECES, max_size=40), suffix=st.sampled_from([".csv", ".tsv", ".json", ".jsonl"]))
+@example(content=["{", '"', "path", '"', ":", "1e999", "}"], suffix=".jsonl")
+def test_any_text_is_read_or_refused(content: list[str], suffix: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = _file(Path(folder), f"labels{suffix}", "".join(content).encode("utf-8", "surrogatepass"))
+        try:
+            entries = read_label_file(path)
+        except LabelError as problem:
+            assert str(path) in str(problem)
+        else:
+            assert all(entry.key.strip() and entry.label_name.strip() for entry in entries)

@@ -1,0 +1,151 @@
+"""Puts a video back together: tokens arrive stream by stream and batch by batch, a video leaves whole or as a reject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoLabel, VideoRow, storable_text
+from pipeline.backbones.base import Backbone
+from pipeline.sampling import token_spans
+from pipeline.source_tree import Source
+from pipeline.worker import Failed, Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One file to extract: its source, its label, and its size and time of change when it was listed."""
+
+    source: Source
+    label: VideoLabel
+    size_bytes: int
+    mtime_ns: int
+    known_digest: str = ""
+
+
+@dataclass(slots=True)
+class _Open:
+    input: Input
+    attempt: int = 0
+    vectors: dict[str, dict[int, NDArray[np.float32]]] = field(default_factory=dict)
+    finished: Finished | None = None
+
+
+class Assembler:
+    """Keeps the tokens of the videos in flight: kilobytes a video, never a frame."""
+
+    def __init__(self, backbones: Mapping[str, Backbone], *, dtype: TokenDtype) -> None:
+        self._plans = {name: backbone.plan for name, backbone in backbones.items()}
+        self._dtype: TokenDtype = dtype
+        self._open: dict[int, _Open] = {}
+        self._decoded: set[int] = set()
+
+    def start(self, number: int, item: Input) -> None:
+        """A video is on its way."""
+        self._open[number] = _Open(item, vectors={name: {} for name in self._plans})
+
+    def id(self, number: int) -> str:
+        """Id of a video in flight."""
+        return self._open[number].input.source.id
+
+    def attempt(self, number: int) -> int:
+        """Number of the current attempt; tokens of earlier ones are dropped."""
+        return self._open[number].attempt
+
+    def restart(self, number: int) -> None:
+        """The decode starts over: forget the tokens so far."""
+        video = self._open[number]
+        video.attempt += 1
+        video.vectors = {name: {} for name in self._plans}
+
+    def token(self, number: int, attempt: int, stream: str, index: int, vector: NDArray[np.float32]) -> None:
+        """One feature vector, float32 [D]."""
+        video = self._open.get(number)
+        if video is not None and video.attempt == attempt:
+            video.vectors[stream][index] = vector.copy()
+
+    def finished(self, message: Finished) -> None:
+        """The decode ended well; tokens may still be on their way."""
+        self._open[message.number].finished = message
+        self._decoded.add(message.number)
+
+    def failed(self, message: Failed) -> Reject:
+        """The decode ended badly."""
+        return reject(self._open.pop(message.number).input, message.reason, message.detail, digest=message.digest)
+
+    def unchanged(self, number: int) -> Input:
+        """The file is what it was."""
+        return self._open.pop(number).input
+
+    def complete(self) -> Iterator[tuple[Finished, VideoFeatures | Reject]]:
+        """Every video that is whole by now, once; a reject where its features cannot be stored."""
+        for number in sorted(self._decoded):
+            video = self._open[number]
+            assert video.finished is not None
+            duration = video.finished.video.duration_seconds
+            spans = {name: token_spans(duration, plan.sampling) for name, plan in self._plans.items()}
+            if all(len(video.vectors[name]) == len(spans[name]) for name in spans):
+                self._decoded.discard(number)
+                del self._open[number]
+                yield video.finished, self._whole(video.input, video.finished, video.vectors, spans)
+
+    def _whole(
+        self,
+        item: Input,
+        message: Finished,
+        vectors: Mapping[str, dict[int, NDArray[np.float32]]],
+        spans: Mapping[str, NDArray[np.float32]],
+    ) -> VideoFeatures | Reject:
+        tokens: dict[str, StreamTokens] = {}
+        for name, span in spans.items():
+            exact = np.stack([vectors[name][index] for index in range(len(span))])
+            problem, detail = "non-finite-features", ""
+            with np.errstate(over="ignore"):
+                values = exact.astype(self._dtype)
+            if not np.isfinite(exact).all():
+                detail = f"{name}: {int((~np.isfinite(exact)).any(axis=1).sum())} of {len(span)} tokens"
+            elif not np.isfinite(values).all():
+                detail = f"{name}: values up to {np.abs(exact).max():.3g} exceed float16; use --dtype float32"
+            elif (values == values[:, :1]).all(axis=1).any():
+                problem, detail = "constant-features", f"{name}: a token has the same value in every place"
+            if detail:
+                return reject(item, problem, detail, digest=message.digest)
+            tokens[name] = StreamTokens(values=values, spans=span)
+        return VideoFeatures(row=self._row(item, message), tokens=tokens)
+
+    def _row(self, item: Input, message: Finished) -> VideoRow:
+        decoded = message.video
+        return VideoRow(
+            id=item.source.id,
+            digest=message.digest,
+            size_bytes=item.size_bytes,
+            mtime_ns=item.mtime_ns,
+            label=item.label.label,
+            label_name=item.label.label_name,
+            split=item.label.split,
+            source=item.label.source,
+            duration_seconds=decoded.duration_seconds,
+            fps=decoded.fps,
+            width=decoded.width,
+            height=decoded.height,
+            n_frames=decoded.n_frames,
+            decoder=message.decoder,
+        )
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+def reject(item: Input, reason: str, detail: str, *, digest: str = "") -> Reject:
+    """The reject row of an input."""
+    return Reject(
+        id=item.source.id,
+        reason=reason,
+        detail=storable_text(detail),
+        digest=digest,
+        size_bytes=item.size_bytes,
+        mtime_ns=item.mtime_ns,
+    )

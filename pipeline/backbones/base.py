@@ -1,0 +1,82 @@
+"""What a frozen backbone is to the pipeline: which frames it wants, how it batches, its features, its fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import InputError
+from pipeline.decode import StreamPlan
+from pipeline.frames import RgbFrame
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Backbone(Protocol):
+    """One stream's frozen model, ready on its device in its precision."""
+
+    name: str
+    dim: int
+    plan: StreamPlan
+    batch_size: int
+    """Windows a forward pass takes; the runner pads the last batch, so that a token never depends on what it ran beside."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that can change a feature, as nested JSON-able values."""
+        ...
+
+    def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
+        """Features of prepared frames ([B, T, H, W, C], dtype of `plan.frames`, on the device): float32 [B, D] there."""
+        ...
+
+    def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:
+        """The reference: one window of decoded frames (uint8 [H, W, 3] at their own size) through the model as published,
+
+        its own preprocessing, float32, eval mode, batch of one, on the CPU. Returns float32 [D].
+        """
+        ...
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` takes CUDA where there is one. Raises InputError where the named device is missing."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return torch.device(device)
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if cpu_has_bf16() else "fp32"
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
+    if precision == "fp32" or precision == "bf16" or precision == "fp16":
+        return precision
+    raise InputError(f"--precision {precision}: choose auto, fp32, bf16 or fp16")
+
+
+def cpu_has_bf16() -> bool:
+    """True where the CPU has bfloat16 dot products (AVX512-BF16 or AMX); emulated bf16 is slower than float32."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Installed versions of distributions, for a fingerprint."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,190 @@
+"""`clip`: the image tower of an open_clip model, one token a frame at 2 frames per second.
+
+Feature = `encode_image`, not L2-normalised. Preprocessing constants are the model's own. Shapes: B batch, H W pixels, C
+channels, D feature width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import InputError, WeightsError
+from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.weights import (
+    RANDOM,
+    WeightsRecord,
+    load_exactly,
+    looks_like_file,
+    read_state_dict,
+    state_digest,
+)
+from pipeline.decode import StreamPlan
+from pipeline.frames import FramePlan, RgbFrame
+from pipeline.sampling import Sampling
+
+FLAG = "--clip-weights"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """model: an open_clip name. weights: a tag of that model, a file, or `random`. fps: frames per second of the grid."""
+
+    model: str = "ViT-B-32"
+    weights: str = "openai"
+    seed: int = 0
+    fps: float = 2.0
+
+
+class ClipBackbone:
+    """Frozen image tower. Raises WeightsError or InputError while loading."""
+
+    name = "clip"
+
+    def __init__(self, config: ClipConfig, *, device: torch.device, precision: Precision) -> None:
+        self._config = config
+        self._device = device
+        self._precision: Precision = precision
+        tower, preprocess, self._weights, self._quick_gelu = load_tower(config)
+        self._plain = tower
+        self._dtype = DTYPES[precision]
+        self._tower = copy.deepcopy(tower).to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
+        self._preprocess = preprocess
+        size = _square(preprocess["size"], config.model)
+        mean = torch.tensor(preprocess["mean"], dtype=torch.float32, device=device)
+        std = torch.tensor(preprocess["std"], dtype=torch.float32, device=device)
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self.plan = StreamPlan(self.name, Sampling(fps=config.fps), FramePlan("pil-bicubic", size))
+        self.batch_size = 128 if device.type == "cuda" else 16
+        self.dim = int(self.embed(torch.zeros(1, 1, size, size, 3, dtype=torch.uint8, device=device)).shape[1])
+
+    @torch.inference_mode()
+    def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
+        """uint8 [B, 1, H, W, 3] to float32 [B, D]."""
+        pixels_BHWC = frames_BTHWC[:, 0].to(torch.float32) * self._scale + self._shift
+        pixels_BCHW = pixels_BHWC.to(self._dtype).permute(0, 3, 1, 2)  # channels-last in memory
+        features: torch.Tensor = self._tower(pixels_BCHW)
+        return features.to(torch.float32)
+
+    @torch.inference_mode()
+    def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:
+        """One decoded frame through open_clip's own transform and the float32 tower."""
+        from PIL import Image
+
+        transform = open_clip.transform.image_transform_v2(
+            open_clip.transform.PreprocessCfg(**self._preprocess), is_train=False
+        )
+        pixels_BCHW = transform(Image.fromarray(frames[0])).unsqueeze(0)
+        features: NDArray[np.float32] = self._plain(pixels_BCHW)[0].float().numpy()
+        return features
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that can change a feature."""
+        preprocess = self._preprocess
+        return {
+            "stream": self.name,
+            "model": self._config.model,
+            "weights": self._weights.as_fields(),
+            "quick_gelu": self._quick_gelu,
+            "preprocessing": {
+                "resize": "bicubic, antialiased, short side, uint8 (PIL)",
+                "size": self.plan.frames.size,
+                "crop": "centre",
+                "mean": [float(x) for x in preprocess["mean"]],
+                "std": [float(x) for x in preprocess["std"]],
+            },
+            "sampling": {"fps": self._config.fps, "window": 1, "stride": 1, "choice": "nearest"},
+            "feature": "encode_image, not normalised",
+            "precision": self._precision,
+            "runtime": "torch",
+            "libraries": library_versions("torch", "open_clip_torch", "pillow"),
+        }
+
+
+def load_tower(config: ClipConfig) -> tuple[torch.nn.Module, dict[str, Any], WeightsRecord, bool]:
+    """Image tower (float32, eval, CPU), its preprocessing, the record of its weights, and whether it uses QuickGELU."""
+    known = open_clip.list_models()
+    if config.model not in known:
+        near = get_close_matches(config.model, known, n=3, cutoff=0.4)
+        raise InputError(f"--clip-model {config.model}: open_clip has no such model; did you mean {', '.join(near)}?")
+    if config.weights == RANDOM:
+        model, record = _random(config), None
+    elif looks_like_file(config.weights):
+        model, record = _from_file(config), None
+    else:
+        model, record = _from_tag(config)
+    visual: torch.nn.Module = model.visual
+    visual.eval().requires_grad_(False)
+    preprocess = dict(open_clip.get_model_preprocess_cfg(model))
+    if preprocess["interpolation"] != "bicubic" or preprocess["resize_mode"] != "shortest":
+        raise InputError(
+            f"--clip-model {config.model}: its preprocessing ({preprocess['interpolation']} interpolation, "
+            f"resize mode {preprocess['resize_mode']}) is not supported; choose a model with bicubic, shortest-side resize"
+        )
+    if record is None:
+        digest = state_digest(visual.state_dict())
+        if config.weights == RANDOM:
+            record = WeightsRecord(RANDOM, digest, seed=config.seed)
+        else:
+            record = WeightsRecord("file", digest, file=config.weights)
+    quick = any(type(module).__name__ == "QuickGELU" for module in visual.modules())
+    return visual, preprocess, record, quick
+
+
+def _random(config: ClipConfig) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return open_clip.create_model(config.model, pretrained=None, precision="fp32", device="cpu")
+
+
+def _from_file(config: ClipConfig) -> Any:
+    state = read_state_dict(Path(config.weights), flag=FLAG)
+    model = _random(config)
+    origin = f"{FLAG} {config.weights} (--clip-model {config.model})"
+    visual = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+    load_exactly(model.visual, visual or state, origin=origin)
+    return model
+
+
+def _from_tag(config: ClipConfig) -> tuple[Any, WeightsRecord]:
+    tags = open_clip.list_pretrained_tags_by_model(config.model)
+    if config.weights not in tags:
+        raise WeightsError(
+            f"{FLAG} {config.weights}: {config.model} has no such weights; choose one of {', '.join(tags) or '(none)'}, "
+            f"a file, or {RANDOM}"
+        )
+    published = open_clip.get_pretrained_cfg(config.model, config.weights)
+    try:
+        model = open_clip.create_model(
+            config.model,
+            pretrained=config.weights,
+            precision="fp32",
+            device="cpu",
+            force_quick_gelu=bool(published.get("quick_gelu", False)),
+        )
+    except Exception as error:  # hub clients raise dozens of types for one fact: the file is not here
+        where = published.get("hf_hub") or published.get("url") or "its publisher"
+        if published.get("hf_hub"):
+            where = f"huggingface.co/{str(where).rstrip('/')} (file open_clip_model.safetensors)"
+        model_name = f"{config.model}-quickgelu" if published.get("quick_gelu") else config.model
+        raise WeightsError(
+            f"{FLAG} {config.weights}: cannot be downloaded ({type(error).__name__}). Get it from {where} on a machine with "
+            f"network, then pass {FLAG} PATH/TO/FILE --clip-model {model_name}; or use {FLAG} {RANDOM} for a dry run"
+        ) from error
+    return model, WeightsRecord(config.weights, state_digest(model.visual.state_dict()))
+
+
+def _square(size: Any, model: str) -> int:
+    sides = {int(side) for side in (size if isinstance(size, (tuple, list)) else (size,))}
+    if len(sides) != 1:
+        raise InputError(f"--clip-model {model}: input {size} is not square; choose a model with square input")
+    return sides.pop()

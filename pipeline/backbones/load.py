@@ -1,0 +1,99 @@
+"""Which backbones a run wants, and their loading."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cache.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.backbones.base import Backbone, Precision
+    from pipeline.backbones.clip import ClipConfig
+    from pipeline.backbones.slowfast import SlowFastConfig
+
+STREAMS = ("clip", "slowfast")
+RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneConfig:
+    """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16."""
+
+    streams: tuple[str, ...] = STREAMS
+    clip_model: str = "ViT-B-32"
+    clip_weights: str = "openai"
+    clip_fps: float = 2.0
+    slowfast_weights: str = "kinetics400"
+    slowfast_stride: int = 32
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise InputError(f"--streams: name at least one of {', '.join(STREAMS)}")
+        unknown = [name for name in self.streams if name not in STREAMS]
+        if unknown:
+            raise InputError(f"--streams {','.join(unknown)}: no such stream; choose from {', '.join(STREAMS)}")
+        if len(set(self.streams)) != len(self.streams):
+            raise InputError(f"--streams {','.join(self.streams)}: each stream once")
+        if self.clip_fps <= 0:
+            raise InputError(f"--clip-fps {self.clip_fps}: must be positive")
+        if not 1 <= self.slowfast_stride <= 32:
+            raise InputError(f"--slowfast-stride {self.slowfast_stride}: between 1 and 32 grid samples")
+
+    def torch_device(self) -> torch.device:
+        """The device the models run on. Raises InputError where it is missing."""
+        from pipeline.backbones.base import resolve_device
+
+        return resolve_device(self.device)
+
+    def resolved_precision(self) -> Precision:
+        """The precision the models run in. Raises InputError for what the device cannot do."""
+        from pipeline.backbones.base import resolve_precision
+
+        return resolve_precision(self.precision, self.torch_device())
+
+    def clip(self) -> ClipConfig:
+        """The CLIP stream's part."""
+        from pipeline.backbones.clip import ClipConfig
+
+        return ClipConfig(model=self.clip_model, weights=self.clip_weights, seed=self.seed, fps=self.clip_fps)
+
+    def slowfast(self) -> SlowFastConfig:
+        """The SlowFast stream's part."""
+        from pipeline.backbones.slowfast import SlowFastConfig
+
+        return SlowFastConfig(weights=self.slowfast_weights, seed=self.seed, stride=self.slowfast_stride)
+
+
+def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
+    """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError."""
+    device, precision = config.torch_device(), config.resolved_precision()
+    backbones: dict[str, Backbone] = {}
+    with warnings.catch_warnings():
+        # the libraries' own: torch.jit.script at import, QuickGELU notes that the fingerprint answers
+        warnings.simplefilter("ignore")
+        logging.getLogger().addFilter(_drop_random_note)
+        try:
+            if "clip" in config.streams:
+                from pipeline.backbones.clip import ClipBackbone
+
+                backbones["clip"] = ClipBackbone(config.clip(), device=device, precision=precision)
+            if "slowfast" in config.streams:
+                from pipeline.backbones.slowfast import SlowFastBackbone
+
+                backbones["slowfast"] = SlowFastBackbone(config.slowfast(), device=device, precision=precision)
+        finally:
+            logging.getLogger().removeFilter(_drop_random_note)
+    return backbones
+
+
+def _drop_random_note(record: logging.LogRecord) -> bool:
+    """open_clip warns that random weights are random; every output here says so already."""
+    return "No pretrained weights loaded" not in record.getMessage()

@@ -1,0 +1,213 @@
+"""`slowfast`: pytorchvideo's slowfast_r50 (8x8), one token a window of 32 frames at 15 frames per second (64/30 s).
+
+Feature = the pooled, concatenated pathways before dropout and projection, averaged over space and time: 2048 slow + 256 fast.
+Constants are those of pytorchvideo's model card and tutorial for SLOWFAST_8x8_R50: short side 256, centre crop 256, /255, mean
+0.45, std 0.225, alpha 4. Shapes: B batch, T frames, H W pixels, C channels, D feature width.
+
+The fast path folds BatchNorm into the convolutions, keeps channels last, and takes the two averages of the head (a sliding
+7x7 mean, then a mean over its 2x2 positions) as one weighted mean in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pytorchvideo.models.slowfast import create_slowfast
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cache.errors import WeightsError
+from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.weights import (
+    RANDOM,
+    WeightsRecord,
+    load_exactly,
+    looks_like_file,
+    read_state_dict,
+    state_digest,
+)
+from pipeline.decode import StreamPlan
+from pipeline.frames import FIXED_POINT_SCALE, FramePlan, RgbFrame
+from pipeline.sampling import Sampling
+
+FLAG = "--slowfast-weights"
+CHECKPOINT_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/SLOWFAST_8x8_R50.pyth"
+"""pytorchvideo/models/hub/slowfast.py, key slowfast_r50."""
+KINETICS_TAG = "kinetics400"
+SIZE = 256
+N_FRAMES = 32
+ALPHA = 4
+MEAN = 0.45
+STD = 0.225
+POOL = 7
+"""Head pool of the published model (made for 224 pixels, an 8x8 map at 256 keeps 2x2 positions)."""
+FOLDED = (
+    ("conv", "norm"),
+    ("conv_a", "norm_a"),
+    ("conv_b", "norm_b"),
+    ("conv_c", "norm_c"),
+    ("branch1_conv", "branch1_norm"),
+    ("conv_fast_to_slow", "norm"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SlowFastConfig:
+    """weights: `kinetics400`, a file, or `random`. stride: grid samples between windows; 32 leaves no overlap."""
+
+    weights: str = KINETICS_TAG
+    seed: int = 0
+    stride: int = N_FRAMES
+
+
+class SlowFastBackbone:
+    """Frozen slowfast_r50. Raises WeightsError while loading."""
+
+    name = "slowfast"
+
+    def __init__(self, config: SlowFastConfig, *, device: torch.device, precision: Precision) -> None:
+        self._config = config
+        self._precision: Precision = precision
+        self._dtype = DTYPES[precision]
+        self._plain, self._weights = load_model(config)
+        fast = fold_batchnorm(copy.deepcopy(self._plain))
+        self._blocks = fast.blocks[:5].to(device=device, dtype=self._dtype, memory_format=torch.channels_last_3d)
+        self._slow_index = slow_frame_index().to(device)
+        self.plan = StreamPlan(
+            self.name, Sampling(fps=15.0, window=N_FRAMES, stride=config.stride), FramePlan("linear-fixed", SIZE)
+        )
+        self.batch_size = 8 if device.type == "cuda" else 1
+        self.dim = int(fast.blocks[6].proj.in_features)
+
+    @torch.inference_mode()
+    def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
+        """int16 [B, 32, 256, 256, 3], grey level * 128, to float32 [B, 2304]."""
+        scale = 1 / (FIXED_POINT_SCALE * 255 * STD)
+        pixels = (frames_BTHWC.to(torch.float32) * scale - MEAN / STD).to(self._dtype)
+        pixels_BCTHW = pixels.permute(0, 4, 1, 2, 3)  # channels-last in memory
+        pathways = [pixels_BCTHW[:, :, self._slow_index], pixels_BCTHW]
+        for block in self._blocks:
+            pathways = block(pathways)
+        return torch.cat([_head_mean(x_BCTHW) for x_BCTHW in pathways], dim=1)
+
+    @torch.inference_mode()
+    def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:
+        """32 decoded frames through pytorchvideo's preprocessing in float32 and the published model with its own head pool."""
+        video_TCHW = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255.0
+        video_TCHW = (video_TCHW - MEAN) / STD
+        height, width = video_TCHW.shape[2:]
+        new_height, new_width = (
+            (int(np.floor((float(height) / width) * SIZE)), SIZE)
+            if width < height
+            else (SIZE, int(np.floor((float(width) / height) * SIZE)))
+        )
+        video_TCHW = F.interpolate(video_TCHW, size=(new_height, new_width), mode="bilinear", align_corners=False)
+        top, left = round((new_height - SIZE) / 2.0), round((new_width - SIZE) / 2.0)
+        video_BCTHW = video_TCHW[:, :, top : top + SIZE, left : left + SIZE].permute(1, 0, 2, 3)[None].contiguous()
+        pathways = [video_BCTHW[:, :, slow_frame_index()], video_BCTHW]
+        for block in self._plain.blocks[:6]:  # up to and with the pooled, concatenated pathways
+            pathways = block(pathways)
+        assert isinstance(pathways, torch.Tensor)
+        features: NDArray[np.float32] = pathways.mean((2, 3, 4))[0].numpy()
+        return features
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that can change a feature."""
+        return {
+            "stream": self.name,
+            "model": "slowfast_r50",
+            "weights": self._weights.as_fields(),
+            "preprocessing": {
+                "resize": "bilinear, short side, 7 fractional bits",
+                "size": SIZE,
+                "crop": "centre",
+                "mean": MEAN,
+                "std": STD,
+            },
+            "sampling": {
+                "fps": 15.0,
+                "window": N_FRAMES,
+                "stride": self._config.stride,
+                "alpha": ALPHA,
+                "choice": "nearest",
+            },
+            "feature": "pooled pathways before projection, mean over space and time",
+            "precision": self._precision,
+            "runtime": "torch",
+            "libraries": library_versions("torch", "pytorchvideo", "opencv-python"),
+        }
+
+
+def load_model(config: SlowFastConfig) -> tuple[nn.Module, WeightsRecord]:
+    """slowfast_r50 (float32, eval, CPU) and the record of its weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        # the published model: pytorchvideo/models/hub/slowfast.py
+        model: nn.Module = create_slowfast(model_depth=50, slowfast_fusion_conv_kernel_size=(7, 1, 1))
+    if config.weights == RANDOM:
+        tag, seed, file = RANDOM, config.seed, ""
+    elif looks_like_file(config.weights):
+        state = read_state_dict(Path(config.weights), flag=FLAG)
+        load_exactly(model, state, origin=f"{FLAG} {config.weights}")
+        tag, seed, file = "file", None, config.weights
+    elif config.weights == KINETICS_TAG:
+        load_exactly(model, _download(), origin=f"{FLAG} {KINETICS_TAG}")
+        tag, seed, file = KINETICS_TAG, None, ""
+    else:
+        raise WeightsError(f"{FLAG} {config.weights}: choose {KINETICS_TAG}, a file, or {RANDOM}")
+    model.eval().requires_grad_(False)
+    return model, WeightsRecord(tag, state_digest(model.state_dict()), seed=seed, file=file)
+
+
+def _download() -> dict[str, torch.Tensor]:
+    try:
+        loaded = torch.hub.load_state_dict_from_url(CHECKPOINT_URL, map_location="cpu", progress=True, weights_only=True)
+    except Exception as error:  # urllib, ssl and file system errors all mean: the file is not here
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise WeightsError(
+            f"{FLAG} {KINETICS_TAG}: cannot be downloaded ({type(error).__name__}). Get {CHECKPOINT_URL} on a machine with "
+            f"network and put it into {folder}, or pass {FLAG} PATH/TO/SLOWFAST_8x8_R50.pyth; "
+            f"or use {FLAG} {RANDOM} for a dry run"
+        ) from error
+    state: dict[str, torch.Tensor] = loaded.get("model_state", loaded)
+    return state
+
+
+def slow_frame_index() -> torch.Tensor:
+    """Frames of the slow pathway: every alpha-th, spread over the window as pytorchvideo's PackPathway does."""
+    return torch.linspace(0, N_FRAMES - 1, N_FRAMES // ALPHA).long()
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """Fold every BatchNorm3d into the convolution before it, in place. Raises AssertionError if one is left."""
+    for module in list(model.modules()):
+        for conv_name, norm_name in FOLDED:
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in model.modules()), "a BatchNorm3d was not folded"
+    return model
+
+
+def _head_mean(x_BCTHW: torch.Tensor) -> torch.Tensor:
+    """Mean over the positions of a sliding POOLxPOOL mean and over time, as one weighted mean: float32 [B, C]."""
+    mean_BCHW = x_BCTHW.mean(dim=2, dtype=torch.float32)
+    height, width = mean_BCHW.shape[2:]
+    return torch.einsum("bchw,h,w->bc", mean_BCHW, _pool_weights(height, x_BCTHW), _pool_weights(width, x_BCTHW))
+
+
+def _pool_weights(length: int, like: torch.Tensor) -> torch.Tensor:
+    positions = length - POOL + 1
+    counts = torch.zeros(length, dtype=torch.float32, device=like.device)
+    for start in range(positions):
+        counts[start : start + POOL] += 1
+    return counts / (positions * POOL)

@@ -1,0 +1,117 @@
+"""Where weights come from: a published tag, a local file, or a seeded random initialisation that says so.
+
+A file is read as data only: safetensors, or `torch.load(weights_only=True)`. Accepted wrappings are those in which the models are
+published: a plain state dict, `{"model_state": ...}` (pytorchvideo), `{"state_dict": ...}` (open_clip training checkpoints).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache.errors import WeightsError
+
+RANDOM = "random"
+WRAPPERS = ("model_state", "state_dict", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """What the fingerprint keeps of weights: tag (or `file`), the seed where random, and the digest of the tensors."""
+
+    tag: str
+    digest: str
+    seed: int | None = None
+    file: str = ""
+
+    def as_fields(self) -> dict[str, Any]:
+        """JSON-able fields; the file's name is not among them, since moving a file does not change a feature."""
+        fields: dict[str, Any] = {"tag": self.tag, "digest": self.digest}
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        return fields
+
+
+def looks_like_file(weights: str) -> bool:
+    """True for what is meant as a path rather than a tag."""
+    return "/" in weights or Path(weights).suffix in {".pt", ".pth", ".pyth", ".bin", ".safetensors", ".ckpt"}
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """`sha256:<hex>` over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
+    """Tensors of a weights file by name. Raises WeightsError naming the file and what is accepted."""
+    if not path.is_file():
+        raise WeightsError(f"{flag} {path}: no such file; give a path to weights, a published tag, or {RANDOM}")
+    if _is_torchscript(path):
+        raise WeightsError(
+            f"{flag} {path}: this is a TorchScript archive, which holds code to run; "
+            "give the same weights as safetensors or as a plain state dict"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{flag} {path}: cannot be read as weights ({reason}); a damaged download?") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise WeightsError(f"{flag} {path}: not a safetensors file ({error}); a damaged download?") from error
+    for wrapper in WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, Mapping) else {}
+    if not tensors:
+        raise WeightsError(f"{flag} {path}: holds no tensors by name; expected a state dict")
+    if all(name.startswith("module.") for name in tensors):  # saved from DataParallel
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def load_exactly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, origin: str) -> None:
+    """Load `state` into `module`, every tensor and no other. Raises WeightsError naming what does not fit."""
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unknown = sorted(state.keys() - own.keys())
+    misshapen = [
+        f"{k} is {list(state[k].shape)} not {list(own[k].shape)}"
+        for k in sorted(own.keys() & state.keys())
+        if state[k].shape != own[k].shape
+    ]
+    problems = [_few("missing", missing), _few("not in the model", unknown), _few("wrong shape", misshapen)]
+    if any(problems):
+        raise WeightsError(f"{origin}: does not fit the model: " + "; ".join(p for p in problems if p))
+    module.load_state_dict(dict(state))
+
+
+def _few(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what}: {', '.join(names[:3])}{more}" if names else ""
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())

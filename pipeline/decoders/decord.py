@@ -1,0 +1,79 @@
+"""decord: fast, frame times known from the index before anything is decoded, frames that nobody wants skipped undisturbed.
+
+decord hides damage: it prints FFmpeg's complaints to stderr and hands out what it has. The worker therefore takes a decord
+result only from a decode without complaints and lets PyAV judge the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import decord
+import numpy as np
+
+from pipeline.decoders.base import Declared, DecodeProblem, FrameRef
+from pipeline.decoders.timeline import Timeline
+from pipeline.frames import RgbFrame
+
+
+class DecordFrames:
+    """Frames of one video through decord, on one thread. Raises `DecodeProblem` on open and while decoding."""
+
+    def __init__(self, path: Path) -> None:
+        decord.logging.set_level(decord.logging.ERROR)
+        try:
+            self._reader = decord.VideoReader(str(path), num_threads=1)
+            n_frames = len(self._reader)
+            if n_frames == 0:
+                raise DecodeProblem("no-frames", "decord found no frames")
+            self._shown = np.asarray(self._reader.get_frame_timestamp(range(n_frames)), dtype=np.float64)
+            fps = float(self._reader.get_avg_fps())
+        except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
+            raise DecodeProblem("unreadable-container", _plain(error)) from error
+        duration = float(self._shown[-1, 1])
+        self.declared = Declared(n_frames=n_frames, fps=fps if np.isfinite(fps) else 0.0, duration_seconds=duration)
+        self.n_frames = 0
+        self.n_errors = 0
+        self.tail_seconds = 0.0
+
+    def __iter__(self) -> Iterator[FrameRef]:
+        timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.duration_seconds)
+        # decord keeps times as float32; a microsecond grid gives back what the container said
+        starts = np.round(self._shown[:, 0], 6)
+        times = [timeline.place(float(start)) for start in starts]
+        self.n_errors += timeline.repairs
+        shown = float(self._shown[-1, 1] - self._shown[-1, 0])
+        self.tail_seconds = shown if shown > 0 else timeline.nominal_seconds
+        for index, pts in enumerate(times):
+            following = times[index + 1] if index + 1 < len(times) else None
+            yield FrameRef(pts, following, partial(self._rgb, index))
+        self._skip_to(len(times))  # what is not decoded is not believed
+
+    def _rgb(self, index: int) -> RgbFrame:
+        self._skip_to(index)
+        try:
+            frame: RgbFrame = self._reader.next().asnumpy()
+        except (decord.DECORDError, StopIteration, RuntimeError) as error:
+            raise DecodeProblem("decode-errors", f"decord stopped at frame {index}: {_plain(error)}") from error
+        self.n_frames = index + 1
+        return frame
+
+    def _skip_to(self, index: int) -> None:
+        if index > self.n_frames:
+            try:
+                self._reader.skip_frames(index - self.n_frames)
+            except (decord.DECORDError, StopIteration, RuntimeError) as error:
+                raise DecodeProblem("decode-errors", f"decord stopped before frame {index}: {_plain(error)}") from error
+            self.n_frames = index
+
+    def close(self) -> None:
+        """Free the decoder."""
+        del self._reader
+
+
+def _plain(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if "Error:" in line or "ERROR" in line]
+    text = lines[-1] if lines else (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text.split("Error:", 1)[-1].strip()

@@ -1,0 +1,173 @@
+"""One pass over the work: events of the decode pool to the runners, whole videos to the writer, a commit now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from cache.schema import Reject, TokenDtype, VideoFeatures
+from cache.writer import CacheWriter
+from pipeline.assembly import Assembler, Input
+from pipeline.backbones.base import Backbone
+from pipeline.batching import StreamRunner
+from pipeline.decoders.base import DecoderName
+from pipeline.pool import DecodePool, Event, PoolSettings, TokenFrames
+from pipeline.progress import ExtractProgress
+from pipeline.report import ExtractReport
+from pipeline.worker import Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
+
+SHORT_SHARE = 0.9
+"""A video that decodes to less than this share of its declared duration is named in the summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """How to decode, what to refuse, how often to commit; see the flags of `extract` for each."""
+
+    dtype: TokenDtype
+    decoder: DecoderName
+    pool: PoolSettings
+    max_error_share: float
+    min_seconds: float
+    reject_duplicates: bool
+    commit_videos: int
+    commit_seconds: float
+
+
+class Flow:
+    """Extracts a list of inputs into a writer. `digests`: contents already stored, digest to id."""
+
+    def __init__(
+        self,
+        settings: FlowSettings,
+        backbones: Mapping[str, Backbone],
+        *,
+        writer: CacheWriter,
+        device: torch.device,
+        digests: dict[str, str],
+    ) -> None:
+        self._settings, self._writer, self._digests = settings, writer, digests
+        self._names = tuple(backbones)
+        self._plans = tuple(backbone.plan for backbone in backbones.values())
+        self._runners = {name: StreamRunner(backbone, device=device) for name, backbone in backbones.items()}
+        self._assembler = Assembler(backbones, dtype=settings.dtype)
+        self._stored: list[VideoFeatures] = []
+        self._rejected: list[Reject] = []
+        self._replaced: set[str] = set()
+        self._last_commit = time.monotonic()
+
+    def run(
+        self, work: Sequence[Input], *, report: ExtractReport, console: Console, stop: threading.Event
+    ) -> None:
+        """Extract `work`, or, once `stop` is set, commit what is whole and count the rest as not reached."""
+        self._report = report
+        self._replaced = {item.source.id for item in work if item.known_digest}
+        ended_before = report.stored_now + report.rejected_now + report.unchanged
+        limits = WorkerSettings(
+            self._plans, max_error_share=self._settings.max_error_share, min_seconds=self._settings.min_seconds
+        )
+        with (
+            DecodePool(self._settings.pool, worker_settings=limits) as pool,
+            ExtractProgress(len(work), console=console) as self._progress,
+        ):
+            for event in pool.run(self._tasks(work, stop)):
+                self._take(event)
+                self._gather()
+                if stop.is_set():
+                    break
+                self._commit_if_due()
+            else:
+                for runner in self._runners.values():
+                    runner.flush()
+                self._gather()
+                assert stop.is_set() or not len(self._assembler), "a video was decoded but never completed"
+            self._commit()
+            report.worker_restarts += pool.restarts
+        ended = report.stored_now + report.rejected_now + report.unchanged - ended_before
+        report.not_reached += len(work) - ended
+        for name, runner in self._runners.items():
+            report.embed_seconds[name] = report.embed_seconds.get(name, 0.0) + runner.busy_seconds
+
+    def _tasks(self, work: Sequence[Input], stop: threading.Event) -> Iterator[Task]:
+        for number, item in enumerate(work):
+            if stop.is_set():
+                return
+            self._assembler.start(number, item)
+            yield Task(number, str(item.source.path), self._settings.decoder, item.known_digest)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, TokenFrames):
+            attempt = self._assembler.attempt(event.number)
+            self._runners[self._names[event.stream]].add(event.number, attempt, event.first, event.frames)
+            self._progress.tokens(len(event.frames))
+        elif isinstance(event, Restarted):
+            self._report.fallbacks[self._assembler.id(event.number)] = event.why
+            self._assembler.restart(event.number)
+        elif isinstance(event, Finished):
+            self._assembler.finished(event)
+        elif isinstance(event, Unchanged):
+            self._assembler.unchanged(event.number)
+            self._report.unchanged += 1
+            self._report.stored_before += 1
+            self._progress.video(rejected=False)
+        else:
+            self._refuse(self._assembler.failed(event))
+
+    def _gather(self) -> None:
+        """Hand features over; take every video that is whole by now."""
+        for name, runner in self._runners.items():
+            for (number, attempt, index), vector in runner.results():
+                self._assembler.token(number, attempt, name, index, vector)
+        for message, whole in self._assembler.complete():
+            self._report.decode_seconds += message.decode_seconds
+            self._report.decode_wait_seconds += message.wait_seconds
+            if isinstance(whole, Reject):
+                self._refuse(whole)
+            else:
+                self._keep(whole, message)
+
+    def _keep(self, features: VideoFeatures, message: Finished) -> None:
+        row, report, decoded = features.row, self._report, message.video
+        twin = self._digests.setdefault(row.digest, row.id)
+        if twin != row.id:
+            report.duplicates[row.id] = f"same bytes as {twin}"
+            if self._settings.reject_duplicates:
+                detail = f"same bytes as {twin}"
+                self._refuse(Reject(row.id, "duplicate-content", detail, row.digest, row.size_bytes, row.mtime_ns))
+                return
+        self._stored.append(features)
+        report.stored_now += 1
+        report.replaced += row.id in self._replaced
+        report.video_seconds += row.duration_seconds
+        report.decoders[row.decoder] += 1
+        for name, tokens in features.tokens.items():
+            report.tokens[name] = report.tokens.get(name, 0) + len(tokens.values)
+        if row.duration_seconds < SHORT_SHARE * decoded.declared_seconds:
+            report.shortened[row.id] = f"{row.duration_seconds:.2f} s of {decoded.declared_seconds:.2f} s declared"
+        if decoded.n_errors:
+            report.damaged[row.id] = f"{decoded.n_errors} of {decoded.n_frames} frames"
+        self._progress.video(rejected=False)
+
+    def _refuse(self, refused: Reject) -> None:
+        self._rejected.append(refused)
+        self._report.rejected_now += 1
+        self._progress.video(rejected=True)
+
+    def _commit_if_due(self) -> None:
+        count = len(self._stored) + len(self._rejected)
+        late = time.monotonic() - self._last_commit >= self._settings.commit_seconds
+        if count >= self._settings.commit_videos or (count and late):
+            self._commit()
+
+    def _commit(self) -> None:
+        began = time.perf_counter()
+        if self._stored or self._rejected:
+            self._writer.commit(self._stored, self._rejected)
+            self._stored, self._rejected = [], []
+        self._last_commit = time.monotonic()
+        self._report.write_seconds += time.perf_counter() - began

@@ -1,0 +1,192 @@
+"""Stage 1 in one screen: sources, inventory, decode once, two backbones, one writer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from rich.console import Console
+
+from cache.errors import InputError
+from cache.fingerprint import weights_name
+from cache.reader import open_cache
+from cache.schema import UNKNOWN_LABEL, StreamSpec, TokenDtype
+from cache.writer import CacheWriter
+from pipeline.backbones.base import Backbone
+from pipeline.backbones.load import BackboneConfig, load_backbones
+from pipeline.decoders.base import DecoderName
+from pipeline.flow import Flow, FlowSettings
+from pipeline.inventory import Inventory, take_inventory
+from pipeline.pool import PoolSettings
+from pipeline.report import ExtractReport
+from pipeline.source_tree import discover
+from pipeline.sources import ResolvedSources, resolve_labels
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractConfig:
+    """What to extract, from where, into which cache; ranges are checked on construction."""
+
+    src: Path
+    out: Path
+    backbones: BackboneConfig = field(default_factory=BackboneConfig)
+    labels: Path | None = None
+    sources: Path | None = None
+    positive: str | None = None
+    allow_unmatched: bool = False
+    dtype: TokenDtype = "float16"
+    decoder: DecoderName = "decord"
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    max_error_share: float = 0.2
+    min_seconds: float = 0.0
+    max_rejects: float = 0.1
+    duplicates: Literal["keep", "reject"] = "keep"
+    retry_rejects: bool = False
+    ignore_libraries: bool = False
+    commit_videos: int = 16
+    commit_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_error_share", "max_rejects"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--{name.replace('_', '-')} is a share between 0 and 1, got {getattr(self, name)}")
+        if self.min_seconds < 0 or self.commit_videos < 1 or self.commit_seconds <= 0:
+            raise InputError("--min-seconds must not be negative; commits need at least one video and a positive time")
+
+
+def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
+    """Run stage 1. Raises an OnepassError for what a user can mend; returns the report otherwise (also after Ctrl-C)."""
+    began = time.perf_counter()
+    tree = discover(config.src)
+    resolved = resolve_labels(
+        tree,
+        labels_file=config.labels,
+        sources_file=config.sources,
+        positive=config.positive,
+        allow_unmatched=config.allow_unmatched,
+    )
+    for line in resolved.lines:
+        console.print(line, highlight=False, markup=False)
+    report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
+    report.found, report.skipped_files = len(tree.sources), len(tree.skipped)
+    with stop_on_signal() as stop:
+        backbones = load_backbones(config.backbones)
+        describe(backbones, config, report, console)
+        report.setup_seconds = time.perf_counter() - began
+        with open_writer(config, config.out, backbones, resolved) as writer:
+            fill_cache(writer, config, resolved, backbones, report=report, console=console, stop=stop)
+        recall_rejects(config, report, {source.id for source in resolved.sources})
+    report.interrupted = stop.is_set()
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def open_writer(
+    config: ExtractConfig, path: Path, backbones: Mapping[str, Backbone], resolved: ResolvedSources
+) -> CacheWriter:
+    """The single writer of the cache at `path`."""
+    specs = [StreamSpec(name, b.dim, config.dtype, b.fingerprint()) for name, b in backbones.items()]
+    names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
+    return CacheWriter.open(
+        path,
+        streams=specs,
+        dataset=config.src.resolve().name,
+        label_names=names,
+        provenance={"source": str(config.src), "decoder": config.decoder},
+        ignore_libraries=config.ignore_libraries,
+    )
+
+
+def fill_cache(
+    writer: CacheWriter,
+    config: ExtractConfig,
+    resolved: ResolvedSources,
+    backbones: Mapping[str, Backbone],
+    *,
+    report: ExtractReport,
+    console: Console,
+    stop: threading.Event,
+) -> None:
+    """Bring the cache up to date with the sources; fills in `report`."""
+    known = writer.known()
+    inventory = take_inventory(resolved.sources, resolved.labels, known, retry_rejects=config.retry_rejects)
+    report.stored_before, report.rejected_before = len(inventory.stored), len(inventory.rejected)
+    report.gone = len(inventory.gone)
+    _relabel(writer, inventory, resolved, report)
+    if not inventory.work:
+        console.print("nothing new to extract", highlight=False)
+    else:
+        settings = FlowSettings(
+            dtype=config.dtype,
+            decoder=config.decoder,
+            pool=config.pool,
+            max_error_share=config.max_error_share,
+            min_seconds=config.min_seconds,
+            reject_duplicates=config.duplicates == "reject",
+            commit_videos=config.commit_videos,
+            commit_seconds=config.commit_seconds,
+        )
+        digests = {entry.digest: video_id for video_id, entry in known.items() if entry.state == "stored"}
+        flow = Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)
+        flow.run(inventory.work, report=report, console=console, stop=stop)
+
+
+def _relabel(writer: CacheWriter, inventory: Inventory, resolved: ResolvedSources, report: ExtractReport) -> None:
+    """Labels are data: join them again for videos that are stored already."""
+    known = {video_id: resolved.labels[video_id] for video_id in inventory.stored if video_id in resolved.labels}
+    known = {video_id: label for video_id, label in known.items() if label.label != UNKNOWN_LABEL}
+    if known:
+        report.relabelled = writer.relabel(known)
+
+
+def recall_rejects(config: ExtractConfig, report: ExtractReport, ids: set[str]) -> None:
+    """Fill in the rejects on record for the inputs of this source, from this run and from earlier ones."""
+    with open_cache(config.out) as cache:
+        rejects = cache.rejects
+        for video_id, reason, detail in zip(rejects.id, rejects.reason, rejects.detail, strict=True):
+            if video_id in ids:
+                report.rejects[str(video_id)] = (str(reason), str(detail))
+
+
+def describe(backbones: Mapping[str, Backbone], config: ExtractConfig, report: ExtractReport, console: Console) -> None:
+    """Say which weights, device and precision the features come from."""
+    prints = {name: backbone.fingerprint() for name, backbone in backbones.items()}
+    report.weights = {name: weights_name(fields) for name, fields in prints.items()}
+    report.device = str(config.backbones.torch_device())
+    report.precision = config.backbones.resolved_precision()
+    for name, fields in prints.items():
+        console.print(
+            f"stream {name}: {fields['model']}, weights {report.weights[name]}, {report.precision} on {report.device}",
+            highlight=False,
+            markup=False,
+        )
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,349 @@
+"""The decode worker: a process that can hang, crash or be killed at the cost of one video.
+
+It takes one task at a time from its pipe, decodes, and leaves prepared frames in its own slots of shared memory; the parent
+answers each slot when it has copied it. A worker shares no lock with anyone, so killing it can block nobody. It imports neither
+torch nor any model.
+
+Whatever decoders print goes to the worker's noise file: its tail becomes the detail of a reject, and for decoders that hide
+damage any noise at all is a reason to let PyAV judge.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.decode import DecodedVideo, StreamPlan, decode_video
+from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
+from pipeline.frames import PreparedFrame
+
+DIGEST_CHUNK_BYTES = 1 << 22
+NOISE_TAIL_BYTES = 2000
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h: the signal a process gets when its parent dies."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is told once. `max_error_share`: damaged frames over all frames, above which a video is rejected.
+
+    The pool fills in `slot_bytes` and `n_slots`.
+    """
+
+    plans: tuple[StreamPlan, ...]
+    max_error_share: float
+    min_seconds: float = 0.0
+    slot_bytes: int = 0
+    n_slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One video to decode. `known_digest`: if the file still has it, there is nothing to do."""
+
+    number: int
+    path: str
+    decoder: DecoderName
+    known_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """`count` consecutive windows of stream number `stream`, starting with token `first`, lie in slot `slot`."""
+
+    number: int
+    stream: int
+    first: int
+    count: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The decode starts over with another decoder; tokens sent so far do not count."""
+
+    number: int
+    decoder: DecoderName
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The video is decoded whole."""
+
+    number: int
+    digest: str
+    decoder: DecoderName
+    video: DecodedVideo
+    decode_seconds: float
+    wait_seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The file has the digest it had before."""
+
+    number: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The video is rejected; `reason` is a code of `cache.schema.REJECT_REASONS`."""
+
+    number: int
+    reason: str
+    detail: str
+    digest: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+
+Message = Tokens | Restarted | Finished | Unchanged | Failed
+
+
+class Heartbeat:
+    """Shared progress clock: [time of the last sign of life (monotonic seconds), 1 while waiting for a slot]."""
+
+    def __init__(self, shared: Any) -> None:
+        self._shared = shared
+
+    def beat(self) -> None:
+        """A frame was decoded or a part of the file was read."""
+        self._shared[0] = time.monotonic()
+
+    def waiting(self, is_waiting: bool) -> None:
+        """Waiting for the parent is no stall."""
+        self._shared[1] = 1.0 if is_waiting else 0.0
+        self.beat()
+
+
+class SlotWriter:
+    """Packs windows of each stream into free slots and hands full slots to the parent."""
+
+    def __init__(self, connection: Connection, memory: Any, settings: WorkerSettings, heartbeat: Heartbeat) -> None:
+        self._connection = connection
+        self._plans = settings.plans
+        self._heartbeat = heartbeat
+        buffer = np.frombuffer(memory, dtype=np.uint8)
+        self._slots = [buffer[i * settings.slot_bytes : (i + 1) * settings.slot_bytes] for i in range(settings.n_slots)]
+        self._free = list(range(settings.n_slots))
+        self._capacity = [settings.slot_bytes // plan.token_bytes for plan in self._plans]
+        self.wait_seconds = 0.0
+        self._begin(-1)
+
+    def _begin(self, number: int) -> None:
+        self._number = number
+        self._open: dict[int, tuple[int, int]] = {}  # stream -> (slot, windows in it)
+        self._sent = [0] * len(self._plans)
+
+    def start(self, number: int) -> None:
+        """Begin a video (again): slots half filled for an abandoned attempt are free."""
+        self._free += [slot for slot, _ in self._open.values()]
+        self._begin(number)
+
+    def emit(self, stream: int, window: Sequence[PreparedFrame]) -> None:
+        """Copy one window into the stream's open slot; send the slot when it is full."""
+        if stream not in self._open:
+            self._open[stream] = (self._take_slot(), 0)
+        slot, count = self._open[stream]
+        plan = self._plans[stream]
+        start = count * plan.token_bytes
+        target = self._slots[slot][start : start + plan.token_bytes].view(plan.frames.dtype)
+        np.stack(window, out=target.reshape(len(window), *plan.frames.shape))
+        self._open[stream] = (slot, count + 1)
+        if count + 1 == self._capacity[stream]:
+            self._send(stream)
+
+    def flush(self) -> None:
+        """Send what lies in half-filled slots."""
+        for stream in list(self._open):
+            self._send(stream)
+
+    def _send(self, stream: int) -> None:
+        slot, count = self._open.pop(stream)
+        self._connection.send(Tokens(self._number, stream, self._sent[stream], count, slot))
+        self._sent[stream] += count
+
+    def _take_slot(self) -> int:
+        if not self._free and self._open:
+            # every slot may be in the parent's hands or half filled here: never wait while holding one back
+            while self._connection.poll():
+                self._free.append(self._connection.recv())
+            if not self._free:
+                self.flush()
+        if not self._free:
+            began = time.monotonic()
+            self._heartbeat.waiting(True)
+            self._free.append(self._connection.recv())
+            self._heartbeat.waiting(False)
+            self.wait_seconds += time.monotonic() - began
+        return self._free.pop()
+
+    def collect(self) -> Task | None:
+        """Next task from the parent; slot answers that arrive before it are kept. None: no more work."""
+        while True:
+            item = self._connection.recv()
+            if item is None or isinstance(item, Task):
+                return item
+            self._free.append(item)
+
+
+class Noise:
+    """The file that stands in for stderr. `tail()` is what was printed since `reset()`."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        sys.stderr.flush()
+        os.dup2(self._descriptor, 2)
+
+    def reset(self) -> None:
+        """Forget what was printed."""
+        os.ftruncate(self._descriptor, 0)
+
+    def tail(self) -> str:
+        """The last lines printed, as one line."""
+        size = os.fstat(self._descriptor).st_size
+        return noise_text(os.pread(self._descriptor, NOISE_TAIL_BYTES, max(0, size - NOISE_TAIL_BYTES)))
+
+
+def noise_text(raw: bytes) -> str:
+    """Decoder output as one line: addresses and repeats dropped, at most 5 distinct messages."""
+    seen: dict[str, None] = {}
+    for line in raw.decode("utf-8", "replace").splitlines():
+        text = line.strip()
+        if text.startswith("[") and " @ 0x" in text:
+            text = "[" + text[1:].split(" @ 0x")[0] + "]" + text.partition("]")[2]
+        if text:
+            seen.setdefault(text)
+    return "; ".join(list(seen)[-5:])
+
+
+def file_digest(path: str, heartbeat: Heartbeat | None = None) -> str:
+    """`blake2b:<hex>` (20 bytes) of a file's contents. Raises OSError."""
+    digest = hashlib.blake2b(digest_size=20)
+    with Path(path).open("rb") as file:
+        while chunk := file.read(DIGEST_CHUNK_BYTES):
+            digest.update(chunk)
+            if heartbeat:
+                heartbeat.beat()
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, settings: WorkerSettings) -> None:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _die_with_parent()
+    noise = Noise(Path(noise_path))
+    _quiet_libraries()
+    heartbeat = Heartbeat(pulse)
+    slots = SlotWriter(connection, memory, settings, heartbeat)
+    try:
+        while (task := slots.collect()) is not None:
+            noise.reset()
+            heartbeat.waiting(False)
+            connection.send(_run(task, slots, settings, heartbeat, noise, connection))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
+
+
+def _run(
+    task: Task, slots: SlotWriter, settings: WorkerSettings, heartbeat: Heartbeat, noise: Noise, connection: Connection
+) -> Message:
+    try:
+        if Path(task.path).stat().st_size == 0:
+            return Failed(task.number, "empty-file", "the file has 0 bytes")
+        digest = file_digest(task.path, heartbeat)
+    except FileNotFoundError:
+        return Failed(task.number, "missing-file", "no such file (or a link that leads nowhere)")
+    except OSError as error:
+        return Failed(task.number, "unreadable-container", f"cannot be read: {error.strerror or error}")
+    if task.known_digest and digest == task.known_digest:
+        return Unchanged(task.number, digest)
+    decoder: DecoderName = "pyav" if Path(task.path).suffix.lower() in IMAGE_SUFFIXES else task.decoder
+    notes: list[str] = []
+    while True:
+        slots.start(task.number)
+        slots.wait_seconds = 0.0
+        began = time.perf_counter()
+        try:
+            video = _decode(task, decoder, slots, settings, heartbeat, noise)
+        except DecodeProblem as problem:
+            if decoder == "pyav":
+                detail = "; ".join(part for part in (problem.detail, noise.tail()) if part)
+                return Failed(task.number, problem.reason, detail, digest, tuple(notes))
+            why = f"{decoder}: {problem.detail}"
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except MemoryError:
+            return Failed(task.number, "out-of-memory", "the decoder ran out of memory", digest, tuple(notes))
+        except Exception as error:  # noqa: BLE001 - any fault in a decoder costs one video, with its evidence
+            traceback.print_exc()
+            if decoder == "pyav":
+                return Failed(task.number, "decoder-crash", f"{type(error).__name__}: {error}", digest, tuple(notes))
+            why = f"{decoder}: {type(error).__name__}: {error}"
+        else:
+            slots.flush()
+            seconds = time.perf_counter() - began - slots.wait_seconds
+            return Finished(task.number, digest, decoder, video, seconds, slots.wait_seconds, tuple(notes))
+        notes.append(why)
+        decoder = "pyav"
+        noise.reset()
+        connection.send(Restarted(task.number, decoder, why))
+
+
+def _decode(
+    task: Task, decoder: DecoderName, slots: SlotWriter, settings: WorkerSettings, heartbeat: Heartbeat, noise: Noise
+) -> DecodedVideo:
+    size_bytes = Path(task.path).stat().st_size
+
+    def beat(n_frames: int) -> None:
+        heartbeat.beat()
+        if n_frames > size_bytes:
+            raise DecodeProblem("decode-errors", f"more frames than bytes: {n_frames} frames from {size_bytes} bytes")
+
+    source = open_frames(Path(task.path), decoder)
+    try:
+        video = decode_video(source, settings.plans, emit=slots.emit, beat=beat)
+    finally:
+        source.close()
+    if decoder != "pyav" and (complaint := noise.tail()):
+        raise DecodeProblem("decode-errors", complaint)
+    share = video.n_errors / max(1, video.n_frames)
+    if share > settings.max_error_share:
+        raise DecodeProblem(
+            "decode-errors", f"{video.n_errors} damaged of {video.n_frames} frames, over {settings.max_error_share:.0%}"
+        )
+    if video.duration_seconds < settings.min_seconds:
+        raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")
+    return video
+
+
+def _quiet_libraries() -> None:
+    """One thread a worker (the pool is the parallelism), and FFmpeg's complaints, no more, to stderr."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")  # libavutil/log.h: AV_LOG_ERROR
+    import av.logging
+
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.restore_default_callback()
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -36,7 +36,8 @@ def _shown(value: Any) -> str:
 
 
 def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = False) -> list[str]:
-    """Name every field in which `a` ("here") and `b` ("there") differ, e.g. `"precision: fp32 here, bf16 there"`.
+    """Name every field in which `a` ("here") and `b` ("there") differ, e.g. `"precision: fp32 here, bf16
+    there"`.
 
     Nested keys are dotted. `ignore_libraries` leaves out the versions under `libraries`.
     """

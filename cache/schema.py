@@ -1,7 +1,7 @@
 """What a cache holds: its columns and the small records that carry rows and tokens.
 
-Every record checks itself on construction and raises `ValueError` with the offending value, so that nothing that the
-format cannot express reaches a store.
+Every record checks itself on construction and raises `ValueError` with the offending value, so that nothing
+that the format cannot express reaches a store.
 """
 
 from __future__ import annotations
@@ -90,13 +90,16 @@ _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 def storable_text(text: str) -> str:
     """Return `text` with what neither format can hold (lone surrogates, NUL) written as backslash escapes.
 
-    File names that are not valid UTF-8 reach Python with lone surrogates; everything else comes back unchanged.
+    File names that are not valid UTF-8 reach Python with lone surrogates; everything else comes back
+    unchanged.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 def all_finite(values: NDArray[Any]) -> bool:
-    """Whether no element of a float array is NaN or infinite. Fast for float16, which numpy tests one by one."""
+    """Whether no element of a float array is NaN or infinite. Fast for float16, which numpy tests one by
+    one.
+    """
     if values.dtype == np.float16:
         exponent = np.uint16(0x7C00)
         return not bool(((values.view(np.uint16) & exponent) == exponent).any())
@@ -125,8 +128,8 @@ def _check_at_least(name: str, value: float, minimum: float) -> None:
 class VideoLabel:
     """A label to put on a video.
 
-    label: 1 positive, 0 negative, -1 unknown. label_name: the class as the data set calls it, "" when unknown.
-    split, source: "" means "no statement": `CacheWriter.relabel` then keeps what is stored.
+    label: 1 positive, 0 negative, -1 unknown. label_name: the class as the data set calls it, "" when
+    unknown. split, source: "" means "no statement": `CacheWriter.relabel` then keeps what is stored.
     """
 
     label: int
@@ -145,11 +148,11 @@ class VideoLabel:
 class VideoRow:
     """One stored video: one row of `videos/<column>`, the field names being the column names.
 
-    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes. size_bytes and
-    mtime_ns: for quick change detection. label: 1 positive, 0 negative, -1 unknown; label_name "" when unknown.
-    split: "train", "val", "test" or "". source: the recording it was cut from, "" when unknown. duration_seconds, fps
-    (average), width, height (pixels, as decoded) and n_frames describe what was decoded, not what the header says.
-    decoder: the decoder that produced the stored features.
+    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes. size_bytes
+    and mtime_ns: for quick change detection. label: 1 positive, 0 negative, -1 unknown; label_name "" when
+    unknown. split: "train", "val", "test" or "". source: the recording it was cut from, "" when unknown.
+    duration_seconds, fps (average), width, height (pixels, as decoded) and n_frames describe what was
+    decoded, not what the header says. decoder: the decoder that produced the stored features.
     """
 
     id: str
@@ -181,8 +184,8 @@ class VideoRow:
 class Reject:
     """One input that could not be stored: one row of `rejects/<column>`.
 
-    reason: a code of `REJECT_REASONS`. detail: free text, made storable and cut to `MAX_DETAIL_CHARACTERS` here.
-    digest "", size_bytes 0 and mtime_ns 0 when the file could not be read at all.
+    reason: a code of `REJECT_REASONS`. detail: free text, made storable and cut to `MAX_DETAIL_CHARACTERS`
+    here. digest "", size_bytes 0 and mtime_ns 0 when the file could not be read at all.
     """
 
     id: str
@@ -207,8 +210,8 @@ class Reject:
 class StreamTokens:
     """The tokens of one video in one stream.
 
-    values: float16 or float32 [T, D], T >= 1, finite. spans: float32 [T, 2], start and end of each token in seconds,
-    start <= end.
+    values: float16 or float32 [T, D], T >= 1, finite. spans: float32 [T, 2], start and end of each token in
+    seconds, start <= end.
     """
 
     values: NDArray[Any]

@@ -1,0 +1,148 @@
+"""Whole-cache copies: a new store appears complete under its name, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cache import files
+from cache.errors import StorageFull
+from cache.layout import CacheAttributes, all_specs
+from cache.reader import Cache
+from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS
+from cache.store import staging_path
+from cache.zarr_append import ZarrAppender
+from cache.zarr_store import ZarrReader
+
+CREATING_SUFFIX = ".creating"
+REMOVING_SUFFIX = ".removing"
+
+
+class _Sink(Protocol):
+    def append(self, array: str, rows: Any) -> None: ...
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def clean_leftovers(path: Path) -> None:
+    """Remove what a killed writer of the cache at `path` may have left half made. The caller holds the
+    lock.
+    """
+    for target in (path, staging_path(path)):
+        for suffix in (CREATING_SUFFIX, REMOVING_SUFFIX):
+            leftover = _beside(target, suffix)
+            files.remove_tree(leftover)
+            files.remove_file(leftover)
+
+
+def create_zarr(target: Path, appender: ZarrAppender, attributes: CacheAttributes) -> ZarrAppender:
+    """Commit a tree that was filled at `<target>.creating` and give it its name."""
+    appender.commit(attributes)
+    files.rename(appender.path, target)
+    files.sync([target.parent])
+    return ZarrAppender.open(target)
+
+
+def new_zarr(target: Path, attributes: CacheAttributes, streams: Any) -> ZarrAppender:
+    """Create an empty Zarr cache at `target`."""
+    return create_zarr(target, _start_zarr(target, attributes, streams), attributes)
+
+
+def _start_zarr(target: Path, attributes: CacheAttributes, streams: Any) -> ZarrAppender:
+    creating = _beside(target, CREATING_SUFFIX)
+    files.remove_tree(creating)
+    return ZarrAppender.create(creating, streams, attributes)
+
+
+def copy_to_zarr(source: Cache, target: Path, attributes: CacheAttributes) -> ZarrAppender:
+    """Copy the live contents of `source` to a new Zarr cache at `target`.
+
+    `target` must not exist, or be an empty folder. Raises `StorageFull` and leaves nothing behind.
+    """
+    _require_space(source, target)
+    creating = _beside(target, CREATING_SUFFIX)
+    try:
+        with files.storage_errors(target):
+            appender = _start_zarr(target, attributes, source.specs)
+            _copy(source, appender)
+            return create_zarr(target, appender, attributes)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove_tree(creating)
+        raise
+
+
+def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> None:
+    """Copy the live contents of `source` to an HDF5 cache at `target`, replacing a file there in one step.
+
+    Raises `StorageFull` and leaves nothing behind.
+    """
+    from cache.hdf5_store import Hdf5Builder
+
+    _require_space(source, target)
+    creating = _beside(target, CREATING_SUFFIX)
+    rows = dict.fromkeys(all_specs(source.specs), 0)
+    rows |= {f"videos/{name}": source.n_videos for name in VIDEO_COLUMNS}
+    rows |= {f"rejects/{name}": len(source.rejects) for name in REJECT_COLUMNS}
+    for info in source.streams.values():
+        rows[f"streams/{info.name}/values"] = rows[f"streams/{info.name}/spans"] = info.n_tokens
+        rows[f"streams/{info.name}/offsets"] = source.n_videos + 1
+    with files.storage_errors(target):
+        builder = Hdf5Builder(creating, source.specs, rows, attributes)
+        try:
+            _copy(source, builder)
+            builder.finish()
+            files.rename(creating, target)
+        except BaseException:
+            builder.abandon()
+            raise
+        files.sync([target.parent])
+
+
+def publish(staging: Path, target: Path) -> None:
+    """Write the staging folder of an `.h5` cache to its file in one step, then remove the folder."""
+    reader = ZarrReader(staging)
+    found = reader.attributes
+    attributes = CacheAttributes(
+        dataset=found.dataset,
+        label_names=found.label_names,
+        provenance=found.provenance,
+        store_id=found.store_id,
+    )
+    copy_to_hdf5(Cache([reader], [target]), target, attributes)
+    removing = _beside(staging, REMOVING_SUFFIX)
+    with files.storage_errors(target):
+        files.remove_tree(removing)
+        files.rename(staging, removing)
+        files.remove_tree(removing)
+
+
+def _copy(source: Cache, sink: _Sink) -> None:
+    for name in VIDEO_COLUMNS:
+        sink.append(f"videos/{name}", source.videos.column(name))
+    for name in REJECT_COLUMNS:
+        sink.append(f"rejects/{name}", source.rejects.column(name))
+    for stream in source.streams:
+        sink.append(f"streams/{stream}/offsets", source.offsets(stream)[1:])
+        for _, values, spans in source.iter_rows(stream):
+            sink.append(f"streams/{stream}/values", values)
+            sink.append(f"streams/{stream}/spans", spans)
+
+
+def _require_space(source: Cache, target: Path) -> None:
+    needed = sum(
+        info.n_tokens * (info.dim * np.dtype(info.dtype).itemsize + 8) for info in source.streams.values()
+    )
+    with files.storage_errors(target):
+        free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise StorageFull(
+            f"writing {target} needs {needed / 1e6:.1f} MB but its disk has {free / 1e6:.1f} MB free; "
+            "everything committed before is intact. Make room and run the same command again."
+        )

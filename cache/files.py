@@ -1,0 +1,120 @@
+"""Durable file operations: everything a store does to the disk goes through here.
+
+Each function leaves either the old or the new state if the process is killed inside it, except `write_at`,
+which is only used on bytes that nothing refers to yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cache.errors import CacheError, StorageFull
+
+PART_SUFFIX = ".part"
+"""Suffix of a file that is being written; a leftover one is worthless and is removed by the next writer."""
+
+_SYNC_THREADS = 8
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HDF5_ERRNO = re.compile(r"errno = (\d+)")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn `OSError` into `StorageFull` (no space, quota) or `CacheError`, naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno
+        if number is None and (match := _HDF5_ERRNO.search(str(error))):  # h5py keeps it in the text only
+            number = int(match.group(1))
+        if number in _FULL:
+            raise StorageFull(
+                f"the disk that holds {path} is full; everything committed before is intact. "
+                "Make room and run the same command again."
+            ) from error
+        reason = os.strerror(number) if number else str(error)
+        raise CacheError(f"cannot write {error.filename or path}: {reason}") from error
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def write_at(path: Path, offset: int, data: bytes | memoryview, *, file_size: int) -> None:
+    """Write `data` at `offset`, creating the file with `file_size` bytes of zeros if it is shorter."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if os.fstat(descriptor).st_size != file_size:
+            os.ftruncate(descriptor, file_size)
+        _write_all(descriptor, memoryview(data).cast("B"), offset)
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the contents of `path` in one step. `durable` waits until the new contents are on the disk."""
+    part = path.with_name(path.name + PART_SUFFIX)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            _write_all(descriptor, memoryview(data), 0)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        rename(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give `source` the name `target`, replacing a file (or an empty directory) of that name."""
+    source.replace(target)
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its parents where missing."""
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove `path` if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove the directory `path` if it is there. Not atomic: rename what others may look at first."""
+    if path.is_dir():
+        shutil.rmtree(path)
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Wait until the contents of files, or the entries of directories, are on the disk."""
+    todo = list(paths)
+    if len(todo) < 4:
+        for path in todo:
+            _sync_one(path)
+        return
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(_sync_one, todo))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # a file system that cannot sync directories
+            raise
+    finally:
+        os.close(descriptor)

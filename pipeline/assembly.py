@@ -74,7 +74,9 @@ class Assembler:
 
     def failed(self, message: Failed) -> Reject:
         """The decode ended badly."""
-        return reject(self._open.pop(message.number).input, message.reason, message.detail, digest=message.digest)
+        return reject(
+            self._open.pop(message.number).input, message.reason, message.detail, digest=message.digest
+        )
 
     def unchanged(self, number: int) -> Input:
         """The file is what it was."""

@@ -46,7 +46,7 @@ class StreamRunner:
         count = 2 if self._cuda else 1
         self._buffers = [torch.zeros(shape, dtype=dtype, pin_memory=self._cuda) for _ in range(count)]
         self._views: list[NDArray[Any]] = [buffer.numpy() for buffer in self._buffers]
-        self._stream: Any = torch.cuda.Stream(device) if self._cuda else None
+        self._stream: Any = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
         self._in_use: list[_Launched | None] = [None] * count
         self._turn = 0
         self._keys: list[TokenKey] = []
@@ -100,7 +100,7 @@ class StreamRunner:
             features = self._backbone.embed(frames)
             host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             host.copy_(features, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._stream)
         return _Launched(keys, host, event)
 

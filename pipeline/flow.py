@@ -69,7 +69,9 @@ class Flow:
         self._replaced = {item.source.id for item in work if item.known_digest}
         ended_before = report.stored_now + report.rejected_now + report.unchanged
         limits = WorkerSettings(
-            self._plans, max_error_share=self._settings.max_error_share, min_seconds=self._settings.min_seconds
+            self._plans,
+            max_error_share=self._settings.max_error_share,
+            min_seconds=self._settings.min_seconds,
         )
         with (
             DecodePool(self._settings.pool, worker_settings=limits) as pool,
@@ -115,8 +117,10 @@ class Flow:
             self._report.unchanged += 1
             self._report.stored_before += 1
             self._progress.video(rejected=False)
-        else:
+        elif isinstance(event, Failed):
             self._refuse(self._assembler.failed(event))
+        else:
+            raise AssertionError(f"an extraction task was answered by {event}")
 
     def _gather(self) -> None:
         """Hand features over; take every video that is whole by now."""
@@ -138,7 +142,9 @@ class Flow:
             report.duplicates[row.id] = f"same bytes as {twin}"
             if self._settings.reject_duplicates:
                 detail = f"same bytes as {twin}"
-                self._refuse(Reject(row.id, "duplicate-content", detail, row.digest, row.size_bytes, row.mtime_ns))
+                self._refuse(
+                    Reject(row.id, "duplicate-content", detail, row.digest, row.size_bytes, row.mtime_ns)
+                )
                 return
         self._stored.append(features)
         report.stored_now += 1
@@ -148,7 +154,9 @@ class Flow:
         for name, tokens in features.tokens.items():
             report.tokens[name] = report.tokens.get(name, 0) + len(tokens.values)
         if row.duration_seconds < SHORT_SHARE * decoded.declared_seconds:
-            report.shortened[row.id] = f"{row.duration_seconds:.2f} s of {decoded.declared_seconds:.2f} s declared"
+            report.shortened[row.id] = (
+                f"{row.duration_seconds:.2f} s of {decoded.declared_seconds:.2f} s declared"
+            )
         if decoded.n_errors:
             report.damaged[row.id] = f"{decoded.n_errors} of {decoded.n_frames} frames"
         self._progress.video(rejected=False)

@@ -87,7 +87,9 @@ def _pil_bicubic(rgb: RgbFrame, size: int) -> NDArray[np.uint8]:
 
     height, width = rgb.shape[:2]
     # torchvision's own order of operations for the long side
-    new_height, new_width = (int(size * height / width), size) if width <= height else (size, int(size * width / height))
+    new_height, new_width = (
+        (int(size * height / width), size) if width <= height else (size, int(size * width / height))
+    )
     image = Image.fromarray(rgb)
     if (new_width, new_height) != (width, height):
         image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
@@ -99,6 +101,8 @@ def _linear_fixed(rgb: RgbFrame, size: int) -> NDArray[np.int16]:
     new_height, new_width = _short_side_shape(rgb.shape[0], rgb.shape[1], size)
     wide = np.multiply(rgb, FIXED_POINT_SCALE, dtype=np.int16)
     if (new_height, new_width) != rgb.shape[:2]:
-        wide = cv2.resize(wide, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.int16, copy=False)
+        wide = cv2.resize(wide, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(
+            np.int16, copy=False
+        )
     top, left = _crop_offset(new_height, size), _crop_offset(new_width, size)
     return wide[top : top + size, left : left + size]

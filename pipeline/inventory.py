@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cache.schema import UNKNOWN_LABEL, VideoLabel
-from cache.writer import KnownInput
+from cache.schema import UNKNOWN_LABEL, KnownInput, VideoLabel
 from pipeline.assembly import Input
 from pipeline.source_tree import Source
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import tempfile
 import time
@@ -26,7 +27,17 @@ from numpy.typing import NDArray
 
 from pipeline import worker
 from pipeline.frames import PreparedFrame
-from pipeline.worker import Failed, Finished, Message, Restarted, Task, Tokens, Unchanged, WorkerSettings
+from pipeline.worker import (
+    Failed,
+    Finished,
+    Message,
+    Probed,
+    Restarted,
+    Task,
+    Tokens,
+    Unchanged,
+    WorkerSettings,
+)
 
 WATCH_SECONDS = 0.5
 CLIP_TOKENS_PER_SLOT = 16
@@ -62,7 +73,7 @@ class TokenFrames:
     frames: NDArray[Any]
 
 
-Event = TokenFrames | Restarted | Finished | Unchanged | Failed
+Event = TokenFrames | Restarted | Finished | Unchanged | Probed | Failed
 
 
 @dataclass(slots=True)
@@ -83,7 +94,10 @@ class DecodePool:
     def __init__(self, settings: PoolSettings, *, worker_settings: WorkerSettings) -> None:
         self._settings = settings
         plans = worker_settings.plans
-        slot_bytes = max(plan.token_bytes * (1 if plan.sampling.window > 1 else CLIP_TOKENS_PER_SLOT) for plan in plans)
+        slot_bytes = max(
+            (plan.token_bytes * (1 if plan.sampling.window > 1 else CLIP_TOKENS_PER_SLOT) for plan in plans),
+            default=1,
+        )
         # every stream may hold one slot open, and one more must move
         n_slots = max(settings.slots, len(plans) + 1)
         self._worker_settings = replace(worker_settings, slot_bytes=slot_bytes, n_slots=n_slots)
@@ -128,10 +142,6 @@ class DecodePool:
                 self._last_watch = time.monotonic()
                 yield from self._watch()
 
-    def decode_ahead(self) -> bool:
-        """True while a message waits: the caller may take it before it starts something long."""
-        return bool(wait([item.connection for item in self._workers if item.task], timeout=0))
-
     def _assign(self, source: Iterator[Task]) -> list[_Worker]:
         for item in self._workers:
             if item.task is None:
@@ -140,7 +150,9 @@ class DecodePool:
                     continue
                 item.task = task
                 item.pulse[0] = max(time.monotonic(), item.started_seconds + START_ALLOWANCE_SECONDS)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # seen as a death by the next receive
+                with contextlib.suppress(
+                    BrokenPipeError, ConnectionResetError
+                ):  # seen as a death by the next receive
                     item.connection.send(task)
         return [item for item in self._workers if item.task is not None]
 
@@ -203,7 +215,11 @@ class DecodePool:
     def _obituary(self, item: _Worker) -> str:
         item.process.join(timeout=5)
         code = item.process.exitcode
-        return f"the decode worker died (signal {-code})" if code and code < 0 else f"the decode worker ended ({code})"
+        return (
+            f"the decode worker died (signal {-code})"
+            if code and code < 0
+            else f"the decode worker ended ({code})"
+        )
 
     def _start(self, index: int, old: _Worker | None) -> _Worker:
         settings = self._worker_settings
@@ -212,7 +228,10 @@ class DecodePool:
         noise_path = self._folder / f"worker-{index}.txt"
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=worker.main, args=(theirs, memory, pulse, str(noise_path), settings), daemon=True, name=f"decode-{index}"
+            target=worker.main,
+            args=(theirs, memory, pulse, str(noise_path), settings),
+            daemon=True,
+            name=f"decode-{index}",
         )
         process.start()
         theirs.close()
@@ -230,6 +249,12 @@ class DecodePool:
             self._stop(item)
         self._workers.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def default_workers() -> int:
+    """One decode worker a core that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(16, cores)
 
 
 def _resident_bytes(pid: int | None) -> int:

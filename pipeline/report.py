@@ -79,11 +79,17 @@ class ExtractReport:
     def lines(self) -> list[str]:
         """The summary, one fact a line."""
         lines = []
-        random = [f"{name} ({weights})" for name, weights in self.weights.items() if weights.startswith("random")]
+        random = [
+            f"{name} ({weights})" for name, weights in self.weights.items() if weights.startswith("random")
+        ]
         if random:
-            lines.append(f"weights    RANDOM, not pretrained: {', '.join(random)}; the features carry no learned meaning")
+            lines.append(
+                f"weights    RANDOM, not pretrained: {', '.join(random)}; the features carry no learned meaning"
+            )
         else:
-            lines.append("weights    " + ", ".join(f"{name} {weights}" for name, weights in self.weights.items()))
+            lines.append(
+                "weights    " + ", ".join(f"{name} {weights}" for name, weights in self.weights.items())
+            )
         before = f" ({self.stored_before} of them before this run)" if self.stored_before else ""
         lines.append(f"stored     {self.stored}{before}")
         before = f" ({self.rejected_before} of them before this run)" if self.rejected_before else ""
@@ -98,7 +104,9 @@ class ExtractReport:
             lines.append(f"not reached {self.not_reached} (interrupted)")
         reached = f" + {self.not_reached} not reached" if self.not_reached else ""
         verdict = "adds up" if self.adds_up else "DOES NOT ADD UP"
-        lines.append(f"found      {self.found} = {self.stored} stored + {self.rejected} rejected{reached}: {verdict}")
+        lines.append(
+            f"found      {self.found} = {self.stored} stored + {self.rejected} rejected{reached}: {verdict}"
+        )
         for title, entries in (
             ("other decoder", self.fallbacks),
             ("shorter than declared", self.shortened),
@@ -107,7 +115,9 @@ class ExtractReport:
         ):
             if entries:
                 lines.append(f"{title}: {len(entries)}")
-                lines += [f"          {video_id}: {text[:160]}" for video_id, text in list(entries.items())[:3]]
+                lines += [
+                    f"          {video_id}: {text[:160]}" for video_id, text in list(entries.items())[:3]
+                ]
         for count, text in (
             (self.replaced, "stored again because the file changed"),
             (self.unchanged, "touched files with unchanged contents"),

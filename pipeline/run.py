@@ -56,9 +56,13 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         for name in ("max_error_share", "max_rejects"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')} is a share between 0 and 1, got {getattr(self, name)}")
+                raise InputError(
+                    f"--{name.replace('_', '-')} is a share between 0 and 1, got {getattr(self, name)}"
+                )
         if self.min_seconds < 0 or self.commit_videos < 1 or self.commit_seconds <= 0:
-            raise InputError("--min-seconds must not be negative; commits need at least one video and a positive time")
+            raise InputError(
+                "--min-seconds must not be negative; commits need at least one video and a positive time"
+            )
 
 
 def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
@@ -134,13 +138,19 @@ def fill_cache(
             commit_seconds=config.commit_seconds,
         )
         digests = {entry.digest: video_id for video_id, entry in known.items() if entry.state == "stored"}
-        flow = Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)
+        flow = Flow(
+            settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests
+        )
         flow.run(inventory.work, report=report, console=console, stop=stop)
 
 
-def _relabel(writer: CacheWriter, inventory: Inventory, resolved: ResolvedSources, report: ExtractReport) -> None:
+def _relabel(
+    writer: CacheWriter, inventory: Inventory, resolved: ResolvedSources, report: ExtractReport
+) -> None:
     """Labels are data: join them again for videos that are stored already."""
-    known = {video_id: resolved.labels[video_id] for video_id in inventory.stored if video_id in resolved.labels}
+    known = {
+        video_id: resolved.labels[video_id] for video_id in inventory.stored if video_id in resolved.labels
+    }
     known = {video_id: label for video_id, label in known.items() if label.label != UNKNOWN_LABEL}
     if known:
         report.relabelled = writer.relabel(known)
@@ -155,7 +165,9 @@ def recall_rejects(config: ExtractConfig, report: ExtractReport, ids: set[str]) 
                 report.rejects[str(video_id)] = (str(reason), str(detail))
 
 
-def describe(backbones: Mapping[str, Backbone], config: ExtractConfig, report: ExtractReport, console: Console) -> None:
+def describe(
+    backbones: Mapping[str, Backbone], config: ExtractConfig, report: ExtractReport, console: Console
+) -> None:
     """Say which weights, device and precision the features come from."""
     prints = {name: backbone.fingerprint() for name, backbone in backbones.items()}
     report.weights = {name: weights_name(fields) for name, fields in prints.items()}
@@ -188,5 +200,3 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

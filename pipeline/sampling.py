@@ -37,7 +37,9 @@ class Sampling:
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise ValueError(f"sampling fps must be a positive number, got {self.fps}")
         if self.window < 1 or not 1 <= self.stride <= self.window:
-            raise ValueError(f"need window >= 1 and 1 <= stride <= window, got {self.window} and {self.stride}")
+            raise ValueError(
+                f"need window >= 1 and 1 <= stride <= window, got {self.window} and {self.stride}"
+            )
 
     @property
     def window_seconds(self) -> float:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.decode import DecodedVideo, StreamPlan, decode_video
-from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
+from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, open_frames
 from pipeline.frames import PreparedFrame
 
 DIGEST_CHUNK_BYTES = 1 << 22
@@ -52,12 +52,13 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One video to decode. `known_digest`: if the file still has it, there is nothing to do."""
+    """One video to decode. `known_digest`: if the file still has it, there is nothing to do. `probe`: only look."""
 
     number: int
     path: str
     decoder: DecoderName
     known_digest: str = ""
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,14 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """The quick probe read three frames; `declared` is what the header says."""
+
+    number: int
+    declared: Declared
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The video is rejected; `reason` is a code of `cache.schema.REJECT_REASONS`."""
 
@@ -112,7 +121,7 @@ class Failed:
     notes: tuple[str, ...] = field(default=())
 
 
-Message = Tokens | Restarted | Finished | Unchanged | Failed
+Message = Tokens | Restarted | Finished | Unchanged | Probed | Failed
 
 
 class Heartbeat:
@@ -134,12 +143,16 @@ class Heartbeat:
 class SlotWriter:
     """Packs windows of each stream into free slots and hands full slots to the parent."""
 
-    def __init__(self, connection: Connection, memory: Any, settings: WorkerSettings, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, connection: Connection, memory: Any, settings: WorkerSettings, heartbeat: Heartbeat
+    ) -> None:
         self._connection = connection
         self._plans = settings.plans
         self._heartbeat = heartbeat
         buffer = np.frombuffer(memory, dtype=np.uint8)
-        self._slots = [buffer[i * settings.slot_bytes : (i + 1) * settings.slot_bytes] for i in range(settings.n_slots)]
+        self._slots = [
+            buffer[i * settings.slot_bytes : (i + 1) * settings.slot_bytes] for i in range(settings.n_slots)
+        ]
         self._free = list(range(settings.n_slots))
         self._capacity = [settings.slot_bytes // plan.token_bytes for plan in self._plans]
         self.wait_seconds = 0.0
@@ -261,11 +274,18 @@ def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, setti
 
 
 def _run(
-    task: Task, slots: SlotWriter, settings: WorkerSettings, heartbeat: Heartbeat, noise: Noise, connection: Connection
+    task: Task,
+    slots: SlotWriter,
+    settings: WorkerSettings,
+    heartbeat: Heartbeat,
+    noise: Noise,
+    connection: Connection,
 ) -> Message:
     try:
         if Path(task.path).stat().st_size == 0:
             return Failed(task.number, "empty-file", "the file has 0 bytes")
+        if task.probe:
+            return _probe(task, noise)
         digest = file_digest(task.path, heartbeat)
     except FileNotFoundError:
         return Failed(task.number, "missing-file", "no such file (or a link that leads nowhere)")
@@ -293,7 +313,9 @@ def _run(
         except Exception as error:  # noqa: BLE001 - any fault in a decoder costs one video, with its evidence
             traceback.print_exc()
             if decoder == "pyav":
-                return Failed(task.number, "decoder-crash", f"{type(error).__name__}: {error}", digest, tuple(notes))
+                return Failed(
+                    task.number, "decoder-crash", f"{type(error).__name__}: {error}", digest, tuple(notes)
+                )
             why = f"{decoder}: {type(error).__name__}: {error}"
         else:
             slots.flush()
@@ -305,15 +327,32 @@ def _run(
         connection.send(Restarted(task.number, decoder, why))
 
 
+def _probe(task: Task, noise: Noise) -> Message:
+    from pipeline.probe import probe_file
+
+    try:
+        return Probed(task.number, probe_file(Path(task.path)))
+    except DecodeProblem as problem:
+        detail = "; ".join(part for part in (problem.detail, noise.tail()) if part)
+        return Failed(task.number, problem.reason, detail)
+
+
 def _decode(
-    task: Task, decoder: DecoderName, slots: SlotWriter, settings: WorkerSettings, heartbeat: Heartbeat, noise: Noise
+    task: Task,
+    decoder: DecoderName,
+    slots: SlotWriter,
+    settings: WorkerSettings,
+    heartbeat: Heartbeat,
+    noise: Noise,
 ) -> DecodedVideo:
     size_bytes = Path(task.path).stat().st_size
 
     def beat(n_frames: int) -> None:
         heartbeat.beat()
         if n_frames > size_bytes:
-            raise DecodeProblem("decode-errors", f"more frames than bytes: {n_frames} frames from {size_bytes} bytes")
+            raise DecodeProblem(
+                "decode-errors", f"more frames than bytes: {n_frames} frames from {size_bytes} bytes"
+            )
 
     source = open_frames(Path(task.path), decoder)
     try:
@@ -325,7 +364,8 @@ def _decode(
     share = video.n_errors / max(1, video.n_frames)
     if share > settings.max_error_share:
         raise DecodeProblem(
-            "decode-errors", f"{video.n_errors} damaged of {video.n_frames} frames, over {settings.max_error_share:.0%}"
+            "decode-errors",
+            f"{video.n_errors} damaged of {video.n_frames} frames, over {settings.max_error_share:.0%}",
         )
     if video.duration_seconds < settings.min_seconds:
         raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")

@@ -15,7 +15,11 @@ from pipeline.decode import StreamPlan
 from pipeline.frames import RgbFrame
 
 Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Mapping[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Backbone(Protocol):
@@ -60,8 +64,9 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
         return "bf16" if cpu_has_bf16() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
-    if precision == "fp32" or precision == "bf16" or precision == "fp16":
-        return precision
+    for known in DTYPES:
+        if known == precision:
+            return known
     raise InputError(f"--precision {precision}: choose auto, fp32, bf16 or fp16")
 
 

@@ -57,7 +57,7 @@ class ClipBackbone:
         tower, preprocess, self._weights, self._quick_gelu = load_tower(config)
         self._plain = tower
         self._dtype = DTYPES[precision]
-        self._tower = copy.deepcopy(tower).to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
+        self._tower = copy.deepcopy(tower).to(device, self._dtype).to(memory_format=torch.channels_last)
         self._preprocess = preprocess
         size = _square(preprocess["size"], config.model)
         mean = torch.tensor(preprocess["mean"], dtype=torch.float32, device=device)
@@ -65,7 +65,9 @@ class ClipBackbone:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self.plan = StreamPlan(self.name, Sampling(fps=config.fps), FramePlan("pil-bicubic", size))
         self.batch_size = 128 if device.type == "cuda" else 16
-        self.dim = int(self.embed(torch.zeros(1, 1, size, size, 3, dtype=torch.uint8, device=device)).shape[1])
+        self.dim = int(
+            self.embed(torch.zeros(1, 1, size, size, 3, dtype=torch.uint8, device=device)).shape[1]
+        )
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
@@ -115,7 +117,9 @@ def load_tower(config: ClipConfig) -> tuple[torch.nn.Module, dict[str, Any], Wei
     known = open_clip.list_models()
     if config.model not in known:
         near = get_close_matches(config.model, known, n=3, cutoff=0.4)
-        raise InputError(f"--clip-model {config.model}: open_clip has no such model; did you mean {', '.join(near)}?")
+        raise InputError(
+            f"--clip-model {config.model}: open_clip has no such model; did you mean {', '.join(near)}?"
+        )
     if config.weights == RANDOM:
         model, record = _random(config), None
     elif looks_like_file(config.weights):
@@ -186,5 +190,7 @@ def _from_tag(config: ClipConfig) -> tuple[Any, WeightsRecord]:
 def _square(size: Any, model: str) -> int:
     sides = {int(side) for side in (size if isinstance(size, (tuple, list)) else (size,))}
     if len(sides) != 1:
-        raise InputError(f"--clip-model {model}: input {size} is not square; choose a model with square input")
+        raise InputError(
+            f"--clip-model {model}: input {size} is not square; choose a model with square input"
+        )
     return sides.pop()

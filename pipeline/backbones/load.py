@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
 
@@ -39,7 +40,9 @@ class BackboneConfig:
             raise InputError(f"--streams: name at least one of {', '.join(STREAMS)}")
         unknown = [name for name in self.streams if name not in STREAMS]
         if unknown:
-            raise InputError(f"--streams {','.join(unknown)}: no such stream; choose from {', '.join(STREAMS)}")
+            raise InputError(
+                f"--streams {','.join(unknown)}: no such stream; choose from {', '.join(STREAMS)}"
+            )
         if len(set(self.streams)) != len(self.streams):
             raise InputError(f"--streams {','.join(self.streams)}: each stream once")
         if self.clip_fps <= 0:
@@ -72,6 +75,49 @@ class BackboneConfig:
         return SlowFastConfig(weights=self.slowfast_weights, seed=self.seed, stride=self.slowfast_stride)
 
 
+def config_from_fingerprints(
+    fingerprints: Mapping[str, Mapping[str, Any]],
+    *,
+    device: str = "auto",
+    clip_weights: str | None = None,
+    slowfast_weights: str | None = None,
+) -> BackboneConfig:
+    """The settings that made these fingerprints, to make more of the same.
+
+    `clip_weights`, `slowfast_weights`: where weights that came from a file lie now. Raises InputError where one is needed and not
+    given, or where streams disagree on precision.
+    """
+    chosen: dict[str, Any] = {
+        "streams": tuple(name for name in STREAMS if name in fingerprints),
+        "device": device,
+    }
+    unknown = sorted(set(fingerprints) - set(STREAMS))
+    if unknown:
+        raise InputError(
+            f"streams {', '.join(unknown)} were not made by this version, which knows {', '.join(STREAMS)}"
+        )
+    given = {"clip": clip_weights, "slowfast": slowfast_weights}
+    for name, fields in fingerprints.items():
+        weights = fields["weights"]
+        if weights["tag"] == "file" and not given[name]:
+            raise InputError(
+                f"the {name} weights came from a file: say where it lies with --{name}-weights FILE"
+            )
+        chosen[f"{name}_weights"] = given[name] or weights["tag"]
+        if "seed" in weights:
+            chosen["seed"] = weights["seed"]
+    precisions = {fields["precision"] for fields in fingerprints.values()}
+    if len(precisions) != 1:
+        raise InputError(f"the streams were made in different precisions: {', '.join(sorted(precisions))}")
+    chosen["precision"] = precisions.pop()
+    if "clip" in fingerprints:
+        chosen["clip_model"] = fingerprints["clip"]["model"]
+        chosen["clip_fps"] = fingerprints["clip"]["sampling"]["fps"]
+    if "slowfast" in fingerprints:
+        chosen["slowfast_stride"] = fingerprints["slowfast"]["sampling"]["stride"]
+    return BackboneConfig(**chosen)
+
+
 def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
     """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError."""
     device, precision = config.torch_device(), config.resolved_precision()
@@ -88,7 +134,9 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
             if "slowfast" in config.streams:
                 from pipeline.backbones.slowfast import SlowFastBackbone
 
-                backbones["slowfast"] = SlowFastBackbone(config.slowfast(), device=device, precision=precision)
+                backbones["slowfast"] = SlowFastBackbone(
+                    config.slowfast(), device=device, precision=precision
+                )
         finally:
             logging.getLogger().removeFilter(_drop_random_note)
     return backbones

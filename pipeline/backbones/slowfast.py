@@ -79,10 +79,14 @@ class SlowFastBackbone:
         self._dtype = DTYPES[precision]
         self._plain, self._weights = load_model(config)
         fast = fold_batchnorm(copy.deepcopy(self._plain))
-        self._blocks = fast.blocks[:5].to(device=device, dtype=self._dtype, memory_format=torch.channels_last_3d)
+        self._blocks = fast.blocks[:5].to(
+            device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
+        )
         self._slow_index = slow_frame_index().to(device)
         self.plan = StreamPlan(
-            self.name, Sampling(fps=15.0, window=N_FRAMES, stride=config.stride), FramePlan("linear-fixed", SIZE)
+            self.name,
+            Sampling(fps=15.0, window=N_FRAMES, stride=config.stride),
+            FramePlan("linear-fixed", SIZE),
         )
         self.batch_size = 8 if device.type == "cuda" else 1
         self.dim = int(fast.blocks[6].proj.in_features)
@@ -109,13 +113,16 @@ class SlowFastBackbone:
             if width < height
             else (SIZE, int(np.floor((float(width) / height) * SIZE)))
         )
-        video_TCHW = F.interpolate(video_TCHW, size=(new_height, new_width), mode="bilinear", align_corners=False)
+        video_TCHW = F.interpolate(
+            video_TCHW, size=(new_height, new_width), mode="bilinear", align_corners=False
+        )
         top, left = round((new_height - SIZE) / 2.0), round((new_width - SIZE) / 2.0)
-        video_BCTHW = video_TCHW[:, :, top : top + SIZE, left : left + SIZE].permute(1, 0, 2, 3)[None].contiguous()
-        pathways = [video_BCTHW[:, :, slow_frame_index()], video_BCTHW]
+        video_BCTHW = (
+            video_TCHW[:, :, top : top + SIZE, left : left + SIZE].permute(1, 0, 2, 3)[None].contiguous()
+        )
+        pathways: Any = [video_BCTHW[:, :, slow_frame_index()], video_BCTHW]
         for block in self._plain.blocks[:6]:  # up to and with the pooled, concatenated pathways
             pathways = block(pathways)
-        assert isinstance(pathways, torch.Tensor)
         features: NDArray[np.float32] = pathways.mean((2, 3, 4))[0].numpy()
         return features
 
@@ -146,12 +153,12 @@ class SlowFastBackbone:
         }
 
 
-def load_model(config: SlowFastConfig) -> tuple[nn.Module, WeightsRecord]:
+def load_model(config: SlowFastConfig) -> tuple[Any, WeightsRecord]:
     """slowfast_r50 (float32, eval, CPU) and the record of its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         # the published model: pytorchvideo/models/hub/slowfast.py
-        model: nn.Module = create_slowfast(model_depth=50, slowfast_fusion_conv_kernel_size=(7, 1, 1))
+        model: Any = create_slowfast(model_depth=50, slowfast_fusion_conv_kernel_size=(7, 1, 1))
     if config.weights == RANDOM:
         tag, seed, file = RANDOM, config.seed, ""
     elif looks_like_file(config.weights):
@@ -169,7 +176,9 @@ def load_model(config: SlowFastConfig) -> tuple[nn.Module, WeightsRecord]:
 
 def _download() -> dict[str, torch.Tensor]:
     try:
-        loaded = torch.hub.load_state_dict_from_url(CHECKPOINT_URL, map_location="cpu", progress=True, weights_only=True)
+        loaded = torch.hub.load_state_dict_from_url(
+            CHECKPOINT_URL, map_location="cpu", progress=True, weights_only=True
+        )
     except Exception as error:  # urllib, ssl and file system errors all mean: the file is not here
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise WeightsError(
@@ -186,7 +195,7 @@ def slow_frame_index() -> torch.Tensor:
     return torch.linspace(0, N_FRAMES - 1, N_FRAMES // ALPHA).long()
 
 
-def fold_batchnorm(model: nn.Module) -> nn.Module:
+def fold_batchnorm(model: Any) -> Any:
     """Fold every BatchNorm3d into the convolution before it, in place. Raises AssertionError if one is left."""
     for module in list(model.modules()):
         for conv_name, norm_name in FOLDED:
@@ -194,7 +203,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
-    assert not any(isinstance(module, nn.BatchNorm3d) for module in model.modules()), "a BatchNorm3d was not folded"
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in model.modules()), (
+        "a BatchNorm3d was not folded"
+    )
     return model
 
 
@@ -202,7 +213,9 @@ def _head_mean(x_BCTHW: torch.Tensor) -> torch.Tensor:
     """Mean over the positions of a sliding POOLxPOOL mean and over time, as one weighted mean: float32 [B, C]."""
     mean_BCHW = x_BCTHW.mean(dim=2, dtype=torch.float32)
     height, width = mean_BCHW.shape[2:]
-    return torch.einsum("bchw,h,w->bc", mean_BCHW, _pool_weights(height, x_BCTHW), _pool_weights(width, x_BCTHW))
+    return torch.einsum(
+        "bchw,h,w->bc", mean_BCHW, _pool_weights(height, x_BCTHW), _pool_weights(width, x_BCTHW)
+    )
 
 
 def _pool_weights(length: int, like: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,9 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
 def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     """Tensors of a weights file by name. Raises WeightsError naming the file and what is accepted."""
     if not path.is_file():
-        raise WeightsError(f"{flag} {path}: no such file; give a path to weights, a published tag, or {RANDOM}")
+        raise WeightsError(
+            f"{flag} {path}: no such file; give a path to weights, a published tag, or {RANDOM}"
+        )
     if _is_torchscript(path):
         raise WeightsError(
             f"{flag} {path}: this is a TorchScript archive, which holds code to run; "
@@ -72,7 +74,9 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{flag} {path}: cannot be read as weights ({reason}); a damaged download?") from error
+        raise WeightsError(
+            f"{flag} {path}: cannot be read as weights ({reason}); a damaged download?"
+        ) from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
@@ -81,7 +85,11 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
             break
-    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, Mapping) else {}
+    tensors = (
+        {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        if isinstance(loaded, Mapping)
+        else {}
+    )
     if not tensors:
         raise WeightsError(f"{flag} {path}: holds no tensors by name; expected a state dict")
     if all(name.startswith("module.") for name in tensors):  # saved from DataParallel

@@ -33,7 +33,9 @@ class DecordFrames:
         except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
         duration = float(self._shown[-1, 1])
-        self.declared = Declared(n_frames=n_frames, fps=fps if np.isfinite(fps) else 0.0, duration_seconds=duration)
+        self.declared = Declared(
+            n_frames=n_frames, fps=fps if np.isfinite(fps) else 0.0, duration_seconds=duration
+        )
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
@@ -56,7 +58,9 @@ class DecordFrames:
         try:
             frame: RgbFrame = self._reader.next().asnumpy()
         except (decord.DECORDError, StopIteration, RuntimeError) as error:
-            raise DecodeProblem("decode-errors", f"decord stopped at frame {index}: {_plain(error)}") from error
+            raise DecodeProblem(
+                "decode-errors", f"decord stopped at frame {index}: {_plain(error)}"
+            ) from error
         self.n_frames = index + 1
         return frame
 
@@ -65,7 +69,9 @@ class DecordFrames:
             try:
                 self._reader.skip_frames(index - self.n_frames)
             except (decord.DECORDError, StopIteration, RuntimeError) as error:
-                raise DecodeProblem("decode-errors", f"decord stopped before frame {index}: {_plain(error)}") from error
+                raise DecodeProblem(
+                    "decode-errors", f"decord stopped before frame {index}: {_plain(error)}"
+                ) from error
             self.n_frames = index
 
     def close(self) -> None:

@@ -21,23 +21,28 @@ class PyAVFrames:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._container = av.open(str(path))
+            self.container = av.open(str(path))
         except (av.error.FFmpegError, ValueError) as error:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
-        stream = next((s for s in self._container.streams.video if not _is_cover_art(s)), None)
+        stream = next((s for s in self.container.streams.video if not _is_cover_art(s)), None)
         if stream is None:
-            self._container.close()
-            raise DecodeProblem("no-video-stream", f"{len(self._container.streams)} streams, none of them video")
+            kinds = [str(s.type) for s in self.container.streams]
+            self.container.close()
+            raise DecodeProblem("no-video-stream", f"streams in the file: {', '.join(kinds) or 'none'}")
         if stream.codec_context is None:
-            self._container.close()
-            raise DecodeProblem("unreadable-container", "the video stream has a codec that FFmpeg does not know")
+            self.container.close()
+            raise DecodeProblem(
+                "unreadable-container", "the video stream has a codec that FFmpeg does not know"
+            )
         stream.thread_type = "NONE"
-        self._stream = stream
+        self.stream = stream
         fps = float(stream.average_rate or 0)
         seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        if not seconds and self._container.duration:
-            seconds = self._container.duration / 1e6  # AV_TIME_BASE is microseconds
-        self.declared = Declared(n_frames=int(stream.frames or 0), fps=fps, duration_seconds=max(0.0, seconds))
+        if not seconds and self.container.duration:
+            seconds = self.container.duration / 1e6  # AV_TIME_BASE is microseconds
+        self.declared = Declared(
+            n_frames=int(stream.frames or 0), fps=fps, duration_seconds=max(0.0, seconds)
+        )
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
@@ -60,7 +65,7 @@ class PyAVFrames:
             yield FrameRef(held[0], None, _converter(held[1]))
 
     def _decode(self) -> Iterator[Any]:
-        packets = self._container.demux(self._stream)
+        packets = self.container.demux(self.stream)
         while True:
             try:
                 packet = next(packets)
@@ -83,7 +88,7 @@ class PyAVFrames:
 
     def _flush(self) -> Iterator[Any]:
         try:
-            frames = self._stream.decode(None)
+            frames = self.stream.decode(None)
         except av.error.FFmpegError:
             return
         for frame in frames:
@@ -101,7 +106,7 @@ class PyAVFrames:
 
     def close(self) -> None:
         """Free the decoder."""
-        self._container.close()
+        self.container.close()
 
 
 def _converter(frame: Any) -> Any:
@@ -109,7 +114,9 @@ def _converter(frame: Any) -> Any:
         try:
             pixels: RgbFrame = frame.to_ndarray(format="rgb24")
         except (av.error.FFmpegError, ValueError) as error:
-            raise DecodeProblem("decode-errors", f"frame cannot be converted to RGB: {_plain(error)}") from error
+            raise DecodeProblem(
+                "decode-errors", f"frame cannot be converted to RGB: {_plain(error)}"
+            ) from error
         # The display matrix turns counterclockwise, as numpy.rot90 does; decord and OpenCV apply it too.
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

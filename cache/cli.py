@@ -1,0 +1,135 @@
+"""The commands that need nothing but a cache: `onepass inspect` and `onepass convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cache.reader import Cache
+
+
+def inspect_command(
+    cache: Annotated[Path, typer.Argument(help="A .zarr or .h5 cache.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Videos, labels, splits, streams, token counts, fingerprints, and rejects by reason."""
+    from cache.reader import open_cache
+
+    with open_cache(cache) as opened:
+        facts = describe(opened)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        _print(facts)
+
+
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="The cache to read.")],
+    target: Annotated[Path, typer.Argument(help="The cache to write: .zarr or .h5.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at the target.")] = False,
+) -> None:
+    """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
+    from cache.convert import convert
+    from cache.reader import open_cache
+
+    convert(source, target, overwrite=overwrite)
+    with open_cache(target) as opened:
+        tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
+        typer.echo(f"{target}: {len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects")
+
+
+def describe(cache: Cache) -> dict[str, Any]:
+    """What a cache holds, as JSON-able values."""
+    from collections import Counter
+
+    from cache.fingerprint import fingerprint_digest, is_random, weights_name
+
+    videos = cache.videos
+    names = cache.label_names or ("0", "1")
+    shown = {1: names[1], 0: names[0], -1: "unknown"}
+    splits: dict[str, dict[str, int]] = {}
+    for (split, label), count in sorted(
+        Counter(zip(videos.split, videos.label.tolist(), strict=True)).items()
+    ):
+        splits.setdefault(str(split) or "(no split)", {})[shown[label]] = count
+    return {
+        "paths": [str(path) for path in cache.paths],
+        "dataset": cache.dataset,
+        "n_videos": len(cache),
+        "video_seconds": float(videos.duration_seconds.sum()),
+        "negative_label": cache.label_names[0] if cache.label_names else None,
+        "positive_label": cache.label_names[1] if cache.label_names else None,
+        "splits": splits,
+        "n_source_groups": len({str(source) for source in videos.source} - {""}),
+        "decoders": {str(k): v for k, v in Counter(videos.decoder).items()},
+        "random_weights": cache.random_weights,
+        "streams": {
+            name: {
+                "dim": info.dim,
+                "dtype": info.dtype,
+                "n_tokens": info.n_tokens,
+                "weights": weights_name(info.fingerprint),
+                "random_weights": is_random(info.fingerprint),
+                "fingerprint_digest": fingerprint_digest(info.fingerprint),
+                "fingerprint": dict(info.fingerprint),
+            }
+            for name, info in cache.streams.items()
+        },
+        "n_rejects": len(cache.rejects),
+        "rejects_by_reason": cache.rejects.counts(),
+        "rejects": [
+            {"id": str(i), "reason": str(r), "detail": str(d)}
+            for i, r, d in zip(cache.rejects.id, cache.rejects.reason, cache.rejects.detail, strict=True)
+        ],
+        "provenance": dict(cache.provenance),
+    }
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cache.schema import REJECT_REASONS
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{', '.join(facts['paths'])}: {facts['n_videos']} videos, {facts['video_seconds']:.0f} s")
+    if facts["random_weights"]:
+        console.print("RANDOM weights in at least one stream: the features carry no learned meaning")
+    groups = facts["n_source_groups"]
+    decoders = ", ".join(f"{name} {count}" for name, count in facts["decoders"].items())
+    console.print(
+        f"data set {facts['dataset']}, {groups} source groups given, decoded by {decoders or 'nothing yet'}"
+    )
+    labels = sorted({label for counts in facts["splits"].values() for label in counts})
+    table = Table(
+        "split",
+        *labels,
+        "sum",
+        title=f"videos; positive class: {facts['positive_label']}",
+        title_justify="left",
+    )
+    for split, counts in facts["splits"].items():
+        table.add_row(split, *(str(counts.get(label, 0)) for label in labels), str(sum(counts.values())))
+    console.print(table)
+    table = Table("stream", "tokens", "width", "stored as", "model", "weights", "precision", "fingerprint")
+    for name, stream in facts["streams"].items():
+        fields = stream["fingerprint"]
+        model, precision = str(fields.get("model", "?")), str(fields.get("precision", "?"))
+        counts = (str(stream["n_tokens"]), str(stream["dim"]), stream["dtype"])
+        table.add_row(name, *counts, model, stream["weights"], precision, stream["fingerprint_digest"])
+    console.print(table)
+    if facts["n_rejects"]:
+        table = Table("rejects", "reason", "meaning")
+        for reason, count in facts["rejects_by_reason"].items():
+            table.add_row(str(count), reason, REJECT_REASONS.get(reason, ""))
+        console.print(table)
+        for entry in facts["rejects"][:20]:
+            console.print(f"  {entry['id']}: {entry['reason']}: {entry['detail'][:160]}")
+        if facts["n_rejects"] > 20:
+            console.print(f"  and {facts['n_rejects'] - 20} more: --json has them all")
+    else:
+        console.print("no rejects")

@@ -1,0 +1,221 @@
+"""The `extract` command. Heavy imports wait until the arguments are understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cache.cli_errors import INTERRUPTED, run_app
+from cache.errors import InputError, RejectLimitExceeded
+
+if TYPE_CHECKING:
+    from pipeline.report import ExtractReport
+    from pipeline.run import ExtractConfig
+
+SOURCES = "Sources and labels"
+MODELS = "Models"
+DECODING = "Decoding"
+OUTCOME = "Outcome"
+DECODERS = ("decord", "pyav", "opencv")
+
+
+def extract_command(
+    src: Annotated[
+        Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.", rich_help_panel=SOURCES)
+    ],
+    out: Annotated[Path, typer.Option(help="Cache to create or add to: .zarr or .h5.")] = Path(
+        "cache/v1.zarr"
+    ),
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels: CSV, JSON or JSONL.", rich_help_panel=SOURCES)
+    ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="Source video of each clip, for splits that do not leak.", rich_help_panel=SOURCES),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Name of the positive (harmful) class.", rich_help_panel=SOURCES)
+    ] = None,
+    allow_unmatched: Annotated[
+        bool,
+        typer.Option(
+            help="Accept videos without a label and labels without a video.", rich_help_panel=SOURCES
+        ),
+    ] = False,
+    streams: Annotated[
+        str, typer.Option(help="Backbones, comma-separated.", rich_help_panel=MODELS)
+    ] = "clip,slowfast",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For all streams: 'random' (seeded, for dry runs).", rich_help_panel=MODELS),
+    ] = None,
+    clip_model: Annotated[str, typer.Option(help="open_clip model.", rich_help_panel=MODELS)] = "ViT-B-32",
+    clip_weights: Annotated[
+        str | None, typer.Option(help="Tag, FILE or 'random' [default: openai].", rich_help_panel=MODELS)
+    ] = None,
+    slowfast_weights: Annotated[
+        str | None,
+        typer.Option(help="kinetics400, FILE or 'random' [default: kinetics400].", rich_help_panel=MODELS),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.", rich_help_panel=MODELS)] = 0,
+    clip_fps: Annotated[float, typer.Option(help="CLIP frames per second.", rich_help_panel=MODELS)] = 2.0,
+    slowfast_stride: Annotated[
+        int, typer.Option(help="15 fps samples between SlowFast windows of 32.", rich_help_panel=MODELS)
+    ] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=MODELS)] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MODELS)] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Stored values: float16 or float32.", rich_help_panel=MODELS)
+    ] = "float16",
+    decoder: Annotated[
+        str, typer.Option(help="decord, pyav or opencv; PyAV takes over per video.", rich_help_panel=DECODING)
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(help="Decode processes; 0: one a core, at most 16.", rich_help_panel=DECODING)
+    ] = 0,
+    deadline: Annotated[
+        float,
+        typer.Option(help="Seconds without a frame until a decode is given up.", rich_help_panel=DECODING),
+    ] = 60.0,
+    worker_memory: Annotated[
+        float, typer.Option(help="GiB a decoder may use.", rich_help_panel=DECODING)
+    ] = 4.0,
+    max_decode_errors: Annotated[
+        float, typer.Option(help="Share of damaged frames a video may have.", rich_help_panel=DECODING)
+    ] = 0.2,
+    min_seconds: Annotated[
+        float, typer.Option(help="Reject shorter videos.", rich_help_panel=DECODING)
+    ] = 0.0,
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            help="Share of rejected inputs up to which the exit code is 0.", rich_help_panel=OUTCOME
+        ),
+    ] = 0.1,
+    duplicates: Annotated[
+        str, typer.Option(help="keep or reject videos with the bytes of another.", rich_help_panel=OUTCOME)
+    ] = "keep",
+    retry_rejects: Annotated[
+        bool, typer.Option(help="Try inputs again that were rejected before.", rich_help_panel=OUTCOME)
+    ] = False,
+    allow_library_mismatch: Annotated[
+        bool, typer.Option(help="Add to a cache made with other library versions.", rich_help_panel=OUTCOME)
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Probe only: what would be rejected, and why.", rich_help_panel=OUTCOME
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the summary as JSON.", rich_help_panel=OUTCOME)
+    ] = None,
+) -> None:
+    """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
+    from rich.console import Console
+
+    from pipeline.run import ExtractConfig, extract
+
+    console = Console(soft_wrap=True)
+    config = ExtractConfig(
+        src=src,
+        out=out,
+        labels=labels,
+        sources=sources,
+        positive=positive,
+        allow_unmatched=allow_unmatched,
+        backbones=_backbones(
+            streams=tuple(name.strip() for name in streams.split(",") if name.strip()),
+            clip_model=clip_model,
+            clip_weights=clip_weights or weights or "openai",
+            slowfast_weights=slowfast_weights or weights or "kinetics400",
+            seed=seed,
+            clip_fps=clip_fps,
+            slowfast_stride=slowfast_stride,
+            device=device,
+            precision=precision,
+        ),
+        dtype=_choice("--dtype", dtype, ("float16", "float32")),
+        decoder=_choice("--decoder", decoder, DECODERS) if decoder else default_decoder(console.print),
+        pool=_pool(workers=workers, deadline=deadline, worker_memory=worker_memory),
+        max_error_share=max_decode_errors,
+        min_seconds=min_seconds,
+        max_rejects=max_rejects,
+        duplicates=_choice("--duplicates", duplicates, ("keep", "reject")),
+        retry_rejects=retry_rejects,
+        ignore_libraries=allow_library_mismatch,
+    )
+    if dry_run:
+        from pipeline.dry_run import dry_run as probe
+
+        result = probe(config, console=console)
+    else:
+        result = extract(config, console=console)
+        console.rule(f"{src} -> {out}", align="left", style="dim")
+        for line in result.lines():
+            console.print(line, highlight=False, markup=False)
+    if report is not None:
+        result.write(report)
+        console.print(f"report     {report}", highlight=False, markup=False)
+    conclude(result, config)
+
+
+def conclude(result: ExtractReport, config: ExtractConfig) -> None:
+    """Exit code of a run. Raises RejectLimitExceeded or typer.Exit where it is not 0."""
+    if result.interrupted:
+        typer.echo("interrupted: what was whole is committed; run the same command again to resume", err=True)
+        raise typer.Exit(INTERRUPTED)
+    if not result.adds_up:
+        raise AssertionError(
+            f"{result.stored} stored + {result.rejected} rejected is not {result.found} found"
+        )
+    if result.reject_share > config.max_rejects:
+        raise RejectLimitExceeded(
+            f"{result.rejected} of {result.found} inputs were rejected ({result.reject_share:.1%}), over --max-rejects "
+            f"{config.max_rejects:g}; the reasons stand above, raise the limit to accept them"
+        )
+
+
+def default_decoder(say: Any) -> Any:
+    """decord where it is installed, else PyAV, saying so (decord has no wheels for arm and current macOS)."""
+    from importlib.util import find_spec
+
+    if find_spec("decord") is not None:
+        return "decord"
+    say("decord is not installed on this machine: decoding with PyAV", highlight=False)
+    return "pyav"
+
+
+def _backbones(**fields: Any) -> Any:
+    from pipeline.backbones.load import BackboneConfig
+
+    return BackboneConfig(**fields)
+
+
+def _pool(*, workers: int, deadline: float, worker_memory: float) -> Any:
+    from pipeline.pool import PoolSettings, default_workers
+
+    if workers < 0 or deadline <= 0 or worker_memory <= 0:
+        raise InputError("--workers must not be negative, --deadline and --worker-memory must be positive")
+    return PoolSettings(
+        workers=workers or default_workers(),
+        deadline_seconds=deadline,
+        worker_memory_bytes=int(worker_memory * (1 << 30)),
+    )
+
+
+def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise InputError(f"{flag} {value}: choose from {', '.join(choices)}")
+    return value
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command(name="extract")(extract_command)
+
+
+def main() -> None:
+    """Entry point of `extract`."""
+    run_app(app)

@@ -1,0 +1,99 @@
+"""The `onepass verify` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache.errors import CacheCorrupt, InputError, ParityError
+
+
+def verify_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to check.")],
+    src: Annotated[Path, typer.Option(help="Where the videos lie.")],
+    sample: Annotated[int, typer.Option(help="Videos to extract again, plainly.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of videos.")] = 0,
+    clip_weights: Annotated[str | None, typer.Option(help="FILE, where CLIP weights came from one.")] = None,
+    slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
+) -> None:
+    """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
+    import numpy as np
+    from cache.check import check_cache
+    from rich.console import Console
+    from rich.table import Table
+
+    from cache.reader import open_cache
+    from pipeline.backbones.load import config_from_fingerprints, load_backbones
+    from pipeline.decoders.base import DecodeProblem
+    from pipeline.source_tree import discover
+    from pipeline.verify import Comparison, check_weights, compare_video, verdicts
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if sample < 1:
+        raise InputError(f"--sample {sample}: at least one video")
+    with open_cache(cache) as opened:
+        problems = check_cache(opened)
+        for problem in problems[:20]:
+            console.print(f"problem: {problem}")
+        if problems:
+            raise CacheCorrupt(
+                f"{cache}: {len(problems)} problems of structure or contents, listed above; extract it again"
+            )
+        console.print(
+            f"structure: {len(opened)} videos, {len(opened.rejects)} rejects, all values finite, none constant"
+        )
+        if not len(opened):
+            raise InputError(f"{cache}: holds no videos to verify; extract some first")
+        fingerprints = {name: info.fingerprint for name, info in opened.streams.items()}
+        config = config_from_fingerprints(
+            fingerprints, device="cpu", clip_weights=clip_weights, slowfast_weights=slowfast_weights
+        )
+        backbones = load_backbones(config)
+        check_weights(opened, backbones)
+        paths = {source.id: source.path for source in discover(src).sources}
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
+        comparisons: list[Comparison] = []
+        failures: list[str] = []
+        for index in chosen:
+            video_id = str(opened.videos.id[index])
+            if video_id not in paths:
+                failures.append(f"{video_id}: not in {src}")
+                continue
+            try:
+                found = list(compare_video(opened, int(index), paths[video_id], backbones, rng=rng))
+            except DecodeProblem as problem:
+                failures.append(f"{video_id}: {problem}")
+                continue
+            comparisons += found
+            worst = ", ".join(
+                f"{name} cosine {min(c.cosine for c in found if c.stream == name):.6f} "
+                f"error {max(c.relative_error for c in found if c.stream == name):.1e}"
+                for name in backbones
+            )
+            console.print(f"{video_id}: {worst}")
+        table = Table(
+            "stream", "stored", "tokens", "worst cosine", "worst relative error", "bound", "verdict"
+        )
+        results = verdicts(opened, comparisons)
+        for verdict in results:
+            worst_values = (f"{verdict.worst_cosine:.6f}", f"{verdict.worst_relative_error:.2e}")
+            outcome = "ok" if verdict.ok else "BELOW"
+            table.add_row(
+                verdict.stream,
+                verdict.precision,
+                str(verdict.n_tokens),
+                *worst_values,
+                verdict.bound,
+                outcome,
+            )
+        console.print(table)
+    for failure in failures:
+        console.print(f"could not be compared: {failure}")
+    if failures or not all(verdict.ok for verdict in results):
+        raise ParityError(
+            f"{cache}: {sum(not v.ok for v in results)} of {len(results)} streams below the bound, {len(failures)} of "
+            f"{len(chosen)} videos could not be compared; extract again, or check that --src is the source of this cache"
+        )

@@ -1,0 +1,71 @@
+"""`extract --dry-run`: the table of what would be rejected and why, without weights, features or a cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from cache.schema import REJECT_REASONS
+from pipeline.pool import DecodePool, PoolSettings
+from pipeline.progress import ExtractProgress
+from pipeline.report import ExtractReport
+from pipeline.run import ExtractConfig
+from pipeline.source_tree import discover
+from pipeline.sources import resolve_labels
+from pipeline.worker import Failed, Probed, Task, WorkerSettings
+
+
+def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
+    """Probe every source. The report counts what opened as not reached: nothing is stored."""
+    tree = discover(config.src)
+    resolved = resolve_labels(
+        tree,
+        labels_file=config.labels,
+        sources_file=config.sources,
+        positive=config.positive,
+        allow_unmatched=config.allow_unmatched,
+    )
+    for line in resolved.lines:
+        console.print(line, highlight=False, markup=False)
+    report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(tree.sources))
+    seconds = 0.0
+    tasks = [Task(number, str(source.path), "pyav", probe=True) for number, source in enumerate(tree.sources)]
+    pool_settings = PoolSettings(workers=config.pool.workers, deadline_seconds=config.pool.deadline_seconds)
+    with (
+        DecodePool(
+            pool_settings, worker_settings=WorkerSettings((), max_error_share=config.max_error_share)
+        ) as pool,
+        ExtractProgress(len(tasks), console=console) as progress,
+    ):
+        for event in pool.run(tasks):
+            if isinstance(event, Probed):
+                report.not_reached += 1
+                seconds += event.declared.duration_seconds
+            elif isinstance(event, Failed):
+                report.rejects[tree.sources[event.number].id] = (event.reason, event.detail)
+                report.rejected_now += 1
+            progress.video(rejected=isinstance(event, Failed))
+    _print(report, seconds, console)
+    return report
+
+
+def _print(report: ExtractReport, seconds: float, console: Console) -> None:
+    if report.rejects:
+        table = Table(
+            title="would be rejected (quick probe; the decode has the last word)", title_justify="left"
+        )
+        for column in ("input", "reason", "detail"):
+            table.add_column(column, overflow="fold")
+        for video_id, (reason, detail) in sorted(report.rejects.items()):
+            table.add_row(video_id, reason, detail[:200])
+        console.print(table)
+        counts = Counter(reason for reason, _ in report.rejects.values())
+        for reason, count in counts.most_common():
+            console.print(f"{count:>6}  {reason}: {REJECT_REASONS[reason]}", highlight=False)
+    console.print(
+        f"found {report.found} = {report.not_reached} readable ({seconds:.0f} s declared) + {report.rejected} would be "
+        f"rejected; nothing was extracted",
+        highlight=False,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from cache import files
 from cache.errors import StorageFull
 from cache.layout import CacheAttributes, all_specs
 from cache.reader import Cache
-from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS
+from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, StreamSpec
 from cache.store import staging_path
 from cache.zarr_append import ZarrAppender
 from cache.zarr_store import ZarrReader
@@ -41,41 +42,47 @@ def clean_leftovers(path: Path) -> None:
             files.remove_file(leftover)
 
 
-def create_zarr(target: Path, appender: ZarrAppender, attributes: CacheAttributes) -> ZarrAppender:
-    """Commit a tree that was filled at `<target>.creating` and give it its name."""
+def new_zarr(target: Path, attributes: CacheAttributes, streams: Sequence[StreamSpec]) -> ZarrAppender:
+    """Create an empty Zarr cache at `target`, which must not exist or be an empty folder."""
+    appender = _start_zarr(target, attributes, streams)
     appender.commit(attributes)
+    return _name_zarr(appender, target)
+
+
+def _name_zarr(appender: ZarrAppender, target: Path) -> ZarrAppender:
     files.rename(appender.path, target)
     files.sync([target.parent])
     return ZarrAppender.open(target)
 
 
-def new_zarr(target: Path, attributes: CacheAttributes, streams: Any) -> ZarrAppender:
-    """Create an empty Zarr cache at `target`."""
-    return create_zarr(target, _start_zarr(target, attributes, streams), attributes)
-
-
-def _start_zarr(target: Path, attributes: CacheAttributes, streams: Any) -> ZarrAppender:
+def _start_zarr(target: Path, attributes: CacheAttributes, streams: Sequence[StreamSpec]) -> ZarrAppender:
     creating = _beside(target, CREATING_SUFFIX)
     files.remove_tree(creating)
     return ZarrAppender.create(creating, streams, attributes)
 
 
 def copy_to_zarr(source: Cache, target: Path, attributes: CacheAttributes) -> ZarrAppender:
-    """Copy the live contents of `source` to a new Zarr cache at `target`.
+    """Copy the live contents of `source` to a Zarr cache at `target`, replacing what is there.
 
-    `target` must not exist, or be an empty folder. Raises `StorageFull` and leaves nothing behind.
+    The copy is complete before what is there goes. Raises `StorageFull` and leaves nothing behind.
     """
     _require_space(source, target)
-    creating = _beside(target, CREATING_SUFFIX)
-    try:
-        with files.storage_errors(target):
+    creating, removing = _beside(target, CREATING_SUFFIX), _beside(target, REMOVING_SUFFIX)
+    with files.storage_errors(target):
+        try:
             appender = _start_zarr(target, attributes, source.specs)
             _copy(source, appender)
-            return create_zarr(target, appender, attributes)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            files.remove_tree(creating)
-        raise
+            appender.commit(attributes)
+            if target.exists():
+                files.remove_tree(removing)
+                files.rename(target, removing)
+            copied = _name_zarr(appender, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                files.remove_tree(creating)
+            raise
+        files.remove_tree(removing)
+    return copied
 
 
 def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> None:
@@ -116,11 +123,18 @@ def publish(staging: Path, target: Path) -> None:
         store_id=found.store_id,
     )
     copy_to_hdf5(Cache([reader], [target]), target, attributes)
+    remove_staging(target)
+
+
+def remove_staging(path: Path) -> None:
+    """Remove the staging folder of the `.h5` cache at `path`: in one step for anyone who looks."""
+    staging = staging_path(path)
     removing = _beside(staging, REMOVING_SUFFIX)
-    with files.storage_errors(target):
-        files.remove_tree(removing)
-        files.rename(staging, removing)
-        files.remove_tree(removing)
+    with files.storage_errors(path):
+        if staging.exists():
+            files.remove_tree(removing)
+            files.rename(staging, removing)
+            files.remove_tree(removing)
 
 
 def _copy(source: Cache, sink: _Sink) -> None:

@@ -55,6 +55,8 @@ class CacheLock:
     def release(self) -> None:
         """Let go of the lock; harmless when done twice."""
         if self._lock.is_locked:
-            with contextlib.suppress(OSError):
-                files.remove_file(self._note)
-            self._lock.release()
+            try:
+                with contextlib.suppress(OSError):
+                    files.remove_file(self._note)
+            finally:
+                self._lock.release()

@@ -132,6 +132,11 @@ class Cache:
         return f"Cache({names}: {self.n_videos} videos, {len(self.rejects)} rejects; {streams})"
 
     @property
+    def stores(self) -> tuple[StoreReader, ...]:
+        """The stores behind `paths`, superseded rows included."""
+        return tuple(self._stores)
+
+    @property
     def specs(self) -> tuple[StreamSpec, ...]:
         """The streams as a writer takes them."""
         return tuple(self._stores[0].streams.values())

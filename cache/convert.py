@@ -1,0 +1,63 @@
+"""Converting a cache between `.zarr` and `.h5`, or compacting it into the same format."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from cache import copying, files
+from cache.errors import CacheError, CacheNotFound
+from cache.layout import CacheAttributes
+from cache.lock import CacheLock
+from cache.reader import open_cache
+from cache.store import cache_format, open_store, staging_path
+
+
+def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) -> None:
+    """Write the live contents of the cache `source` to a new cache `target`; the suffixes choose the formats.
+
+    Lossless for all live rows, tokens, rejects and attributes; superseded rows are dropped. `target` appears
+    complete or not at all. `overwrite` lets it replace another cache, never anything else.
+
+    Raises `CacheError` (target exists, or is the source), `CacheLocked`, `CacheCorrupt`, `StorageFull`.
+    """
+    source, target = Path(source), Path(target).resolve()
+    with open_cache(source) as cache:
+        if source.resolve() == target:
+            raise CacheError(f"{source} cannot be converted into itself; give another name")
+        form = cache_format(target)
+        with files.storage_errors(target):
+            files.make_directory(target.parent)
+        lock = CacheLock(target)
+        try:
+            _require_replaceable(target, overwrite)
+            with files.storage_errors(target):
+                copying.clean_leftovers(target)
+            attributes = CacheAttributes(
+                dataset=cache.dataset,
+                label_names=cache.label_names,
+                provenance=cache.provenance,
+                store_id=uuid.uuid4().hex,
+            )
+            if form == "zarr":
+                copying.copy_to_zarr(cache, target, attributes)
+            else:
+                copying.copy_to_hdf5(cache, target, attributes)
+                copying.remove_staging(target)
+        finally:
+            lock.release()
+
+
+def _require_replaceable(target: Path, overwrite: bool) -> None:
+    """Raise `CacheError` unless `target` is free, or is a cache that may be overwritten."""
+    if target.is_dir() and cache_format(target) == "zarr" and not any(target.iterdir()):
+        return
+    try:
+        open_store(target).close()
+    except CacheNotFound:
+        return
+    except CacheError as error:
+        if target.exists() and not staging_path(target).exists():
+            raise CacheError(f"{target} exists and will not be overwritten: {error}") from error
+    if not overwrite:
+        raise CacheError(f"{target} exists; remove it, give another name, or ask to overwrite it")

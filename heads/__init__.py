@@ -1,0 +1,38 @@
+"""Stage 2: small heads trained from a feature cache. Names are imported on first use, as torch takes seconds.
+
+from cache import open_cache
+from heads import TrainConfig, train_head
+
+head = train_head(open_cache("cache/v1.zarr"), TrainConfig(seed=1))
+head.save("heads-out/first")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heads.config import TrainConfig as TrainConfig
+    from heads.train import train_head as train_head
+    from heads.trained import Predictions as Predictions
+    from heads.trained import TrainedHead as TrainedHead
+
+_HOMES = {
+    "TrainConfig": "heads.config",
+    "train_head": "heads.train",
+    "TrainedHead": "heads.trained",
+    "Predictions": "heads.trained",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'heads' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,293 @@
+"""From a cache to what training needs: rows sorted by id, and tokens in memory (or streamed when they do not
+fit).
+
+Rows are sorted by video id, so the order in which a cache was filled never changes a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cache.errors import HeadError, InputError, LabelError
+from cache.fingerprint import is_random, weights_name
+from cache.groups import source_groups
+from cache.schema import UNKNOWN_LABEL
+from heads.data import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
+from heads.grid import Ragged, join_streams, reference_stream
+
+if TYPE_CHECKING:
+    from cache.labels import LabelJoin
+    from cache.reader import Cache
+
+MEMORY_SHARE = 0.5
+"""Tokens may take this share of free memory; above it they are read from disk batch by batch."""
+
+METADATA_COLUMNS = ("width", "height", "fps", "duration_seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which streams, on which grid, and how much is held out where the cache has no splits.
+
+    streams: names, or None for all that the cache holds; kept sorted. grid: the stream whose tokens the
+    joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: (0,
+    0.5]. Raises InputError for values out of range.
+    """
+
+    streams: tuple[str, ...] | None = None
+    grid: str = "auto"
+    val_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.streams is not None:
+            if not self.streams or any(not name for name in self.streams):
+                raise InputError("streams must name at least one stream, or be left out for all of them")
+            object.__setattr__(self, "streams", tuple(sorted(set(self.streams))))
+        if not 0.0 < self.val_share <= 0.5:
+            raise InputError(f"val_share must be above 0 and at most 0.5, got {self.val_share}")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInput:
+    """One stream that a head reads. fingerprint: how its features were made (see cache/fingerprint.py)."""
+
+    name: str
+    dim: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """What every table prints, such as "openai" or "random (seed 0)"."""
+        return weights_name(self.fingerprint)
+
+
+def weights_line(streams: Sequence[StreamInput]) -> str:
+    """One line for every table: "clip: openai, slowfast: random (seed 0)"."""
+    return ", ".join(f"{stream.name}: {stream.weights}" for stream in streams)
+
+
+def any_random(streams: Sequence[StreamInput]) -> bool:
+    """True when any stream's weights are random, so that scores say nothing about the world."""
+    return any(is_random(stream.fingerprint) for stream in streams)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadDataset:
+    """V videos sorted by id, with their tokens.
+
+    labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
+    durations: float64 [V], seconds. metadata: float64 [V, 4], columns METADATA_COLUMNS.
+    tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
+    label_names: (negative, positive). cache_digest: which files, whatever their order.
+    """
+
+    ids: tuple[str, ...]
+    labels: npt.NDArray[np.int8]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    durations: npt.NDArray[np.float64]
+    metadata: npt.NDArray[np.float64]
+    streams: tuple[StreamInput, ...]
+    tokens: TokenSource
+    grid: str
+    label_names: tuple[str, str]
+    cache_name: str
+    cache_digest: str
+
+    def __post_init__(self) -> None:
+        counts = {len(self.ids), self.tokens.n_videos, len(self.splits), len(self.groups)}
+        counts |= {len(self.labels), len(self.durations), len(self.metadata)}
+        if len(counts) != 1:
+            raise ValueError(f"columns of a dataset differ in length: {sorted(counts)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"HeadDataset({len(self)} videos, {weights_line(self.streams)})"
+
+    @property
+    def stream_dims(self) -> tuple[int, ...]:
+        """Width of each stream, in the order of `streams`."""
+        return tuple(stream.dim for stream in self.streams)
+
+
+def load_dataset(
+    cache: Cache,
+    *,
+    separate_streams: bool,
+    config: DataConfig | None = None,
+    labels: LabelJoin | None = None,
+    memory_bytes: int | None = None,
+) -> HeadDataset:
+    """Read rows and tokens. `labels` replaces the stored labels; a video it does not match has none.
+
+    memory_bytes: most memory for tokens; None is half of what is free.
+    Raises InputError for a stream that the cache does not hold, LabelError for a cache without videos.
+    """
+    config = config or DataConfig()
+    names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
+    grid = _reference(cache, names, config.grid)
+    table = cache.videos
+    ids = [str(i) for i in table.id]
+    if not ids:
+        raise LabelError(f"{cache.paths[0]} holds no videos; extract some first")
+    order = np.argsort(np.array(ids, dtype=object), kind="stable")
+    sorted_ids = [ids[i] for i in order]
+    stored_labels = np.asarray(table.label, dtype=np.int8)[order]
+    splits = [str(table.split[i]) for i in order]
+    sources = [str(table.source[i]) for i in order]
+    label_names = cache.label_names or ("0", "1")
+    if labels is not None:
+        label_names = (labels.names.negative, labels.names.positive)
+        for v, video_id in enumerate(sorted_ids):
+            label = labels.matched.get(video_id)
+            stored_labels[v] = UNKNOWN_LABEL if label is None else label.label
+            splits[v] = (label.split if label else "") or splits[v]
+            sources[v] = (label.source if label else "") or sources[v]
+    return HeadDataset(
+        ids=tuple(sorted_ids),
+        labels=stored_labels,
+        splits=tuple(splits),
+        groups=tuple(source_groups(sorted_ids, sources)),
+        durations=np.asarray(table.duration_seconds, dtype=np.float64)[order],
+        metadata=np.stack(
+            [np.asarray(getattr(table, c), dtype=np.float64)[order] for c in METADATA_COLUMNS], axis=1
+        ),
+        streams=tuple(StreamInput(n, cache.streams[n].dim, cache.streams[n].fingerprint) for n in names),
+        tokens=load_tokens(
+            cache,
+            names,
+            order,
+            separate_streams=separate_streams,
+            grid=grid,
+            memory_bytes=memory_bytes,
+        ),
+        grid=grid,
+        label_names=label_names,
+        cache_name=cache.dataset,
+        cache_digest=_rows_digest(sorted_ids, [str(table.digest[i]) for i in order]),
+    )
+
+
+def choose_streams(held: Sequence[str], wanted: Sequence[str] | None, *, where: str) -> tuple[str, ...]:
+    """The wanted streams, sorted; all that are held when None. Raises InputError naming what is missing."""
+    missing = sorted(set(wanted or ()) - set(held))
+    if missing:
+        raise InputError(f"{where} holds no stream {', '.join(missing)}; it holds {', '.join(sorted(held))}")
+    return tuple(sorted(held if wanted is None else wanted))
+
+
+def _rows_digest(ids: Sequence[str], digests: Sequence[str]) -> str:
+    """Short digest of which files a cache holds, whatever its order or format."""
+    text = "\n".join(f"{i}\t{d}" for i, d in zip(ids, digests, strict=True))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def load_tokens(
+    cache: Cache,
+    streams: Sequence[str],
+    videos: npt.NDArray[np.int64],
+    *,
+    separate_streams: bool,
+    grid: str = "auto",
+    memory_bytes: int | None = None,
+) -> TokenSource:
+    """Tokens of `videos` (store indices, int64 [V], any order): in memory where they fit, else streamed.
+
+    Raises InputError when `grid` is not one of `streams`.
+    """
+    reference = _reference(cache, streams, grid)
+    counts = {name: cache.streams[name].n_tokens for name in streams}
+    if memory_bytes is None:
+        import psutil
+
+        memory_bytes = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    needed = sum(
+        counts[n] * cache.streams[n].dim * np.dtype(cache.streams[n].dtype).itemsize for n in streams
+    )
+    if not separate_streams and len(streams) > 1:
+        needed += counts[reference] * sum(cache.streams[n].dim for n in streams) * 4
+    if needed > memory_bytes:
+        return StreamedTokens(cache, tuple(streams), videos, separate_streams, reference)
+    ragged = {}
+    for name in streams:
+        array = cache.load(name)
+        ragged[name] = Ragged(array.values, array.spans, array.offsets)
+    return in_memory(ragged, separate_streams=separate_streams, grid=reference).take(torch.from_numpy(videos))
+
+
+def _reference(cache: Cache, streams: Sequence[str], grid: str) -> str:
+    try:
+        return reference_stream({name: cache.streams[name].n_tokens for name in streams}, grid=grid)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def in_memory(streams: Mapping[str, Ragged], *, separate_streams: bool, grid: str = "auto") -> MemoryTokens:
+    """Channels from ragged streams: one a stream, or one of all streams joined on a grid.
+
+    Raises HeadError for a head of no streams, ValueError as `heads.grid.join_streams` does.
+    """
+    if not streams:
+        raise HeadError("a head needs at least one stream")
+    parts = list(streams.values()) if separate_streams else [join_streams(streams, grid=grid)]
+    return MemoryTokens(
+        tuple(
+            Channel(
+                values=as_tensor(part.values),
+                times=as_tensor(part.spans.mean(axis=1, dtype=np.float32)),
+                starts=as_tensor(part.offsets[:-1]),
+                lengths=as_tensor(part.lengths),
+            )
+            for part in parts
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamedTokens:
+    """Tokens read from the cache for each batch: for caches larger than memory."""
+
+    cache: Cache
+    streams: tuple[str, ...]
+    videos: npt.NDArray[np.int64]
+    separate_streams: bool
+    reference: str
+
+    @property
+    def n_videos(self) -> int:
+        return len(self.videos)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        dims = tuple(self.cache.streams[name].dim for name in self.streams)
+        return dims if self.separate_streams else (sum(dims),)
+
+    @property
+    def lengths(self) -> Tensor:
+        names = self.streams if self.separate_streams else (self.reference,)
+        counts = sum(np.diff(self.cache.offsets(name))[self.videos] for name in names)
+        return torch.from_numpy(np.asarray(counts, dtype=np.int64))
+
+    def batch(self, videos: Tensor) -> tuple[TokenBatch, ...]:
+        rows = self.videos[videos.numpy()]
+        by_row, back = np.unique(rows, return_inverse=True)  # reading in store order coalesces
+        ragged = {}
+        for name in self.streams:
+            tokens = self.cache.read(name, by_row)
+            ragged[name] = Ragged(
+                np.concatenate([t.values for t in tokens]),
+                np.concatenate([t.spans for t in tokens]),
+                np.concatenate([[0], np.cumsum([len(t.values) for t in tokens])]).astype(np.int64),
+            )
+        loaded = in_memory(ragged, separate_streams=self.separate_streams, grid=self.reference)
+        return loaded.batch(torch.from_numpy(back.reshape(-1)))

@@ -1,0 +1,122 @@
+"""How a head is trained: learning rate over time, clipping, averaged weights, precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from cache.errors import InputError
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+Precision = Literal["auto", "fp32", "bf16"]
+BF16_WORTHWHILE_WIDTH = 512
+"""auto uses bf16 from this token width on: below it, casting costs more than the faster products save."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimConfig:
+    """AdamW and what surrounds it.
+
+    epochs: [1, 10,000]. batch_size: [2, 65,536] videos. lr: (0, 1]. weight_decay: [0, 1]. schedule: cosine to
+    0 or constant, after a linear warm-up over warmup_share in [0, 0.5] of all steps. clip_norm: gradient norm
+    is clipped to it; None is off. ema_decay: (0, 1), averaged weights are scored and kept, with a warm-up of
+    the decay; None is off. patience: epochs without a better selection metric before stopping; None is off.
+    sampler: shuffle, or balanced (both classes equally likely, with replacement). precision: of training's
+    matrix products; scoring is always float32. Raises InputError for values out of range.
+    """
+
+    epochs: int = 40
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_share: float = 0.1
+    clip_norm: float | None = 1.0
+    ema_decay: float | None = 0.98
+    patience: int | None = 15
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.epochs <= 10_000:
+            raise InputError(f"epochs must be between 1 and 10,000, got {self.epochs}")
+        if not 2 <= self.batch_size <= 65_536:
+            raise InputError(
+                f"batch_size must be between 2 and 65,536 (BatchNorm needs two), got {self.batch_size}"
+            )
+        if not 0.0 < self.lr <= 1.0:
+            raise InputError(f"lr must be above 0 and at most 1, got {self.lr}")
+        if not 0.0 <= self.weight_decay <= 1.0:
+            raise InputError(f"weight_decay must be in [0, 1], got {self.weight_decay}")
+        if self.schedule not in ("cosine", "constant"):
+            raise InputError(f"schedule must be cosine or constant, got '{self.schedule}'")
+        if not 0.0 <= self.warmup_share <= 0.5:
+            raise InputError(f"warmup_share must be in [0, 0.5], got {self.warmup_share}")
+        if self.clip_norm is not None and not 0.0 < self.clip_norm < float("inf"):
+            raise InputError(f"clip_norm must be above 0, or off, got {self.clip_norm}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise InputError(f"ema_decay must be between 0 and 1, or off, got {self.ema_decay}")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"patience must be 1 or more, or off, got {self.patience}")
+        if self.sampler not in ("shuffle", "balanced"):
+            raise InputError(f"sampler must be shuffle or balanced, got '{self.sampler}'")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise InputError(f"precision must be auto, fp32 or bf16, got '{self.precision}'")
+
+
+def lr_factor(step: int, *, n_steps: int, config: OptimConfig) -> float:
+    """Share of the learning rate at `step` (0 to n_steps - 1): linear warm-up, then cosine or constant."""
+    warmup = round(n_steps * config.warmup_share)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters; weight decay on matrices only, not on biases, norms and embeddings of one
+    row.
+    """
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, fused=True)
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights. The decay warms up as (1 + n) / (10 + n); buffers follow the
+    model.
+    """
+
+    @torch.no_grad()
+    def average(old: Tensors, new: Tensors, n_averaged: Tensor | int) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(list(old), list(new), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=False)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True where bf16 matrix products are faster than float32: CPUs with AVX512-BF16 or AMX, GPUs from Ampere
+    on.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def uses_bf16(precision: Precision, *, width: int, device: torch.device) -> bool:
+    """Whether training autocasts to bf16, for tokens of `width`."""
+    if precision == "auto":
+        return width >= BF16_WORTHWHILE_WIDTH and has_fast_bf16(device)
+    return precision == "bf16"

@@ -1,0 +1,93 @@
+"""What a training writes beside its checkpoint: metrics, history, predictions and the confusion matrix."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from heads.checkpoint import save_head, write_file, writing
+from heads.fit import EpochRow
+from heads.train import TrainingRecord
+from heads.trained import TrainedHead
+
+METRICS_FILE = "metrics.json"
+HISTORY_FILE = "history.csv"
+PREDICTIONS_FILE = "predictions.csv"
+CONFUSION_FILE = "confusion-matrix.png"
+
+
+def write_training(head: TrainedHead, folder: str | Path) -> dict[str, Path]:
+    """Save the head and everything its training left; returns what was written by name.
+
+    Raises ValueError for a head that was loaded rather than trained, StorageFull or HeadError as `save_head`.
+    """
+    if head.training is None:
+        raise ValueError("this head was loaded from disk; only a fresh training has a history to write")
+    folder = save_head(head, folder)
+    contents = {
+        "metrics": (METRICS_FILE, metrics_json(head, head.training)),
+        "history": (HISTORY_FILE, history_csv(head.training.history)),
+        "predictions": (PREDICTIONS_FILE, predictions_csv(head, head.training)),
+        "confusion matrix": (CONFUSION_FILE, _confusion_png(head, head.training)),
+    }
+    written = {"head": folder}
+    with writing(folder):
+        for name, (file, data) in contents.items():
+            write_file(folder / file, data)
+            written[name] = folder / file
+    return written
+
+
+def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
+    """The head and its floors on every part, calibration, threshold and notes, with which split did what."""
+    values: dict[str, Any] = {
+        "weights": head.info.weights,
+        "random_weights": head.info.random_weights,
+        "split": record.split.origin,
+        "chosen_on": "val",
+        "scored_once_on": "test" if len(record.split.test) else None,
+        "head": {e.part: e.as_dict() for e in record.evaluations},
+        "floors": {f"{e.name} on {e.part}": e.as_dict() for e in record.floors},
+        "threshold": asdict(head.info.threshold),
+        "calibration": {"applied": head.info.config.calibration, **asdict(record.calibration)},
+        "best_epoch": head.info.best_epoch,
+        "pos_weight": head.info.pos_weight,
+        "notes": list(head.info.notes),
+        "seconds": dict(record.seconds),
+    }
+    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+
+def history_csv(history: Sequence[EpochRow]) -> bytes:
+    """One line an epoch; an undefined value is an empty cell."""
+    return _csv(list(history[0].as_dict()), (row.as_dict().values() for row in history))
+
+
+def predictions_csv(head: TrainedHead, record: TrainingRecord) -> bytes:
+    """One line a video: id, label, split, probability, decision; label and decision are 0 or 1."""
+    table = record.predictions
+    decisions = (table.probabilities >= head.info.threshold.threshold).astype(int)
+    rows = zip(
+        table.ids, table.labels.tolist(), table.splits, table.probabilities.tolist(), decisions, strict=True
+    )
+    return _csv(["id", "label", "split", "probability", "decision"], rows)
+
+
+def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _confusion_png(head: TrainedHead, record: TrainingRecord) -> bytes:
+    from heads.figures import confusion_matrix_png
+
+    final = next((e for e in record.evaluations if e.part == "test"), record.evaluations[0])
+    return confusion_matrix_png(final, label_names=head.info.label_names, weights=head.info.weights)

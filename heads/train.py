@@ -1,0 +1,300 @@
+"""From a cache to a trained head: read, split, fit, choose the threshold, score, put the floors beside it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cache.errors import InputError
+from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
+from heads.config import TrainConfig
+from heads.dataset import HeadDataset, load_dataset
+from heads.evaluate import Evaluation, evaluate
+from heads.fit import EpochRow, FitResult, fit, predict_logits
+from heads.floors import beaten_notes, evaluate_floors
+from heads.splits import Split, choose_split
+from heads.thresholds import ThresholdChoice, choose_threshold, lipton_warning, with_interval
+from heads.trained import HeadInfo, TrainedHead
+
+if TYPE_CHECKING:
+    from cache.labels import LabelJoin
+    from cache.reader import Cache
+
+Float = npt.NDArray[np.float64]
+Device = Literal["auto", "cpu", "cuda"]
+LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictionTable:
+    """One row a labelled video of the split, sorted by id: what predictions.csv and every figure are made
+    from.
+
+    labels: int8 [M]. splits: the part each video was in. logits, probabilities: float64 [M], probabilities
+    after calibration.
+    """
+
+    ids: tuple[str, ...]
+    labels: npt.NDArray[np.int8]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    logits: Float
+    probabilities: Float
+
+    def rows_of(self, part: str) -> npt.NDArray[np.int64]:
+        """Row numbers of one part of the split."""
+        return np.flatnonzero(np.array(self.splits) == part)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingRecord:
+    """What a training leaves for tables, figures and reports; not part of the checkpoint.
+
+    evaluations: the head on val, test (where there is one) and train, in this order. floors: the same parts
+    but train. seconds: wall time by step.
+    """
+
+    split: Split
+    history: tuple[EpochRow, ...]
+    predictions: PredictionTable
+    evaluations: tuple[Evaluation, ...]
+    floors: tuple[Evaluation, ...]
+    calibration: Calibration
+    seconds: Mapping[str, float]
+
+
+def train_head(
+    cache: Cache,
+    config: TrainConfig | None = None,
+    *,
+    labels: LabelJoin | None = None,
+    device: Device = "auto",
+    on_epoch: Callable[[EpochRow], None] | None = None,
+) -> TrainedHead:
+    """Train one head from a cache, on its own split or a holdout by source group.
+
+    labels: a join that replaces the stored labels (`cache.labels.label_videos`). on_epoch is called after
+    every epoch. Raises LabelError when labels cannot be trained on, InputError for settings that do not fit
+    the cache, HeadError when the loss stops being finite.
+    """
+    config = config or TrainConfig()
+    started = time.perf_counter()
+    dataset = load_dataset(
+        cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels
+    )
+    split = choose_split(
+        dataset.labels, dataset.splits, dataset.groups, val_share=config.data.val_share, seed=config.seed
+    )
+    load_seconds = time.perf_counter() - started
+    return train_on(dataset, split, config, device=device, on_epoch=on_epoch, seconds={"load": load_seconds})
+
+
+def train_on(
+    dataset: HeadDataset,
+    split: Split,
+    config: TrainConfig,
+    *,
+    device: Device = "auto",
+    on_epoch: Callable[[EpochRow], None] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> TrainedHead:
+    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold."""
+    started = time.perf_counter()
+    result = fit(
+        dataset.tokens,
+        dataset.labels,
+        train=split.train,
+        val=split.val,
+        stream_dims=dataset.stream_dims,
+        config=config,
+        device=resolve_device(device),
+        on_epoch=on_epoch,
+        negative_hours=negative_hours(dataset, split.val),
+    )
+    return finish(
+        dataset, split, config, result, seconds={**(seconds or {}), "fit": time.perf_counter() - started}
+    )
+
+
+def finish(
+    dataset: HeadDataset,
+    split: Split,
+    config: TrainConfig,
+    result: FitResult,
+    *,
+    seconds: Mapping[str, float] | None = None,
+) -> TrainedHead:
+    """Calibrate and choose the threshold on val, then score every part once and put the floors beside it."""
+    started = time.perf_counter()
+    rows = np.sort(np.concatenate(list(split.parts().values())))
+    logits = predict_logits(result.model, dataset.tokens, rows)
+    in_part = {int(row): name for name, part in split.parts().items() for row in part}
+    splits = tuple(in_part[int(row)] for row in rows)
+    val = np.flatnonzero(np.array(splits) == "val")
+    labels = dataset.labels[rows]
+    calibration = fit_temperature(logits[val], labels[val])
+    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
+    table = PredictionTable(
+        ids=tuple(dataset.ids[i] for i in rows),
+        labels=labels,
+        splits=splits,
+        groups=tuple(dataset.groups[i] for i in rows),
+        logits=logits,
+        probabilities=probabilities(logits, temperature=temperature),
+    )
+    choice = _chosen_threshold(dataset, table, rows, val, config)
+    evaluations = tuple(
+        evaluate(
+            "head",
+            part,
+            table.labels[places],
+            table.probabilities[places],
+            threshold=choice.threshold,
+            groups=[table.groups[i] for i in places],
+            n_resamples=config.n_resamples if part != "train" else 0,
+            seed=config.seed,
+        )
+        for part in ("val", "test", "train")
+        if len(places := table.rows_of(part))
+    )
+    floors = evaluate_floors(
+        dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
+    )
+    notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, val, config))
+    for evaluation in evaluations[: 1 + bool(len(split.test))]:
+        notes += beaten_notes(evaluation, floors)
+    record = TrainingRecord(
+        split=split,
+        history=result.history,
+        predictions=table,
+        evaluations=evaluations,
+        floors=floors,
+        calibration=calibration,
+        seconds={**(seconds or {}), "evaluate": time.perf_counter() - started},
+    )
+    info = HeadInfo(
+        config=config,
+        streams=dataset.streams,
+        grid=dataset.grid,
+        label_names=dataset.label_names,
+        threshold=choice,
+        temperature=temperature,
+        best_epoch=result.best_epoch,
+        pos_weight=result.pos_weight,
+        precision=result.precision,
+        n_parameters=result.model.n_parameters,
+        metrics={e.part: _metrics(e) for e in evaluations},
+        floors={f"{e.name} on {e.part}": _metrics(e) for e in floors},
+        trained_on=_trained_on(dataset, split),
+        notes=notes,
+        versions=library_versions(),
+    )
+    return TrainedHead(result.model, info, record)
+
+
+def _chosen_threshold(
+    dataset: HeadDataset,
+    table: PredictionTable,
+    rows: npt.NDArray[np.int64],
+    val: npt.NDArray[np.int64],
+    config: TrainConfig,
+) -> ThresholdChoice:
+    labels, scores = table.labels[val], table.probabilities[val]
+    choice = choose_threshold(
+        labels, scores, config=config.threshold, negative_hours=negative_hours(dataset, rows[val])
+    )
+    if config.n_resamples:
+        choice = with_interval(
+            choice,
+            labels,
+            scores,
+            groups=[table.groups[i] for i in val],
+            config=config.threshold,
+            seconds=dataset.durations[rows[val]],
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+        )
+    return choice
+
+
+def calibration_notes(
+    calibration: Calibration,
+    choice: ThresholdChoice,
+    table: PredictionTable,
+    val: npt.NDArray[np.int64],
+    config: TrainConfig,
+) -> tuple[str, ...]:
+    """Notes on a temperature at its bound, and on a calibrated F1 threshold that is far from half of the best
+    F1.
+    """
+    notes: list[str] = []
+    if calibration.at_bound:
+        notes.append(
+            f"the best temperature lies beyond {calibration.temperature:.2f}: the {calibration.n} val videos "
+            "are separated perfectly or not at all, so probabilities are not calibrated"
+        )
+    if choice.objective == "f1" and not choice.degenerate:
+        scores = probabilities(table.logits[val], temperature=calibration.temperature)
+        calibrated = choose_threshold(table.labels[val], scores)
+        applied = calibration.temperature if config.calibration == "temperature" else 1.0
+        interval = choice.interval and replace(
+            choice.interval,
+            low=rescaled(choice.interval.low, applied, calibration.temperature),
+            high=rescaled(choice.interval.high, applied, calibration.temperature),
+        )
+        warning = lipton_warning(calibrated.threshold, calibrated.f1, interval=interval)
+        notes += [warning] if warning else []
+    return tuple(notes)
+
+
+def negative_hours(dataset: HeadDataset, rows: npt.NDArray[np.int64]) -> float | None:
+    """Hours of negative video among `rows`; None when durations are unknown."""
+    hours = float(dataset.durations[rows][dataset.labels[rows] == 0].sum()) / 3600
+    return hours if hours > 0 else None
+
+
+def resolve_device(device: Device) -> torch.device:
+    """auto is CUDA where there is one. Raises InputError for cuda without a device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; use --device cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _metrics(evaluation: Evaluation) -> dict[str, Any]:
+    values = evaluation.as_dict()
+    return {**values["metrics"], "intervals": values["intervals"]}
+
+
+def _trained_on(dataset: HeadDataset, split: Split) -> dict[str, Any]:
+    return {
+        "dataset": dataset.cache_name,
+        "cache_digest": dataset.cache_digest,
+        "n_videos": len(dataset),
+        "split": split.origin,
+        "chosen_on": "val",
+        "counts": {
+            part: {dataset.label_names[label]: int((dataset.labels[rows] == label).sum()) for label in (0, 1)}
+            for part, rows in split.parts().items()
+        },
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a score depends on; a library that is not installed as a package is left out."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

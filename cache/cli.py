@@ -115,13 +115,12 @@ def _print(facts: dict[str, Any]) -> None:
     for split, counts in facts["splits"].items():
         table.add_row(split, *(str(counts.get(label, 0)) for label in labels), str(sum(counts.values())))
     console.print(table)
-    table = Table("stream", "tokens", "width", "stored as", "model", "weights", "precision", "fingerprint")
     for name, stream in facts["streams"].items():
         fields = stream["fingerprint"]
-        model, precision = str(fields.get("model", "?")), str(fields.get("precision", "?"))
-        counts = (str(stream["n_tokens"]), str(stream["dim"]), stream["dtype"])
-        table.add_row(name, *counts, model, stream["weights"], precision, stream["fingerprint_digest"])
-    console.print(table)
+        console.print(
+            f"stream {name}: {stream['n_tokens']} tokens of {stream['dim']} {stream['dtype']}, {fields.get('model', '?')}, "
+            f"weights {stream['weights']}, {fields.get('precision', '?')}, fingerprint {stream['fingerprint_digest']}"
+        )
     if facts["n_rejects"]:
         table = Table("rejects", "reason", "meaning")
         for reason, count in facts["rejects_by_reason"].items():

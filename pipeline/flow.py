@@ -150,7 +150,7 @@ class Flow:
         report.stored_now += 1
         report.replaced += row.id in self._replaced
         report.video_seconds += row.duration_seconds
-        report.decoders[row.decoder] += 1
+        report.decoders[row.decoder] = report.decoders.get(row.decoder, 0) + 1
         for name, tokens in features.tokens.items():
             report.tokens[name] = report.tokens.get(name, 0) + len(tokens.values)
         if row.duration_seconds < SHORT_SHARE * decoded.declared_seconds:

@@ -37,6 +37,7 @@ class ExtractReport:
     device: str = ""
     precision: str = ""
     tokens: dict[str, int] = field(default_factory=dict)
+    added_streams: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     setup_seconds: float = 0.0
     video_seconds: float = 0.0
@@ -45,7 +46,7 @@ class ExtractReport:
     embed_seconds: dict[str, float] = field(default_factory=dict)
     write_seconds: float = 0.0
     worker_restarts: int = 0
-    decoders: Counter[str] = field(default_factory=Counter)
+    decoders: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
     shortened: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
@@ -127,6 +128,8 @@ class ExtractReport:
         ):
             if count:
                 lines.append(f"{count} {text}")
+        for name, count in self.added_streams.items():
+            lines.append(f"stream {name} added to {count} stored videos")
         if self.stored_now:
             work_seconds = max(self.seconds - self.setup_seconds, 1e-9)
             tokens = ", ".join(f"{count} {name}" for name, count in self.tokens.items())

@@ -19,6 +19,7 @@ from cache.fingerprint import weights_name
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL, StreamSpec, TokenDtype
 from cache.writer import CacheWriter
+from pipeline.add_stream import add_stream, missing_streams, remove_sidecar
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import BackboneConfig, load_backbones
 from pipeline.decoders.base import DecoderName
@@ -81,11 +82,19 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
     report.found, report.skipped_files = len(tree.sources), len(tree.skipped)
     with stop_on_signal() as stop:
+        missing = missing_streams(config.out, config.backbones.streams)
         backbones = load_backbones(config.backbones)
         describe(backbones, config, report, console)
         report.setup_seconds = time.perf_counter() - began
-        with open_writer(config, config.out, backbones, resolved) as writer:
-            fill_cache(writer, config, resolved, backbones, report=report, console=console, stop=stop)
+        for name in missing:
+            add_stream(name, config, resolved, backbones, report=report, console=console, stop=stop)
+            if stop.is_set():
+                break
+        else:
+            with open_writer(config, config.out, backbones, resolved) as writer:
+                fill_cache(writer, config, resolved, backbones, report=report, console=console, stop=stop)
+            for name in backbones:
+                remove_sidecar(config.out, name)
         recall_rejects(config, report, {source.id for source in resolved.sources})
     report.interrupted = stop.is_set()
     report.seconds = time.perf_counter() - began
@@ -127,21 +136,26 @@ def fill_cache(
     if not inventory.work:
         console.print("nothing new to extract", highlight=False)
     else:
-        settings = FlowSettings(
-            dtype=config.dtype,
-            decoder=config.decoder,
-            pool=config.pool,
-            max_error_share=config.max_error_share,
-            min_seconds=config.min_seconds,
-            reject_duplicates=config.duplicates == "reject",
-            commit_videos=config.commit_videos,
-            commit_seconds=config.commit_seconds,
-        )
         digests = {entry.digest: video_id for video_id, entry in known.items() if entry.state == "stored"}
-        flow = Flow(
-            settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests
-        )
+        flow = make_flow(config, backbones, writer=writer, digests=digests)
         flow.run(inventory.work, report=report, console=console, stop=stop)
+
+
+def make_flow(
+    config: ExtractConfig, backbones: Mapping[str, Backbone], *, writer: CacheWriter, digests: dict[str, str]
+) -> Flow:
+    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id."""
+    settings = FlowSettings(
+        dtype=config.dtype,
+        decoder=config.decoder,
+        pool=config.pool,
+        max_error_share=config.max_error_share,
+        min_seconds=config.min_seconds,
+        reject_duplicates=config.duplicates == "reject",
+        commit_videos=config.commit_videos,
+        commit_seconds=config.commit_seconds,
+    )
+    return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)
 
 
 def _relabel(

@@ -1,0 +1,131 @@
+"""Adding a stream to a cache that has videos already: only the new stream is computed, nothing else is touched.
+
+The new stream grows in a sidecar cache beside the main one, with the same crash safety and resumption; when it holds every
+stored video it is attached in one atomic step and the sidecar goes. Until then the main cache is as it was. A video that can no
+longer be decoded becomes a reject of the main cache, since every stored video has every stream.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cache.errors import FingerprintMismatch, InputError
+from cache.reader import open_cache
+from cache.schema import Reject, VideoLabel
+from cache.writer import CacheWriter
+from pipeline.assembly import Input
+from pipeline.backbones.base import Backbone
+from pipeline.report import ExtractReport
+from pipeline.sources import ResolvedSources
+
+if TYPE_CHECKING:
+    from pipeline.run import ExtractConfig
+
+
+def missing_streams(out: Path, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Streams that an existing, non-empty cache lacks. Raises FingerprintMismatch where it has more than was asked for."""
+    if not out.exists() and not Path(f"{out}.staging").exists():
+        return ()
+    with open_cache(out) as cache:
+        held, n_videos = set(cache.streams), len(cache)
+    extra = sorted(held - set(asked))
+    if extra:
+        raise FingerprintMismatch(
+            f"{out} also holds {', '.join(extra)}, and every stored video has every stream: "
+            f"ask for --streams {','.join(sorted(held | set(asked)))}, or use another --out"
+        )
+    return tuple(name for name in asked if name not in held) if n_videos else ()
+
+
+def sidecar_path(out: Path, stream: str) -> Path:
+    """Where a stream grows before it is attached."""
+    return out.with_name(f"{out.name}.adding-{stream}.zarr")
+
+
+def remove_sidecar(out: Path, stream: str) -> None:
+    """Remove the sidecar of an attached stream, also one that a killed run left behind after attaching it."""
+    sidecar = sidecar_path(out, stream)
+    if sidecar.exists():
+        shutil.rmtree(sidecar)
+    Path(f"{sidecar}.lock").unlink(missing_ok=True)
+
+
+def add_stream(
+    name: str,
+    config: ExtractConfig,
+    resolved: ResolvedSources,
+    backbones: Mapping[str, Backbone],
+    *,
+    report: ExtractReport,
+    console: Console,
+    stop: threading.Event,
+) -> None:
+    """Compute stream `name` for every stored video and attach it; after an interruption the same command goes on.
+
+    Raises InputError where stored videos are not in the source, and FingerprintMismatch where a file changed.
+    """
+    from pipeline.run import make_flow, open_writer
+
+    with CacheWriter.reopen(config.out) as main:
+        stored = {video_id: entry for video_id, entry in main.known().items() if entry.state == "stored"}
+        by_id = {source.id: source for source in resolved.sources}
+        gone = sorted(stored.keys() - by_id.keys())
+        if gone:
+            raise InputError(
+                f"stream {name} cannot be added: {len(gone)} stored videos are not in {config.src}, such as {gone[0]}; "
+                "give the source that holds them all"
+            )
+        console.print(f"adding stream {name} to {len(stored)} stored videos", highlight=False)
+        sidecar = sidecar_path(config.out, name)
+        own = replace(report_like(report), found=len(stored))
+        with open_writer(config, sidecar, {name: backbones[name]}, resolved) as writer:
+            done = writer.known()
+            work = [
+                Input(by_id[i], resolved.labels.get(i, VideoLabel(-1, "")), entry.size_bytes, entry.mtime_ns)
+                for i, entry in stored.items()
+                if i not in done
+            ]
+            flow = make_flow(config, {name: backbones[name]}, writer=writer, digests={})
+            flow.run(work, report=own, console=console, stop=stop)
+            ended = writer.known()
+        report.tokens[name] = report.tokens.get(name, 0) + own.tokens.get(name, 0)
+        report.added_streams[name] = own.stored_now
+        if stop.is_set():
+            report.not_reached += own.not_reached
+            report.stored_before += len(stored) - own.not_reached
+            return
+        changed = [
+            i for i, entry in stored.items() if ended[i].digest != entry.digest and ended[i].state == "stored"
+        ]
+        if changed:
+            raise FingerprintMismatch(
+                f"stream {name} cannot be added: {len(changed)} files changed since they were stored, such as {changed[0]}; "
+                f"bring the cache up to date with its own streams first, then remove {sidecar} and add the stream"
+            )
+        _drop_undecodable(
+            main, sidecar, stored.keys() & {i for i, e in ended.items() if e.state == "rejected"}
+        )
+        main.attach_stream(sidecar)
+    remove_sidecar(config.out, name)
+
+
+def report_like(report: ExtractReport) -> ExtractReport:
+    """An empty report for the sidecar's own counts."""
+    return ExtractReport(src=report.src, out=report.out, layout=report.layout)
+
+
+def _drop_undecodable(main: CacheWriter, sidecar: Path, ids: set[str]) -> None:
+    if not ids:
+        return
+    with open_cache(sidecar) as cache:
+        rejects: list[Reject] = [
+            r for r in (cache.rejects.row(i) for i in range(len(cache.rejects))) if r.id in ids
+        ]
+    main.commit([], rejects)

@@ -98,8 +98,11 @@ def add_stream(
         report.tokens[name] = report.tokens.get(name, 0) + own.tokens.get(name, 0)
         report.added_streams[name] = own.stored_now
         if stop.is_set():
-            report.not_reached += own.not_reached
-            report.stored_before += len(stored) - own.not_reached
+            report.stored_before = len(stored)
+            report.rejected_before = sum(
+                i in by_id and e.state == "rejected" for i, e in main.known().items()
+            )
+            report.not_reached = report.found - report.stored - report.rejected
             return
         changed = [
             i for i, entry in stored.items() if ended[i].digest != entry.digest and ended[i].state == "stored"

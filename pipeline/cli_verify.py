@@ -20,10 +20,10 @@ def verify_command(
 ) -> None:
     """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
     import numpy as np
-    from cache.check import check_cache
     from rich.console import Console
     from rich.table import Table
 
+    from cache.check import check_cache
     from cache.reader import open_cache
     from pipeline.backbones.load import config_from_fingerprints, load_backbones
     from pipeline.decoders.base import DecodeProblem

@@ -36,8 +36,47 @@ class TokenMLP(nn.Module):
         return encoded
 
 
+class AttentionLayer(nn.Module):
+    """What nn.TransformerEncoderLayer computes with its defaults (post-norm, ReLU), for long videos as well.
+
+    torch's own layer writes out every T x T attention matrix when it scores; this one never does. For the
+    same reason dropout acts on both residual branches and inside the feed-forward part, but not on attention
+    weights.
+    """
+
+    def __init__(self, width: int, *, n_heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.grow = nn.Linear(width, feedforward)
+        self.shrink = nn.Linear(feedforward, width)
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_feedforward = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """[B, T, D]."""
+        x_BTD = self.norm_attention(x_BTD + self.dropout(self._attend(x_BTD, mask_BT)))
+        hidden_BTF = self.dropout(torch.relu(self.grow(x_BTD)))
+        normed: Tensor = self.norm_feedforward(x_BTD + self.dropout(self.shrink(hidden_BTF)))
+        return normed
+
+    def _attend(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        qkv = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, -1))
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
+        mixed = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask_BT[:, None, None, :]
+        )
+        attended: Tensor = self.out(mixed.transpose(1, 2).flatten(-2))
+        return attended
+
+
 class AttentionEncoder(nn.Module):
-    """torch's TransformerEncoder over real tokens, post-norm as nn.TransformerEncoderLayer has it by default.
+    """`depth` attention layers over real tokens.
 
     With `cls`, one learned token is put first; forward returns the tokens and the mask that goes with them.
     """
@@ -46,11 +85,10 @@ class AttentionEncoder(nn.Module):
         self, width: int, *, depth: int, n_heads: int, feedforward: int, dropout: float, cls: bool
     ) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(
-            width, n_heads, dim_feedforward=feedforward, dropout=dropout, batch_first=True
+        self.layers = nn.ModuleList(
+            AttentionLayer(width, n_heads=n_heads, feedforward=feedforward, dropout=dropout)
+            for _ in range(depth)
         )
-        # Nested tensors would return shorter outputs than the mask says.
-        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
         self.cls = nn.Parameter(torch.randn(width) * 0.02) if cls else None
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +96,9 @@ class AttentionEncoder(nn.Module):
         if self.cls is not None:
             x_BTD = torch.cat([self.cls.to(x_BTD.dtype).expand(len(x_BTD), 1, -1), x_BTD], dim=1)
             mask_BT = torch.cat([mask_BT.new_ones(len(mask_BT), 1), mask_BT], dim=1)
-        return self.encoder(x_BTD, src_key_padding_mask=~mask_BT), mask_BT
+        for layer in self.layers:
+            x_BTD = layer(x_BTD, mask_BT)
+        return x_BTD, mask_BT
 
 
 class TimeEmbedding(nn.Module):

@@ -22,7 +22,8 @@ def confusion_matrix_png(evaluation: Evaluation, *, label_names: tuple[str, str]
     m = evaluation.metrics
     counts = np.array([[m.true_negatives, m.false_positives], [m.false_negatives, m.true_positives]])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    figure = Figure(figsize=(5.4, 5.0), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row in range(2):

@@ -18,7 +18,7 @@ from heads.trained import TrainedHead
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
-CONFUSION_FILE = "confusion-matrix.png"
+CONFUSION_FILE = "confusion_matrix.png"
 
 
 def write_training(head: TrainedHead, folder: str | Path) -> dict[str, Path]:

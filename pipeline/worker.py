@@ -216,19 +216,24 @@ class SlotWriter:
 
 
 class Noise:
-    """The file that stands in for stderr. `tail()` is what was printed since `reset()`."""
+    """The file that stands in for stdout and stderr. `tail()` is what was printed since `reset()`."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self._libc = ctypes.CDLL(None)
+        sys.stdout.flush()
         sys.stderr.flush()
+        os.dup2(self._descriptor, 1)  # OpenCV prints FFmpeg's complaints here, through C's buffer
         os.dup2(self._descriptor, 2)
 
     def reset(self) -> None:
         """Forget what was printed."""
+        self._libc.fflush(None)
         os.ftruncate(self._descriptor, 0)
 
     def tail(self) -> str:
         """The last lines printed, as one line."""
+        self._libc.fflush(None)
         size = os.fstat(self._descriptor).st_size
         return noise_text(os.pread(self._descriptor, NOISE_TAIL_BYTES, max(0, size - NOISE_TAIL_BYTES)))
 
@@ -359,7 +364,7 @@ def _decode(
         video = decode_video(source, settings.plans, emit=slots.emit, beat=beat)
     finally:
         source.close()
-    if decoder != "pyav" and (complaint := noise.tail()):
+    if decoder != "pyav" and (complaint := noise.tail() or _damage(video)):
         raise DecodeProblem("decode-errors", complaint)
     share = video.n_errors / max(1, video.n_frames)
     if share > settings.max_error_share:
@@ -372,12 +377,17 @@ def _decode(
     return video
 
 
+def _damage(video: DecodedVideo) -> str:
+    return f"{video.n_errors} frames are damaged or have a broken time" if video.n_errors else ""
+
+
 def _quiet_libraries() -> None:
     """One thread a worker (the pool is the parallelism), and FFmpeg's complaints, no more, to stderr."""
     import cv2
 
     cv2.setNumThreads(1)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")  # libavutil/log.h: AV_LOG_ERROR
+    os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0.0"  # share of frames it may make up without a word
     import av.logging
 
     av.logging.set_level(av.logging.ERROR)

@@ -1,7 +1,7 @@
 """decord: fast, frame times known from the index before anything is decoded, frames that nobody wants skipped undisturbed.
 
-decord hides damage: it prints FFmpeg's complaints to stderr and hands out what it has. The worker therefore takes a decord
-result only from a decode without complaints and lets PyAV judge the rest.
+decord hides damage: it prints FFmpeg's complaints to stderr and fills in copies of neighbouring frames. The worker therefore
+takes a decord result only from a decode without complaints and lets PyAV judge the rest.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class DecordFrames:
             fps = float(self._reader.get_avg_fps())
         except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
+        if self._shown[0, 0] < 0:
+            # an edit list cuts the start: decord counts the frames that are not to be shown and fills in copies for them
+            raise DecodeProblem("decode-errors", f"its first frame is at {self._shown[0, 0]:.3f} s")
         duration = float(self._shown[-1, 1])
         self.declared = Declared(
             n_frames=n_frames, fps=fps if np.isfinite(fps) else 0.0, duration_seconds=duration
@@ -46,8 +49,7 @@ class DecordFrames:
         starts = np.round(self._shown[:, 0], 6)
         times = [timeline.place(float(start)) for start in starts]
         self.n_errors += timeline.repairs
-        shown = float(self._shown[-1, 1] - self._shown[-1, 0])
-        self.tail_seconds = shown if shown > 0 else timeline.nominal_seconds
+        self.tail_seconds = timeline.tail(float(self._shown[-1, 1] - self._shown[-1, 0]))
         for index, pts in enumerate(times):
             following = times[index + 1] if index + 1 < len(times) else None
             yield FrameRef(pts, following, partial(self._rgb, index))

@@ -47,7 +47,7 @@ class OpenCVFrames:
             held = (pts, np.asarray(bgr, dtype=np.uint8))
         self.n_errors += timeline.repairs
         if held is not None:
-            self.tail_seconds = timeline.nominal_seconds
+            self.tail_seconds = timeline.tail(0.0)  # OpenCV does not say
             yield FrameRef(held[0], None, _converter(held[1]))
 
     def close(self) -> None:

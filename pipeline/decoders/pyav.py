@@ -60,8 +60,8 @@ class PyAVFrames:
         self.n_errors += timeline.repairs
         if held is not None and last is not None:
             shown = float(last.duration * last.time_base) if last.duration and last.time_base else 0.0
-            still = self.n_frames == 1 and self.declared.fps <= 0
-            self.tail_seconds = shown or (0.0 if still else timeline.nominal_seconds)
+            still = self.n_frames == 1 and self.declared.fps <= 0 and shown <= 0
+            self.tail_seconds = 0.0 if still else timeline.tail(shown)
             yield FrameRef(held[0], None, _converter(held[1]))
 
     def _decode(self) -> Iterator[Any]:

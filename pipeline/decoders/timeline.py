@@ -8,6 +8,10 @@ from __future__ import annotations
 
 MAX_GAP_SECONDS = 60.0
 """A gap longer than this that ends beyond the declared duration is a broken timestamp, not a still picture."""
+MAX_STILL_SECONDS = 600.0
+"""No gap longer than this is believed, whatever the header says: a broken one would cost hours of repeated frames."""
+ROUNDING_SECONDS = 0.002
+"""Intervals of one frame rate differ by this much where a container rounds times to milliseconds."""
 FALLBACK_INTERVAL_SECONDS = 1 / 25
 """Frame interval where neither the header nor earlier frames give one: PAL's 25 frames per second."""
 
@@ -20,30 +24,39 @@ class Timeline:
         self._declared_seconds = declared_seconds
         self._origin: float | None = None
         self._last: float | None = None
-        self._n_intervals = 0
+        self._longest = 0.0
         self.repairs = 0
-
-    @property
-    def nominal_seconds(self) -> float:
-        """The declared frame interval, or the mean of the intervals seen where nothing was declared."""
-        return self._nominal
 
     def place(self, raw_seconds: float | None) -> float:
         """Time of this frame in seconds since the first frame; strictly later than the frame before."""
         if self._last is None:
-            self._origin = raw_seconds if raw_seconds is not None else 0.0
+            self._origin = raw_seconds
             self._last = 0.0
             return 0.0
-        assert self._origin is not None
         if raw_seconds is None:
             time = self._last + self._nominal
+        elif self._origin is None:  # the first frame that has a time
+            time = self._last + self._nominal
+            self._origin = raw_seconds - time
         else:
             time = raw_seconds - self._origin
             gap = time - self._last
             too_far = gap > MAX_GAP_SECONDS and time > self._declared_seconds + MAX_GAP_SECONDS
-            if gap <= 0 or too_far:
+            if gap <= 0 or too_far or gap > MAX_STILL_SECONDS:
                 self.repairs += 1
                 time = self._last + self._nominal
                 self._origin = raw_seconds - time
+            else:
+                self._longest = max(self._longest, gap)
         self._last = time
         return time
+
+    def tail(self, shown_seconds: float) -> float:
+        """How long the last frame is shown, given what the container says (0: nothing).
+
+        The end of the last frame often comes from the header, so it is believed only up to the longest interval that was seen
+        between frames, or up to MAX_GAP_SECONDS where there is one frame only.
+        """
+        shown = shown_seconds if shown_seconds > 0 else self._nominal
+        limit = self._longest or MAX_GAP_SECONDS
+        return shown if shown <= limit + ROUNDING_SECONDS else limit

@@ -86,9 +86,9 @@ def decode_video(
         if frame.next_pts_seconds is None:
             duration = frame.pts_seconds + source.tail_seconds
             last_pts = frame.pts_seconds
-            counts = [c.finish(duration, p.sampling) for c, p in zip(cursors, plans, strict=True)]
+            counts = [cursor.finish(duration) for cursor in cursors]
         else:
-            counts = [c.take(frame.pts_seconds, frame.next_pts_seconds) for c in cursors]
+            counts = [cursor.take(frame.pts_seconds, frame.next_pts_seconds) for cursor in cursors]
         if any(counts):
             rgb = frame.rgb()
             height, width = rgb.shape[:2]

@@ -105,4 +105,4 @@ def _linear_fixed(rgb: RgbFrame, size: int) -> NDArray[np.int16]:
             np.int16, copy=False
         )
     top, left = _crop_offset(new_height, size), _crop_offset(new_width, size)
-    return wide[top : top + size, left : left + size]
+    return wide[top : top + size, left : left + size].copy()  # a view would keep the whole frame alive

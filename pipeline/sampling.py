@@ -77,7 +77,7 @@ class GridCursor:
     """Hands out the grid points that each frame answers while timestamps arrive in order."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self._fps = sampling.fps
+        self._sampling = sampling
         self._next = 0
 
     def take(self, pts_seconds: float, next_pts_seconds: float) -> int:
@@ -86,11 +86,12 @@ class GridCursor:
         `next_pts_seconds` is the following frame's timestamp, which must be later.
         """
         middle_seconds = (pts_seconds + next_pts_seconds) / 2
-        return self._advance(math.floor((middle_seconds + TIE_SECONDS) * self._fps) + 1)
+        nearer = math.floor((middle_seconds + TIE_SECONDS) * self._sampling.fps) + 1
+        return self._advance(min(nearer, grid_size(next_pts_seconds, self._sampling)))
 
-    def finish(self, duration_seconds: float, sampling: Sampling) -> int:
+    def finish(self, duration_seconds: float) -> int:
         """Number of grid points that remain for the last frame, given the end of the video."""
-        return self._advance(grid_size(duration_seconds, sampling))
+        return self._advance(grid_size(duration_seconds, self._sampling))
 
     def _advance(self, stop: int) -> int:
         count = max(0, stop - self._next)

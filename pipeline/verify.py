@@ -21,7 +21,7 @@ from cache.schema import VideoRow
 from pipeline.backbones.base import Backbone
 from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
 from pipeline.frames import RgbFrame
-from pipeline.sampling import Sampling
+from pipeline.sampling import TIE_SECONDS, Sampling
 from pipeline.worker import file_digest
 
 MAX_RELATIVE_ERROR = 1e-3
@@ -106,13 +106,14 @@ def plain_frame_indices(
     times: NDArray[np.float64], duration: float, token: int, sampling: Sampling
 ) -> list[int]:
     """Frames behind a token, straight from the definition: nearest frame to each of the window's grid points."""
-    grid = np.arange(0, max(1, int(np.ceil(duration * sampling.fps - 1e-5)))) / sampling.fps
+    grid = np.arange(0, max(1, int(np.ceil((duration - TIE_SECONDS) * sampling.fps)))) / sampling.fps
     first = token * sampling.stride
     if first + sampling.window > len(grid):
         first = max(0, len(grid) - sampling.window)
     samples = grid[first : first + sampling.window]
-    # the earlier frame wins a tie: distances are compared on a microsecond grid
-    nearest = [int(np.argmin(np.round(np.abs(times - t) / 2e-6))) for t in samples]
+    distances = [np.abs(times - t) for t in samples]
+    # the earlier frame wins a tie
+    nearest = [int(np.argmax(away <= away.min() + 2 * TIE_SECONDS)) for away in distances]
     return nearest + [nearest[-1]] * (sampling.window - len(nearest))
 
 

@@ -245,7 +245,7 @@ def demo(
     console.print(f"made {videos}: two classes, and broken files that must end as rejects")
     steps = (
         ("2 of 5  extract", ["extract", "--src", str(videos), "--out", str(cache), "--weights", "random",
-                             "--max-rejects", "0.2"]),
+                             "--runtime", "torch", "--max-rejects", "0.2"]),
         ("3 of 5  verify", ["verify", str(cache), "--src", str(videos), "--sample", "2"]),
         ("4 of 5  train-head", ["train-head", "--features", str(cache), "--out", str(head), "--seed", str(seed)]),
         ("5 of 5  predict", ["predict", str(videos / "val"), "--head", str(head), "--out", str(scores),

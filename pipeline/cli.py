@@ -66,6 +66,9 @@ def extract_command(
     ] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=MODELS)] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MODELS)] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)
+    ] = "auto",
     dtype: Annotated[
         str, typer.Option(help="Stored values: float16 or float32.", rich_help_panel=MODELS)
     ] = "float16",
@@ -136,6 +139,7 @@ def extract_command(
             slowfast_stride=slowfast_stride,
             device=device,
             precision=precision,
+            runtime=runtime,
         ),
         dtype=_choice("--dtype", dtype, ("float16", "float32")),
         decoder=_choice("--decoder", decoder, DECODERS) if decoder else default_decoder(console.print),

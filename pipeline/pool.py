@@ -11,11 +11,13 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -40,6 +42,7 @@ from pipeline.worker import (
 )
 
 WATCH_SECONDS = 0.5
+ASLEEP_SECONDS = 5.0
 CLIP_TOKENS_PER_SLOT = 16
 START_ALLOWANCE_SECONDS = 30.0
 """A fresh worker imports its decoders first; a slow disk must not count as a stall."""
@@ -129,6 +132,7 @@ class DecodePool:
     def run(self, tasks: Iterable[Task]) -> Iterator[Event]:
         """Decode every task; events of one task come in order and end with Finished, Unchanged or Failed."""
         source = iter(tasks)
+        self._last_watch = time.monotonic()
         while True:
             busy = self._assign(source)
             if not busy:
@@ -138,9 +142,10 @@ class DecodePool:
             for item in busy:
                 if item.connection in ready:
                     yield from self._receive(item)
-            if time.monotonic() - self._last_watch >= WATCH_SECONDS:
+            away = time.monotonic() - self._last_watch
+            if away >= WATCH_SECONDS:
                 self._last_watch = time.monotonic()
-                yield from self._watch()
+                yield from self._watch(away)
 
     def _assign(self, source: Iterator[Task]) -> list[_Worker]:
         for item in self._workers:
@@ -168,6 +173,7 @@ class DecodePool:
                 return
             if isinstance(message, Tokens):
                 yield self._view(item, message)
+                item.pulse[0] = time.monotonic()  # time in which the worker had to wait for this is no stall
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     item.connection.send(message.slot)
             else:
@@ -182,13 +188,16 @@ class DecodePool:
         frames = raw.view(plan.frames.dtype).reshape(message.count, plan.sampling.window, *plan.frames.shape)
         return TokenFrames(message.number, message.stream, message.first, frames)
 
-    def _watch(self) -> Iterator[Event]:
+    def _watch(self, away_seconds: float) -> Iterator[Event]:
+        # this process itself stood still (Ctrl-Z, a long step): its workers may have too
+        asleep = away_seconds > max(self._settings.deadline_seconds / 2, ASLEEP_SECONDS)
         for item in self._workers:
             if item.task is None:
                 continue
-            waiting = item.pulse[1] > 0 or item.connection.poll()
+            if asleep:
+                item.pulse[0] = max(item.pulse[0], time.monotonic())
             silent = time.monotonic() - item.pulse[0]
-            if not waiting and silent > self._settings.deadline_seconds:
+            if silent > self._settings.deadline_seconds and not item.connection.poll():
                 yield from self._lost(item, "deadline", f"no frame for {self._settings.deadline_seconds:g} s")
             elif (rss := _resident_bytes(item.process.pid)) > self._settings.worker_memory_bytes:
                 limit = self._settings.worker_memory_bytes
@@ -224,7 +233,7 @@ class DecodePool:
     def _start(self, index: int, old: _Worker | None) -> _Worker:
         settings = self._worker_settings
         memory = old.memory if old else self._context.RawArray("B", settings.slot_bytes * settings.n_slots)
-        pulse = self._context.RawArray("d", [time.monotonic(), 0.0])
+        pulse = self._context.RawArray("d", [time.monotonic()])
         noise_path = self._folder / f"worker-{index}.txt"
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
@@ -233,7 +242,8 @@ class DecodePool:
             daemon=True,
             name=f"decode-{index}",
         )
-        process.start()
+        with _no_interrupts():
+            process.start()
         theirs.close()
         buffer = np.frombuffer(memory, dtype=np.uint8)
         return _Worker(process, ours, pulse, noise_path, memory, buffer, time.monotonic())
@@ -241,7 +251,7 @@ class DecodePool:
     def _stop(self, item: _Worker) -> None:
         item.connection.close()
         item.process.kill()
-        item.process.join()
+        item.process.join(timeout=5)  # one that waits for a dead disk ends when the disk answers
 
     def close(self) -> None:
         """Kill all workers and remove what they left."""
@@ -249,6 +259,17 @@ class DecodePool:
             self._stop(item)
         self._workers.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """A process started in here never sees Ctrl-C, not even before it can say so; it is the parent's to handle."""
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def default_workers() -> int:

@@ -11,13 +11,13 @@ from typing import Any
 
 import av
 
-from pipeline.decoders.base import Declared, DecodeProblem
+from pipeline.decoders.base import Declared, DecodeProblem, checked_path
 from pipeline.decoders.pyav import PyAVFrames
 
 
 def probe_file(path: Path) -> Declared:
     """What the header declares, once three frames were read. Raises DecodeProblem with the reason a reject would have."""
-    frames = PyAVFrames(path)
+    frames = PyAVFrames(checked_path(path))
     try:
         declared = frames.declared
         container, stream = frames.container, frames.stream

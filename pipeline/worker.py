@@ -125,7 +125,7 @@ Message = Tokens | Restarted | Finished | Unchanged | Probed | Failed
 
 
 class Heartbeat:
-    """Shared progress clock: [time of the last sign of life (monotonic seconds), 1 while waiting for a slot]."""
+    """Shared progress clock: [time of the last sign of life in monotonic seconds]."""
 
     def __init__(self, shared: Any) -> None:
         self._shared = shared
@@ -133,11 +133,6 @@ class Heartbeat:
     def beat(self) -> None:
         """A frame was decoded or a part of the file was read."""
         self._shared[0] = time.monotonic()
-
-    def waiting(self, is_waiting: bool) -> None:
-        """Waiting for the parent is no stall."""
-        self._shared[1] = 1.0 if is_waiting else 0.0
-        self.beat()
 
 
 class SlotWriter:
@@ -200,9 +195,8 @@ class SlotWriter:
                 self.flush()
         if not self._free:
             began = time.monotonic()
-            self._heartbeat.waiting(True)
             self._free.append(self._connection.recv())
-            self._heartbeat.waiting(False)
+            self._heartbeat.beat()
             self.wait_seconds += time.monotonic() - began
         return self._free.pop()
 
@@ -272,7 +266,7 @@ def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, setti
     try:
         while (task := slots.collect()) is not None:
             noise.reset()
-            heartbeat.waiting(False)
+            heartbeat.beat()
             connection.send(_run(task, slots, settings, heartbeat, noise, connection))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -50,14 +51,16 @@ class ClipBackbone:
 
     name = "clip"
 
-    def __init__(self, config: ClipConfig, *, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, config: ClipConfig, *, device: torch.device, precision: Precision, runtime: Runtime = "torch"
+    ) -> None:
         self._config = config
         self._device = device
         self._precision: Precision = precision
         tower, preprocess, self._weights, self._quick_gelu = load_tower(config)
         self._plain = tower
         self._dtype = DTYPES[precision]
-        self._tower = copy.deepcopy(tower).to(device, self._dtype).to(memory_format=torch.channels_last)
+        self._runtime: Runtime = runtime
         self._preprocess = preprocess
         size = _square(preprocess["size"], config.model)
         mean = torch.tensor(preprocess["mean"], dtype=torch.float32, device=device)
@@ -65,13 +68,28 @@ class ClipBackbone:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self.plan = StreamPlan(self.name, Sampling(fps=config.fps), FramePlan("pil-bicubic", size))
         self.batch_size = 128 if device.type == "cuda" else 16
-        self.dim = int(
-            self.embed(torch.zeros(1, 1, size, size, 3, dtype=torch.uint8, device=device)).shape[1]
-        )
+        self._compiled: OpenVinoModel | None = None
+        if runtime == "openvino":
+            self._dtype = torch.float32  # the compiler lowers it
+            self._tower: Any = copy.deepcopy(tower)
+            example = torch.zeros(self.batch_size, 1, size, size, 3, dtype=torch.uint8)
+            key = f"clip {config.model} {self._weights.digest} {preprocess}"
+            self._compiled = OpenVinoModel(
+                lambda: Forward(self._forward), example, precision=precision, key=key
+            )
+        else:
+            self._tower = copy.deepcopy(tower).to(device, self._dtype).to(memory_format=torch.channels_last)
+        probe = torch.zeros(self.batch_size, 1, size, size, 3, dtype=torch.uint8, device=device)
+        self.dim = int(self.embed(probe).shape[1])
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, 1, H, W, 3] to float32 [B, D]."""
+        """uint8 [B, 1, H, W, 3] to float32 [B, D]; OpenVINO takes whole batches of `batch_size` only."""
+        if self._compiled is not None:
+            return self._compiled(frames_BTHWC.numpy())
+        return self._forward(frames_BTHWC)
+
+    def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         pixels_BHWC = frames_BTHWC[:, 0].to(torch.float32) * self._scale + self._shift
         pixels_BCHW = pixels_BHWC.to(self._dtype).permute(0, 3, 1, 2)  # channels-last in memory
         features: torch.Tensor = self._tower(pixels_BCHW)
@@ -107,8 +125,8 @@ class ClipBackbone:
             "sampling": {"fps": self._config.fps, "window": 1, "stride": 1, "choice": "nearest"},
             "feature": "encode_image, not normalised",
             "precision": self._precision,
-            "runtime": "torch",
-            "libraries": library_versions("torch", "open_clip_torch", "pillow"),
+            "runtime": self._runtime,
+            "libraries": library_versions(*runtime_libraries(self._runtime), "open_clip_torch", "pillow"),
         }
 
 

@@ -23,7 +23,10 @@ RANDOM = "random"
 
 @dataclass(frozen=True, slots=True)
 class BackboneConfig:
-    """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16."""
+    """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
+
+    runtime: auto, torch or openvino.
+    """
 
     streams: tuple[str, ...] = STREAMS
     clip_model: str = "ViT-B-32"
@@ -34,6 +37,7 @@ class BackboneConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    runtime: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -110,6 +114,8 @@ def config_from_fingerprints(
     if len(precisions) != 1:
         raise InputError(f"the streams were made in different precisions: {', '.join(sorted(precisions))}")
     chosen["precision"] = precisions.pop()
+    runtimes = {fields["runtime"] for fields in fingerprints.values()}
+    chosen["runtime"] = runtimes.pop() if len(runtimes) == 1 else "auto"
     if "clip" in fingerprints:
         chosen["clip_model"] = fingerprints["clip"]["model"]
         chosen["clip_fps"] = fingerprints["clip"]["sampling"]["fps"]
@@ -120,7 +126,10 @@ def config_from_fingerprints(
 
 def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
     """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError."""
+    from pipeline.backbones.runtime import resolve_runtime
+
     device, precision = config.torch_device(), config.resolved_precision()
+    runtime = resolve_runtime(config.runtime, device)
     backbones: dict[str, Backbone] = {}
     with warnings.catch_warnings():
         # the libraries' own: torch.jit.script at import, QuickGELU notes that the fingerprint answers
@@ -130,12 +139,14 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
             if "clip" in config.streams:
                 from pipeline.backbones.clip import ClipBackbone
 
-                backbones["clip"] = ClipBackbone(config.clip(), device=device, precision=precision)
+                backbones["clip"] = ClipBackbone(
+                    config.clip(), device=device, precision=precision, runtime=runtime
+                )
             if "slowfast" in config.streams:
                 from pipeline.backbones.slowfast import SlowFastBackbone
 
                 backbones["slowfast"] = SlowFastBackbone(
-                    config.slowfast(), device=device, precision=precision
+                    config.slowfast(), device=device, precision=precision, runtime=runtime
                 )
         finally:
             logging.getLogger().removeFilter(_drop_random_note)

@@ -26,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cache.errors import WeightsError
 from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -73,15 +74,20 @@ class SlowFastBackbone:
 
     name = "slowfast"
 
-    def __init__(self, config: SlowFastConfig, *, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self,
+        config: SlowFastConfig,
+        *,
+        device: torch.device,
+        precision: Precision,
+        runtime: Runtime = "torch",
+    ) -> None:
         self._config = config
         self._precision: Precision = precision
         self._dtype = DTYPES[precision]
         self._plain, self._weights = load_model(config)
         fast = fold_batchnorm(copy.deepcopy(self._plain))
-        self._blocks = fast.blocks[:5].to(
-            device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
-        )
+        self._runtime: Runtime = runtime
         self._slow_index = slow_frame_index().to(device)
         self.plan = StreamPlan(
             self.name,
@@ -90,10 +96,28 @@ class SlowFastBackbone:
         )
         self.batch_size = 8 if device.type == "cuda" else 1
         self.dim = int(fast.blocks[6].proj.in_features)
+        self._compiled: OpenVinoModel | None = None
+        if runtime == "openvino":
+            self._dtype = torch.float32  # the compiler lowers it
+            self._blocks = fast.blocks[:5]
+            example = torch.zeros(self.batch_size, N_FRAMES, SIZE, SIZE, 3, dtype=torch.int16)
+            key = f"slowfast {self._weights.digest}"
+            self._compiled = OpenVinoModel(
+                lambda: Forward(self._forward), example, precision=precision, key=key
+            )
+        else:
+            self._blocks = fast.blocks[:5].to(
+                device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
+            )
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
-        """int16 [B, 32, 256, 256, 3], grey level * 128, to float32 [B, 2304]."""
+        """int16 [B, 32, 256, 256, 3], grey level * 128, to float32 [B, 2304]; OpenVINO takes whole batches only."""
+        if self._compiled is not None:
+            return self._compiled(frames_BTHWC.numpy())
+        return self._forward(frames_BTHWC)
+
+    def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         scale = 1 / (FIXED_POINT_SCALE * 255 * STD)
         pixels = (frames_BTHWC.to(torch.float32) * scale - MEAN / STD).to(self._dtype)
         pixels_BCTHW = pixels.permute(0, 4, 1, 2, 3)  # channels-last in memory
@@ -148,8 +172,8 @@ class SlowFastBackbone:
             },
             "feature": "pooled pathways before projection, mean over space and time",
             "precision": self._precision,
-            "runtime": "torch",
-            "libraries": library_versions("torch", "pytorchvideo", "opencv-python"),
+            "runtime": self._runtime,
+            "libraries": library_versions(*runtime_libraries(self._runtime), "pytorchvideo", "opencv-python"),
         }
 
 

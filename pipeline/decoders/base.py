@@ -15,6 +15,8 @@ from typing import Literal, Protocol
 from pipeline.frames import RgbFrame
 
 DecoderName = Literal["decord", "pyav", "opencv"]
+PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
+"""First bytes of the text formats with which FFmpeg opens other files or addresses: HLS, concat, DASH and other XML, SDP."""
 
 
 class DecodeProblem(Exception):
@@ -60,8 +62,26 @@ class FrameSource(Protocol):
     def close(self) -> None: ...
 
 
+def checked_path(path: Path) -> Path:
+    """The path as FFmpeg must see it: absolute, since it takes `12:30.mp4` for a protocol.
+
+    Raises `DecodeProblem` for a playlist, which would be answered with the frames of other files.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise DecodeProblem("unreadable-container", f"cannot be read: {error.strerror or error}") from error
+    if start.startswith(PLAYLIST_MARKS):
+        raise DecodeProblem(
+            "unreadable-container", "a playlist or text file that refers to others, not a video"
+        )
+    return path.absolute()
+
+
 def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
     """Open a video. Raises `DecodeProblem` where it cannot be opened or holds no video stream."""
+    path = checked_path(path)
     if decoder == "pyav":
         from pipeline.decoders.pyav import PyAVFrames
 

@@ -20,6 +20,7 @@ class OpenCVFrames:
     """
 
     def __init__(self, path: Path) -> None:
+        str(path).encode()  # a name that is not UTF-8 raises here and would crash OpenCV
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         if not self._capture.isOpened():
             raise DecodeProblem("unreadable-container", "OpenCV cannot open it")

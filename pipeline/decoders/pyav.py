@@ -14,6 +14,8 @@ from pipeline.decoders.timeline import Timeline
 from pipeline.frames import RgbFrame
 
 ATTACHED_PICTURE = "attached_pic"
+OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
+"""Only this file: nothing from the network, and `im%02d.png` is a name, not a numbered series."""
 
 
 class PyAVFrames:
@@ -21,7 +23,7 @@ class PyAVFrames:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.container = av.open(str(path))
+            self.container = av.open(str(path), options=OPTIONS)
         except (av.error.FFmpegError, ValueError) as error:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
         stream = next((s for s in self.container.streams.video if not _is_cover_art(s)), None)

@@ -94,13 +94,6 @@ def train_head_command(
     ] = None,
 ) -> None:
     """Train a head from a feature cache: val chooses epoch and threshold, floors stand beside the result."""
-    from cache.reader import open_cache
-    from heads.dataset import load_dataset
-    from heads.outputs import write_training
-    from heads.show import EPOCH_HEADER, epoch_line, make_console, show_result, show_start
-    from heads.splits import choose_split
-    from heads.train import train_on
-
     named = {
         "data.streams": streams,
         "data.grid": grid,
@@ -137,11 +130,10 @@ def train_head_command(
         "calibration": calibration,
         "seed": seed,
     }
-    config = build_config(preset, {k: v for k, v in named.items() if v is not None}, settings or ())
     chosen_device = read_device(device)
     caches = [*features, *(more or ())]
-    folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
-    console = make_console()
+    from cache.reader import open_cache
+
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
         join = None
         if labels is not None:
@@ -153,24 +145,11 @@ def train_head_command(
                 positive=positive,
                 allow_unmatched=allow_unmatched,
             )
-            for line in join.report():
-                console.print(line, markup=False, soft_wrap=True)
-        dataset = load_dataset(
-            cache, separate_streams=config.model.separate_streams, config=config.data, labels=join
-        )
-        split = choose_split(
-            dataset.labels, dataset.splits, dataset.groups, val_share=config.data.val_share, seed=config.seed
-        )
-        show_start(console, dataset, split, config, caches=caches)
-        console.print(EPOCH_HEADER + "   (all but loss on val)", markup=False, soft_wrap=True)
-        head = train_on(
-            dataset,
-            split,
-            config,
-            device=chosen_device,
-            on_epoch=lambda row: console.print(epoch_line(row), markup=False, soft_wrap=True),
-        )
-    show_result(console, head, write_training(head, folder))
+        config = build_config(preset, {k: v for k, v in named.items() if v is not None}, settings or ())
+        from heads.run import train_from_cache
+
+        folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
+        train_from_cache(cache, config, out=folder, labels=join, device=chosen_device)
 
 
 def build_config(preset: str, named: dict[str, Any], settings: list[str] | tuple[str, ...]) -> TrainConfig:

@@ -12,7 +12,7 @@ from typing import Any
 
 from heads.checkpoint import save_head, write_file, writing
 from heads.fit import EpochRow
-from heads.train import TrainingRecord
+from heads.train import PART_ROLES, TrainingRecord
 from heads.trained import TrainedHead
 
 METRICS_FILE = "metrics.json"
@@ -87,7 +87,8 @@ def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def _confusion_png(head: TrainedHead, record: TrainingRecord) -> bytes:
-    from heads.figures import confusion_matrix_png
+    from heads.figures import Provenance, confusion_matrix_png
 
     final = next((e for e in record.evaluations if e.part == "test"), record.evaluations[0])
-    return confusion_matrix_png(final, label_names=head.info.label_names, weights=head.info.weights)
+    provenance = Provenance(head.info.weights, head.info.random_weights, PART_ROLES[final.part])
+    return confusion_matrix_png(final, label_names=head.info.label_names, provenance=provenance)

@@ -16,6 +16,7 @@ from heads.evaluate import Evaluation
 from heads.fit import EpochRow
 from heads.losses import positive_weight
 from heads.splits import Split
+from heads.train import PART_ROLES
 from heads.trained import TrainedHead
 
 LOG_WIDTH = 132
@@ -24,11 +25,6 @@ EPOCH_HEADER = (
     f"{'epoch':>5}  {'lr':>8}  {'loss':>7}  {'val loss':>8}  {'threshold':>9}  "
     f"{'precision':>9}  {'recall':>6}  {'F1':>6}  {'AUROC':>6}"
 )
-CHOSEN = {
-    "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
-    "test": "test was scored once, after everything was chosen",
-    "train": "train, what the head was fitted on",
-}
 
 
 def make_console() -> Console:
@@ -137,7 +133,7 @@ def result_table(head: Evaluation, floors: Sequence[Evaluation], *, weights: str
     """One row the head and one a floor; intervals are 95 %, by source group."""
     m = head.metrics
     table = Table(
-        title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {CHOSEN[head.part]}\nweights: {weights}",
+        title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {PART_ROLES[head.part]}\nweights: {weights}",
         title_justify="left",
     )
     table.add_column("")

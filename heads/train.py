@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 Float = npt.NDArray[np.float64]
 Device = Literal["auto", "cpu", "cuda"]
+PART_ROLES = {
+    "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
+    "test": "test was scored once, after everything was chosen",
+    "train": "train, what the head was fitted on",
+}
+"""What each part of a split was used for: said wherever its scores are shown."""
+
 LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
 
 

@@ -26,7 +26,7 @@ def test_exact_sweep_takes_the_middle_of_the_plateau() -> None:
     assert choice.warnings == ()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 1000)), min_size=2, max_size=40).filter(
         lambda rows: any(label for label, _ in rows)

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import heads
+
+
+def test_public_names() -> None:
+    assert heads.__all__ == ["Predictions", "TrainConfig", "TrainedHead", "train_head"]
+    for name in heads.__all__:
+        assert getattr(heads, name).__name__ == name
+    with pytest.raises(AttributeError):
+        heads.nothing  # type: ignore[attr-defined]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, heads; assert 'torch' not in sys.modules; assert 'TrainConfig' in dir(heads)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -19,6 +19,7 @@ MODELS = "Models"
 DECODING = "Decoding"
 OUTCOME = "Outcome"
 DECODERS = ("decord", "pyav", "opencv")
+MAX_WORKERS = 256
 
 
 def extract_command(
@@ -201,8 +202,11 @@ def _backbones(**fields: Any) -> Any:
 def _pool(*, workers: int, deadline: float, worker_memory: float) -> Any:
     from pipeline.pool import PoolSettings, default_workers
 
-    if workers < 0 or deadline <= 0 or worker_memory <= 0:
-        raise InputError("--workers must not be negative, --deadline and --worker-memory must be positive")
+    if not 0 <= workers <= MAX_WORKERS:
+        raise InputError(f"--workers {workers}: between 0 and {MAX_WORKERS}")
+    for flag, value in (("--deadline", deadline), ("--worker-memory", worker_memory)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"{flag} {value}: must be a positive number")
     return PoolSettings(
         workers=workers or default_workers(),
         deadline_seconds=deadline,

@@ -10,9 +10,16 @@ from pipeline.assembly import Input
 from pipeline.source_tree import Source
 
 
+NO_FILE = (0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Every source is in exactly one of these; `gone` are ids of the cache that the source no longer holds."""
+    """Every source is in exactly one of work, stored and rejected.
+
+    `gone` are ids of the cache whose file the source no longer holds: it is not listed, or stands in a manifest and cannot be
+    found. What is stored of them stays.
+    """
 
     work: tuple[Input, ...]
     stored: tuple[str, ...]
@@ -39,9 +46,14 @@ def take_inventory(
     work: list[Input] = []
     stored: list[str] = []
     rejected: list[str] = []
+    lost: list[str] = []
     for source in sources:
         size_bytes, mtime_ns = _stamp(source)
         before = known.get(source.id)
+        if before is not None and before.state == "stored" and (size_bytes, mtime_ns) == NO_FILE:
+            stored.append(source.id)  # an unmounted disk must not cost features that are there
+            lost.append(source.id)
+            continue
         same = before is not None and (before.size_bytes, before.mtime_ns) == (size_bytes, mtime_ns)
         if before is not None and same and before.state == "stored":
             stored.append(source.id)
@@ -53,7 +65,8 @@ def take_inventory(
             label = labels.get(source.id, VideoLabel(UNKNOWN_LABEL, ""))
             work.append(Input(source, label, size_bytes, mtime_ns, known_digest=digest))
     ids = {source.id for source in sources}
-    return Inventory(tuple(work), tuple(stored), tuple(rejected), tuple(sorted(known.keys() - ids)))
+    gone = sorted({*(known.keys() - ids), *lost})
+    return Inventory(tuple(work), tuple(stored), tuple(rejected), tuple(gone))
 
 
 def _stamp(source: Source) -> tuple[int, int]:
@@ -61,5 +74,5 @@ def _stamp(source: Source) -> tuple[int, int]:
     try:
         status = source.path.stat()
     except OSError:
-        return 0, 0
+        return NO_FILE
     return status.st_size, status.st_mtime_ns

@@ -60,7 +60,7 @@ class ExtractConfig:
                 raise InputError(
                     f"--{name.replace('_', '-')} is a share between 0 and 1, got {getattr(self, name)}"
                 )
-        if self.min_seconds < 0 or self.commit_videos < 1 or self.commit_seconds <= 0:
+        if not self.min_seconds >= 0 or self.commit_videos < 1 or not self.commit_seconds > 0:
             raise InputError(
                 "--min-seconds must not be negative; commits need at least one video and a positive time"
             )
@@ -162,9 +162,8 @@ def _relabel(
     writer: CacheWriter, inventory: Inventory, resolved: ResolvedSources, report: ExtractReport
 ) -> None:
     """Labels are data: join them again for videos that are stored already."""
-    known = {
-        video_id: resolved.labels[video_id] for video_id in inventory.stored if video_id in resolved.labels
-    }
+    held = [*inventory.stored, *(item.source.id for item in inventory.work if item.known_digest)]
+    known = {video_id: resolved.labels[video_id] for video_id in held if video_id in resolved.labels}
     known = {video_id: label for video_id, label in known.items() if label.label != UNKNOWN_LABEL}
     if known:
         report.relabelled = writer.relabel(known)

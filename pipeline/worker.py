@@ -372,6 +372,9 @@ def _decode(
 
 
 def _damage(video: DecodedVideo) -> str:
+    """What PyAV should have a look at, though the decoder itself did not complain."""
+    if video.n_frames == 1:
+        return "one frame only: a video or the cover of a sound file?"
     return f"{video.n_errors} frames are damaged or have a broken time" if video.n_errors else ""
 
 

@@ -48,12 +48,20 @@ class Backbone(Protocol):
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` takes CUDA where there is one. Raises InputError where the named device is missing."""
+    """`auto` takes CUDA where there is one. Raises InputError for another type and where the named device is missing."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {device}: choose auto, cpu, cuda or cuda:N")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here")
+    return found
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.backbones.slowfast import SlowFastConfig
 
 STREAMS = ("clip", "slowfast")
+MAX_CLIP_FPS = 1000.0
 RANDOM = "random"
 
 
@@ -49,8 +50,10 @@ class BackboneConfig:
             )
         if len(set(self.streams)) != len(self.streams):
             raise InputError(f"--streams {','.join(self.streams)}: each stream once")
-        if self.clip_fps <= 0:
-            raise InputError(f"--clip-fps {self.clip_fps}: must be positive")
+        if not 0 < self.clip_fps <= MAX_CLIP_FPS:
+            raise InputError(f"--clip-fps {self.clip_fps}: above 0 and at most {MAX_CLIP_FPS:g}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed {self.seed}: between 0 and 2**63 - 1")
         if not 1 <= self.slowfast_stride <= 32:
             raise InputError(f"--slowfast-stride {self.slowfast_stride}: between 1 and 32 grid samples")
 

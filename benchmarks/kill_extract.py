@@ -45,13 +45,19 @@ def same_videos(part: Cache, whole: Cache) -> list[str]:
 
 def main() -> None:
     """Run the trial."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--format", choices=["zarr", "h5"], default="zarr")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--reference", type=Path, required=True, help="cache of an uninterrupted run of the same command")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="cache of an uninterrupted run of the same command"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-out/kill"))
-    parser.add_argument("--longest", type=float, default=20.0, help="latest moment of a kill, seconds after the start")
+    parser.add_argument(
+        "--longest", type=float, default=20.0, help="latest moment of a kill, seconds after the start"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("extra", nargs="*", help="further arguments of extract, after --")
     arguments = parser.parse_args()
@@ -59,7 +65,16 @@ def main() -> None:
     arguments.out.mkdir(parents=True)
     target = arguments.out / f"killed.{arguments.format}"
     extract = str(Path(sys.executable).with_name("extract"))
-    command = [extract, "--src", str(arguments.src), "--out", str(target), "--weights", "random", *arguments.extra]
+    command = [
+        extract,
+        "--src",
+        str(arguments.src),
+        "--out",
+        str(target),
+        "--weights",
+        "random",
+        *arguments.extra,
+    ]
     rng = random.Random(arguments.seed)
     with open_cache(arguments.reference) as whole, (arguments.out / "log.txt").open("w") as log:
         for number in range(1, arguments.rounds + 1):
@@ -75,7 +90,10 @@ def main() -> None:
                     held, problems = len(part), same_videos(part, whole)
             except CacheNotFound:
                 held, problems = 0, []  # killed before the first commit: nothing was promised yet
-            print(f"round {number:>2}: killed after {delay:4.1f} s, {held} of {len(whole)} videos committed", flush=True)
+            print(
+                f"round {number:>2}: killed after {delay:4.1f} s, {held} of {len(whole)} videos committed",
+                flush=True,
+            )
             if problems:
                 sys.exit(f"FAILED: {problems[:3]}")
         began = time.monotonic()
@@ -83,8 +101,13 @@ def main() -> None:
         with open_cache(target) as final:
             problems = same_videos(final, whole)
             if len(final) != len(whole) or final.rejects.counts() != whole.rejects.counts():
-                problems.append(f"{len(final)} videos, {final.rejects.counts()} against {len(whole)}, {whole.rejects.counts()}")
-        print(f"last run: exit {code} after {time.monotonic() - began:.0f} s; {len(problems)} differences", flush=True)
+                problems.append(
+                    f"{len(final)} videos, {final.rejects.counts()} against {len(whole)}, {whole.rejects.counts()}"
+                )
+        print(
+            f"last run: exit {code} after {time.monotonic() - began:.0f} s; {len(problems)} differences",
+            flush=True,
+        )
         if problems or code:
             sys.exit(f"FAILED: {problems[:3]}")
     leftovers = sorted(path.name for path in arguments.out.iterdir() if path.name != "log.txt")

@@ -72,7 +72,9 @@ def main() -> None:
     """Run the plain loop over a folder."""
     from pipeline.backbones.load import BackboneConfig, load_backbones
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--count", type=int, default=16, help="videos, evenly chosen")
     arguments = parser.parse_args()

@@ -1,0 +1,161 @@
+"""Extraction against the machine's limit and against the plain loop, alternating in one run.
+
+    python benchmarks/extract.py --src DIR [--count 48] [--plain-count 8] [--rounds 3]
+
+limit = processor time of the decode alone (same decoder, same resize, nothing else) / cores
+      + model FLOPs of the same tokens / bf16 (or float32) matrix rate measured between the rounds
+
+Prints each round and the medians: wall / limit, videos/s of extract over videos/s of the plain loop. Random weights: speed does not
+depend on them. Models are loaded before the clock starts on both sides; worker start, digests and writing to disk count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from plain_loop import plain_loop
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from cache.schema import StreamSpec, VideoLabel
+from cache.writer import CacheWriter
+from pipeline.backbones.base import Backbone, cpu_has_bf16
+from pipeline.backbones.load import BackboneConfig, load_backbones
+from pipeline.decode import decode_video
+from pipeline.decoders.base import DecoderName, open_frames
+from pipeline.flow import Flow, FlowSettings
+from pipeline.inventory import take_inventory
+from pipeline.pool import PoolSettings, default_workers
+from pipeline.report import ExtractReport
+from pipeline.source_tree import Source, discover
+
+
+def matrix_rate(dtype: torch.dtype, *, side: int = 4096, seconds: float = 3.0) -> float:
+    """FLOP/s of a square matrix product."""
+    a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
+    _ = a @ b
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        _ = a @ b
+        count += 1
+    return count * 2 * side**3 / (time.perf_counter() - began)
+
+
+def token_flops(backbone: Backbone) -> float:
+    """FLOPs of one token by torch's own counter, on the plain model."""
+    import numpy as np
+
+    frames = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
+    with FlopCounterMode(display=False) as counter:
+        backbone.embed_plainly(frames)
+    return float(counter.get_total_flops())
+
+
+def decode_seconds(sources: list[Source], backbones: dict[str, Backbone], decoder: DecoderName) -> float:
+    """Processor seconds of decoding and resizing, on one thread, in this process."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    plans = tuple(backbone.plan for backbone in backbones.values())
+    began = time.process_time()
+    for source in sources:
+        frames = open_frames(source.path, decoder)
+        decode_video(frames, plans, emit=lambda _stream, _window: None, beat=lambda _n: None)
+        frames.close()
+    return time.process_time() - began
+
+
+def run_extract(
+    sources: list[Source], backbones: dict[str, Backbone], folder: Path, *, decoder: DecoderName, workers: int
+) -> tuple[float, ExtractReport]:
+    """Wall seconds of one extraction into a fresh cache."""
+    specs = [StreamSpec(name, b.dim, "float16", b.fingerprint()) for name, b in backbones.items()]
+    labels = {source.id: VideoLabel(-1, "") for source in sources}
+    work = take_inventory(sources, labels, {}, retry_rejects=False).work
+    settings = FlowSettings("float16", decoder, PoolSettings(workers=workers), 0.2, 0.0, False, 16, 30.0)
+    report = ExtractReport("", "", found=len(sources))
+    began = time.perf_counter()
+    with CacheWriter.open(
+        folder / "bench.zarr", streams=specs, dataset="bench", label_names=None, provenance={}
+    ) as writer:
+        flow = Flow(settings, backbones, writer=writer, device=torch.device("cpu"), digests={})
+        flow.run(work, report=report, console=Console(quiet=True), stop=threading.Event())
+    return time.perf_counter() - began, report
+
+
+def main() -> None:
+    """Run the rounds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--src", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=48, help="videos for extract, evenly chosen")
+    parser.add_argument("--plain-count", type=int, default=8, help="videos of these for the plain loop")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runtime", default="auto")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--decoder", default="decord")
+    parser.add_argument("--workers", type=int, default=0)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    everything = discover(arguments.src).sources
+    step = max(1, len(everything) // arguments.count)
+    sources = list(everything[::step][: arguments.count])
+    random: dict[str, Any] = {"clip_weights": "random", "slowfast_weights": "random", "device": "cpu"}
+    config = BackboneConfig(**random, runtime=arguments.runtime, precision=arguments.precision)
+    fast = load_backbones(config)
+    plain = list(load_backbones(BackboneConfig(**random, runtime="torch", precision="fp32")).values())
+    flops = {backbone.name: token_flops(backbone) for backbone in plain}
+    dtype = torch.bfloat16 if config.resolved_precision() == "bf16" and cpu_has_bf16() else torch.float32
+    cores = len(os.sched_getaffinity(0))
+    prints = next(iter(fast.values())).fingerprint()
+    per_token = ", ".join(f"{name} {value / 1e9:.1f} GFLOP a token" for name, value in flops.items())
+    print(
+        f"{cores} cores, runtime {prints['runtime']}, {prints['precision']}, decoder {arguments.decoder}; {per_token}"
+    )
+    shares, ratios = [], []
+    for number in range(1, arguments.rounds + 1):
+        rates = [matrix_rate(dtype)]
+        decode = decode_seconds(sources, fast, arguments.decoder)
+        with tempfile.TemporaryDirectory() as folder:
+            wall, report = run_extract(
+                sources,
+                fast,
+                Path(folder),
+                decoder=arguments.decoder,
+                workers=arguments.workers or default_workers(),
+            )
+        rates.append(matrix_rate(dtype))
+        plain_result = plain_loop(
+            [source.path for source in sources[:: max(1, len(sources) // arguments.plain_count)]], plain
+        )
+        rate = statistics.mean(rates)
+        total = sum(flops[name] * count for name, count in report.tokens.items())
+        limit = decode / cores + total / rate
+        shares.append(wall / limit)
+        speed = len(sources) / wall
+        plain_speed = plain_result.n_videos / plain_result.seconds
+        ratios.append(speed / plain_speed)
+        embed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.embed_seconds.items())
+        print(
+            f"round {number}: matrix {rate / 1e9:.0f} GFLOP/s ({rates[0] / 1e9:.0f}, {rates[1] / 1e9:.0f}), decode {decode:.1f} "
+            f"CPU s, {total / 1e12:.2f} TFLOP, limit {limit:.1f} s; extract {wall:.1f} s ({embed}) = {shares[-1]:.2f} x limit, "
+            f"{speed:.2f} videos/s; plain {plain_speed:.3f} videos/s; {ratios[-1]:.1f} x the plain loop",
+            flush=True,
+        )
+    print(
+        f"median: {statistics.median(shares):.2f} x limit (bar 1.25), {statistics.median(ratios):.1f} x plain loop (bar 3.5)"
+    )
+
+
+if __name__ == "__main__":
+    main()

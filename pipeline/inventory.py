@@ -9,7 +9,6 @@ from cache.schema import UNKNOWN_LABEL, KnownInput, VideoLabel
 from pipeline.assembly import Input
 from pipeline.source_tree import Source
 
-
 NO_FILE = (0, 0)
 
 

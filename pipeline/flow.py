@@ -77,19 +77,18 @@ class Flow:
             DecodePool(self._settings.pool, worker_settings=limits) as pool,
             ExtractProgress(len(work), console=console) as self._progress,
         ):
-            for event in pool.run(self._tasks(work, stop)):
+            for event in pool.run(self._tasks(work, stop), stop=stop):
                 self._take(event)
                 self._gather()
-                if stop.is_set():
-                    break
                 self._commit_if_due()
-            else:
+            if not stop.is_set():
                 for runner in self._runners.values():
                     runner.flush()
                 self._gather()
-                assert stop.is_set() or not len(self._assembler), "a video was decoded but never completed"
+                assert not len(self._assembler), "a video was decoded but never completed"
             self._commit()
             report.worker_restarts += pool.restarts
+            report.idle_seconds += pool.idle_seconds
         ended = report.stored_now + report.rejected_now + report.unchanged - ended_before
         report.not_reached += len(work) - ended
         for name, runner in self._runners.items():

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -111,6 +112,8 @@ class DecodePool:
         self._last_watch = 0.0
         self.restarts = 0
         """Workers that had to be replaced."""
+        self.idle_seconds = 0.0
+        """Time that the parent waited for frames."""
 
     def __enter__(self) -> DecodePool:
         try:
@@ -129,16 +132,21 @@ class DecodePool:
         """Shared memory that the pool holds, whatever the videos' length."""
         return self._settings.workers * self._worker_settings.slot_bytes * self._worker_settings.n_slots
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Event]:
-        """Decode every task; events of one task come in order and end with Finished, Unchanged or Failed."""
+    def run(self, tasks: Iterable[Task], *, stop: threading.Event | None = None) -> Iterator[Event]:
+        """Decode every task; events of one task come in order and end with Finished, Unchanged, Probed or Failed.
+
+        Ends early once `stop` is set, whatever the workers do.
+        """
         source = iter(tasks)
         self._last_watch = time.monotonic()
-        while True:
+        while stop is None or not stop.is_set():
             busy = self._assign(source)
             if not busy:
                 return
             waitables: list[Any] = [item.connection for item in busy]
+            began = time.perf_counter()
             ready = wait(waitables, timeout=WATCH_SECONDS)
+            self.idle_seconds += time.perf_counter() - began
             for item in busy:
                 if item.connection in ready:
                     yield from self._receive(item)

@@ -45,6 +45,7 @@ class ExtractReport:
     decode_wait_seconds: float = 0.0
     embed_seconds: dict[str, float] = field(default_factory=dict)
     write_seconds: float = 0.0
+    idle_seconds: float = 0.0
     worker_restarts: int = 0
     decoders: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)

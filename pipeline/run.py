@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -203,6 +204,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        os.write(2, b"\nstopping: committing what is whole (once more to stop at once)\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

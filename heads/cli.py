@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from heads.train import Device
 
 DATA, MODEL, LOSS = "Data", "Model", "Loss and imbalance"
-TRAINING, DECISION = "Training", "Threshold and selection"
+TRAINING, DECISION, REPORT = "Training", "Threshold and selection", "Report"
 
 
 def _text(help_text: str, panel: str, *names: str) -> Any:
@@ -89,6 +89,12 @@ def train_head_command(
         str | None, _text("Best epoch by auroc, average_precision, f1 or loss.", DECISION)
     ] = None,
     calibration: Annotated[str | None, _text("temperature or none.", DECISION)] = None,
+    src: Annotated[
+        Path | None, _text("Root of the videos: report.html shows the mistaken ones.", REPORT)
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, _text("Folder for TensorBoard (extra: onepass[tensorboard]).", REPORT)
+    ] = None,
     settings: Annotated[
         list[str] | None, _text("Any other setting, KEY=VALUE; may be repeated.", TRAINING, "--set")
     ] = None,
@@ -149,7 +155,9 @@ def train_head_command(
         from heads.run import train_from_cache
 
         folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
-        train_from_cache(cache, config, out=folder, labels=join, device=chosen_device)
+        train_from_cache(
+            cache, config, out=folder, labels=join, device=chosen_device, src=src, tensorboard=tensorboard
+        )
 
 
 def build_config(preset: str, named: dict[str, Any], settings: list[str] | tuple[str, ...]) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""What a training writes beside its checkpoint: metrics, history, predictions and the confusion matrix."""
+"""What a training writes beside its checkpoint: metrics, history, predictions, figures and report.html."""
 
 from __future__ import annotations
 
@@ -8,32 +8,44 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heads.checkpoint import save_head, write_file, writing
 from heads.fit import EpochRow
-from heads.train import PART_ROLES, TrainingRecord
+from heads.report import report_html
+from heads.report_figures import training_figures
+from heads.train import TrainingRecord
 from heads.trained import TrainedHead
+
+if TYPE_CHECKING:
+    from cache.reader import Cache
 
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
-CONFUSION_FILE = "confusion_matrix.png"
+REPORT_FILE = "report.html"
 
 
-def write_training(head: TrainedHead, folder: str | Path) -> dict[str, Path]:
+def write_training(
+    head: TrainedHead, folder: str | Path, *, cache: Cache | None = None, src: str | Path | None = None
+) -> dict[str, Path]:
     """Save the head and everything its training left; returns what was written by name.
 
-    Raises ValueError for a head that was loaded rather than trained, StorageFull or HeadError as `save_head`.
+    cache: the one it was trained on; with it report.html shows the score over time of the worst mistakes.
+    src: root of the videos, for a picture of each. Raises ValueError for a head that was loaded rather than
+    trained, StorageFull or HeadError as `save_head`.
     """
     if head.training is None:
         raise ValueError("this head was loaded from disk; only a fresh training has a history to write")
     folder = save_head(head, folder)
+    figures = training_figures(head, head.training)
+    root = None if src is None else Path(src)
     contents = {
         "metrics": (METRICS_FILE, metrics_json(head, head.training)),
         "history": (HISTORY_FILE, history_csv(head.training.history)),
         "predictions": (PREDICTIONS_FILE, predictions_csv(head, head.training)),
-        "confusion matrix": (CONFUSION_FILE, _confusion_png(head, head.training)),
+        **{Path(figure.file).stem.replace("_", " "): (figure.file, figure.png) for figure in figures},
+        "report": (REPORT_FILE, report_html(head, head.training, figures, cache=cache, src=root)),
     }
     written = {"head": folder}
     with writing(folder):
@@ -84,11 +96,3 @@ def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
     writer.writerow(header)
     writer.writerows(["" if value is None else value for value in row] for row in rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _confusion_png(head: TrainedHead, record: TrainingRecord) -> bytes:
-    from heads.figures import Provenance, confusion_matrix_png
-
-    final = next((e for e in record.evaluations if e.part == "test"), record.evaluations[0])
-    provenance = Provenance(head.info.weights, head.info.random_weights, PART_ROLES[final.part])
-    return confusion_matrix_png(final, label_names=head.info.label_names, provenance=provenance)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from cache.errors import InputError
 from heads.config import TrainConfig
 from heads.dataset import load_dataset
+from heads.fit import EpochRow
 from heads.outputs import write_training
 from heads.show import EPOCH_HEADER, epoch_line, make_console, show_result, show_start
 from heads.splits import choose_split
+from heads.tensorboard import TensorBoardLog
 from heads.train import Device, train_on
 from heads.trained import TrainedHead
 
@@ -27,14 +31,20 @@ def train_from_cache(
     out: Path,
     labels: LabelJoin | None = None,
     device: Device = "auto",
+    src: Path | None = None,
+    tensorboard: Path | None = None,
     console: Console | None = None,
 ) -> TrainedHead:
     """Train on the cache's split (or a holdout), print every step, write the head and what belongs to it to
     `out`.
 
-    Raises what `heads.train.train_head` and `heads.outputs.write_training` raise.
+    src: root of the videos, for pictures in the report. tensorboard: folder for its events, or None. Raises
+    InputError when `src` is no folder, or without the package tensorboard where it is asked for, and what
+    `heads.train.train_head` and `heads.outputs.write_training` raise.
     """
     console = console or make_console()
+    if src is not None and not src.is_dir():
+        raise InputError(f"--src {src} is no folder; give the root that video ids are relative to")
     for line in labels.report() if labels is not None else ():
         console.print(line, markup=False, soft_wrap=True)
     data = load_dataset(
@@ -45,12 +55,15 @@ def train_from_cache(
     )
     show_start(console, data, split, config, caches=cache.paths)
     console.print(f"{EPOCH_HEADER}   (all but loss on val)", markup=False, soft_wrap=True)
-    head = train_on(
-        data,
-        split,
-        config,
-        device=device,
-        on_epoch=lambda row: console.print(epoch_line(row), markup=False, soft_wrap=True),
-    )
-    show_result(console, head, write_training(head, out))
+    with contextlib.nullcontext() if tensorboard is None else TensorBoardLog(tensorboard) as log:
+
+        def on_epoch(row: EpochRow) -> None:
+            console.print(epoch_line(row), markup=False, soft_wrap=True)
+            if log is not None:
+                log.epoch(row)
+
+        head = train_on(data, split, config, device=device, on_epoch=on_epoch)
+        show_result(console, head, write_training(head, out, cache=cache, src=src))
+        if log is not None:
+            log.result(head)
     return head

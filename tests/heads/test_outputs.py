@@ -22,8 +22,14 @@ def test_everything_lies_beside_the_head(toy_cache: Cache, quick: TrainConfig, t
         "head.json",
         "head.safetensors",
         "history.csv",
+        "history.png",
         "metrics.json",
+        "pr_curve.png",
         "predictions.csv",
+        "reliability.png",
+        "report.html",
+        "roc_curve.png",
+        "threshold_curve.png",
     ]
     with (tmp_path / "h" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

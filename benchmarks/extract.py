@@ -5,8 +5,8 @@
 limit = processor time of the decode alone (same decoder, same resize, nothing else) / cores
       + model FLOPs of the same tokens / bf16 (or float32) matrix rate measured between the rounds
 
-Prints each round and the medians: wall / limit, videos/s of extract over videos/s of the plain loop. Random weights: speed does not
-depend on them. Models are loaded before the clock starts on both sides; worker start, digests and writing to disk count.
+Prints each round and the medians: wall / limit, videos/s of extract over videos/s of the plain loop. Random weights: speed does
+not depend on them. Models are loaded before the clock starts on both sides; worker start, digests and writing to disk count.
 """
 
 from __future__ import annotations
@@ -24,40 +24,19 @@ from typing import Any
 import torch
 from plain_loop import plain_loop
 from rich.console import Console
-from torch.utils.flop_counter import FlopCounterMode
 
 from cache.schema import StreamSpec, VideoLabel
 from cache.writer import CacheWriter
-from pipeline.backbones.base import Backbone, cpu_has_bf16
+from pipeline.backbones.base import Backbone, Precision, cpu_has_bf16
 from pipeline.backbones.load import BackboneConfig, load_backbones
 from pipeline.decode import decode_video
 from pipeline.decoders.base import DecoderName, open_frames
 from pipeline.flow import Flow, FlowSettings
 from pipeline.inventory import take_inventory
 from pipeline.pool import PoolSettings, default_workers
+from pipeline.profile import matrix_rate, token_flops
 from pipeline.report import ExtractReport
 from pipeline.source_tree import Source, discover
-
-
-def matrix_rate(dtype: torch.dtype, *, side: int = 4096, seconds: float = 3.0) -> float:
-    """FLOP/s of a square matrix product."""
-    a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
-    _ = a @ b
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        _ = a @ b
-        count += 1
-    return count * 2 * side**3 / (time.perf_counter() - began)
-
-
-def token_flops(backbone: Backbone) -> float:
-    """FLOPs of one token by torch's own counter, on the plain model."""
-    import numpy as np
-
-    frames = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
-    with FlopCounterMode(display=False) as counter:
-        backbone.embed_plainly(frames)
-    return float(counter.get_total_flops())
 
 
 def decode_seconds(sources: list[Source], backbones: dict[str, Backbone], decoder: DecoderName) -> float:
@@ -115,7 +94,8 @@ def main() -> None:
     fast = load_backbones(config)
     plain = list(load_backbones(BackboneConfig(**random, runtime="torch", precision="fp32")).values())
     flops = {backbone.name: token_flops(backbone) for backbone in plain}
-    dtype = torch.bfloat16 if config.resolved_precision() == "bf16" and cpu_has_bf16() else torch.float32
+    native = config.resolved_precision() == "bf16" and cpu_has_bf16()
+    precision: Precision = "bf16" if native else "fp32"
     cores = len(os.sched_getaffinity(0))
     prints = next(iter(fast.values())).fingerprint()
     per_token = ", ".join(f"{name} {value / 1e9:.1f} GFLOP a token" for name, value in flops.items())
@@ -124,7 +104,7 @@ def main() -> None:
     )
     shares, ratios = [], []
     for number in range(1, arguments.rounds + 1):
-        rates = [matrix_rate(dtype)]
+        rates = [matrix_rate(torch.device("cpu"), precision)]
         decode = decode_seconds(sources, fast, arguments.decoder)
         with tempfile.TemporaryDirectory() as folder:
             wall, report = run_extract(
@@ -134,7 +114,7 @@ def main() -> None:
                 decoder=arguments.decoder,
                 workers=arguments.workers or default_workers(),
             )
-        rates.append(matrix_rate(dtype))
+        rates.append(matrix_rate(torch.device("cpu"), precision))
         plain_result = plain_loop(
             [source.path for source in sources[:: max(1, len(sources) // arguments.plain_count)]], plain
         )

@@ -86,6 +86,12 @@ def extract_command(
     worker_memory: Annotated[
         float, typer.Option(help="GiB a decoder may use.", rich_help_panel=DECODING)
     ] = 4.0,
+    memory: Annotated[
+        float,
+        typer.Option(
+            help="GiB for all decoders together; 0: half of what is free.", rich_help_panel=DECODING
+        ),
+    ] = 0.0,
     max_decode_errors: Annotated[
         float, typer.Option(help="Share of damaged frames a video may have.", rich_help_panel=DECODING)
     ] = 0.2,
@@ -106,6 +112,9 @@ def extract_command(
     ] = False,
     allow_library_mismatch: Annotated[
         bool, typer.Option(help="Add to a cache made with other library versions.", rich_help_panel=OUTCOME)
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time went.", rich_help_panel=OUTCOME)
     ] = False,
     dry_run: Annotated[
         bool,
@@ -144,12 +153,15 @@ def extract_command(
         ),
         dtype=_choice("--dtype", dtype, ("float16", "float32")),
         decoder=_choice("--decoder", decoder, DECODERS) if decoder else default_decoder(console.print),
-        pool=_pool(workers=workers, deadline=deadline, worker_memory=worker_memory),
+        pool=_pool(
+            workers=workers, deadline=deadline, worker_memory=worker_memory, memory=memory, say=console.print
+        ),
         max_error_share=max_decode_errors,
         min_seconds=min_seconds,
         max_rejects=max_rejects,
         duplicates=_choice("--duplicates", duplicates, ("keep", "reject")),
         retry_rejects=retry_rejects,
+        profile=profile,
         ignore_libraries=allow_library_mismatch,
     )
     if dry_run:
@@ -199,7 +211,8 @@ def _backbones(**fields: Any) -> Any:
     return BackboneConfig(**fields)
 
 
-def _pool(*, workers: int, deadline: float, worker_memory: float) -> Any:
+def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:
+    from pipeline.memory import default_budget_bytes, fit_pool
     from pipeline.pool import PoolSettings, default_workers
 
     if not 0 <= workers <= MAX_WORKERS:
@@ -207,11 +220,23 @@ def _pool(*, workers: int, deadline: float, worker_memory: float) -> Any:
     for flag, value in (("--deadline", deadline), ("--worker-memory", worker_memory)):
         if not 0 < value < float("inf"):
             raise InputError(f"{flag} {value}: must be a positive number")
-    return PoolSettings(
+    if not 0 <= memory < float("inf"):
+        raise InputError(f"--memory {memory}: GiB, 0 for half of what is free")
+    asked = PoolSettings(
         workers=workers or default_workers(),
         deadline_seconds=deadline,
         worker_memory_bytes=int(worker_memory * (1 << 30)),
     )
+    try:
+        settings = fit_pool(asked, int(memory * (1 << 30)) or default_budget_bytes())
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from error
+    if settings.workers < asked.workers:
+        say(
+            f"{settings.workers} of {asked.workers} decode workers fit into the memory budget",
+            highlight=False,
+        )
+    return settings
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:

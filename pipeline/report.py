@@ -46,6 +46,7 @@ class ExtractReport:
     embed_seconds: dict[str, float] = field(default_factory=dict)
     write_seconds: float = 0.0
     idle_seconds: float = 0.0
+    profile: list[str] = field(default_factory=list)
     worker_restarts: int = 0
     decoders: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
@@ -139,6 +140,7 @@ class ExtractReport:
                 f"{work_seconds:.1f} s ({self.stored_now / work_seconds:.2f} videos/s) after {self.setup_seconds:.1f} s of "
                 f"start-up, {self.precision} on {self.device}"
             )
+        lines += self.profile
         return lines
 
     def as_dict(self) -> dict[str, Any]:

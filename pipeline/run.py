@@ -27,6 +27,7 @@ from pipeline.decoders.base import DecoderName
 from pipeline.flow import Flow, FlowSettings
 from pipeline.inventory import Inventory, take_inventory
 from pipeline.pool import PoolSettings
+from pipeline.profile import profile_lines
 from pipeline.report import ExtractReport
 from pipeline.source_tree import discover
 from pipeline.sources import ResolvedSources, resolve_labels
@@ -51,6 +52,7 @@ class ExtractConfig:
     max_rejects: float = 0.1
     duplicates: Literal["keep", "reject"] = "keep"
     retry_rejects: bool = False
+    profile: bool = False
     ignore_libraries: bool = False
     commit_videos: int = 16
     commit_seconds: float = 30.0
@@ -99,6 +101,15 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
         recall_rejects(config, report, {source.id for source in resolved.sources})
     report.interrupted = stop.is_set()
     report.seconds = time.perf_counter() - began
+    if config.profile and report.stored_now:
+        report.profile = profile_lines(
+            report,
+            backbones,
+            device=config.backbones.torch_device(),
+            precision=config.backbones.resolved_precision(),
+            runtime=str(next(iter(backbones.values())).fingerprint()["runtime"]),
+            workers=config.pool.workers,
+        )
     return report
 
 

@@ -1,0 +1,38 @@
+"""How much memory decoding may take: workers and their limits from one budget, whatever the videos' length.
+
+The models and one batch a stream come on top and do not grow (about 2 GiB for ViT-B-32 and slowfast_r50 in float32, measured as the
+resident size of a run).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psutil
+
+from pipeline.pool import PoolSettings
+
+MIN_WORKER_BYTES = 512 << 20
+"""What a decode worker of 1080p video needs with its slots: about 250 MiB were measured, doubled."""
+DEFAULT_SHARE = 0.5
+"""Share of the memory that is free at the start which decoding may take where nothing was said."""
+
+
+def default_budget_bytes() -> int:
+    """Half of what is free now."""
+    return int(psutil.virtual_memory().available * DEFAULT_SHARE)
+
+
+def fit_pool(settings: PoolSettings, budget_bytes: int) -> PoolSettings:
+    """The pool within the budget: fewer workers where they would not fit, each limited to its share.
+
+    A worker that grows over its limit is killed and its video is rejected (`out-of-memory`), so the budget holds. Raises
+    ValueError where not even one worker fits.
+    """
+    if budget_bytes < MIN_WORKER_BYTES:
+        raise ValueError(
+            f"{budget_bytes >> 20} MiB are too little: one decode worker needs {MIN_WORKER_BYTES >> 20} MiB"
+        )
+    workers = max(1, min(settings.workers, budget_bytes // MIN_WORKER_BYTES))
+    limit = min(settings.worker_memory_bytes, budget_bytes // workers)
+    return replace(settings, workers=workers, worker_memory_bytes=limit)

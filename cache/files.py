@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from cache.errors import CacheError, StorageFull
 PART_SUFFIX = ".part"
 """Suffix of a file that is being written; a leftover one is worthless and is removed by the next writer."""
 
+READ_THREADS = 2
+_THREADS_FROM_BYTES = 4 * 1024 * 1024
 _SYNC_THREADS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HDF5_ERRNO = re.compile(r"errno = (\d+)")
@@ -47,6 +49,50 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+Piece = tuple[Path | int, int, memoryview]
+"""File (or open descriptor), offset in it, and the memory to fill from there."""
+
+
+def read_pieces(pieces: Sequence[Piece]) -> None:
+    """Fill the memory of every piece; a large read is shared out to threads.
+
+    Each thread takes one stretch of neighbouring pieces: the first touch of fresh memory costs as much as the
+    copy, and this way no two threads wait for one page. Raises `OSError` naming the file, also if it is
+    short.
+    """
+    total = sum(len(view) for _, _, view in pieces)
+    if total < _THREADS_FROM_BYTES:
+        _read_stretch(pieces)
+        return
+    share = -(-total // READ_THREADS)
+    stretches: list[list[Piece]] = [[]]
+    filled = 0
+    for file, offset, view in pieces:
+        while view:
+            if filled == share:
+                stretches.append([])
+                filled = 0
+            count = min(len(view), share - filled)
+            stretches[-1].append((file, offset, view[:count]))
+            offset, view, filled = offset + count, view[count:], filled + count
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        list(pool.map(_read_stretch, stretches))
+
+
+def _read_stretch(pieces: Sequence[Piece]) -> None:
+    for file, offset, view in pieces:
+        descriptor = file if isinstance(file, int) else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while view:
+                count = os.preadv(descriptor, [view], offset)
+                if count == 0:
+                    raise OSError(errno.ENODATA, f"it ends before byte {offset + len(view)}", str(file))
+                offset, view = offset + count, view[count:]
+        finally:
+            if descriptor is not file:
+                os.close(descriptor)
 
 
 def write_at(path: Path, offset: int, data: bytes | memoryview, *, file_size: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ _LIBVER = ("v108", "latest")  # 1.8 is the first format that holds attributes ab
 _JSON_ATTRIBUTES = ("label_names", "provenance")
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One dataset. offset: where its rows begin in the file, None unless they are one uncompressed block."""
+
+    dataset: h5py.Dataset
+    rows: int
+    row_bytes: int
+    offset: int | None
+
+
 class Hdf5Reader:
     """An `.h5` cache (a `StoreReader`). Files are complete and never change, so no HDF5 file lock is
     taken.
@@ -36,7 +47,7 @@ class Hdf5Reader:
         try:
             self.attributes = CacheAttributes.from_json(_root_attributes(self._file, path), where=path)
             self.streams = self._find_streams()
-            self._check_arrays()
+            self._arrays = self._find_arrays()
         except BaseException:
             self._file.close()
             raise
@@ -53,26 +64,33 @@ class Hdf5Reader:
             )
         return streams
 
-    def _check_arrays(self) -> None:
+    def _find_arrays(self) -> dict[str, _Stored]:
+        arrays = {}
         for path, spec in all_specs(list(self.streams.values())).items():
-            found = self._file.get(path)
-            if not isinstance(found, h5py.Dataset):
+            dataset = self._file.get(path)
+            if not isinstance(dataset, h5py.Dataset):
                 raise CacheCorrupt(f"{self.path}: the array {path} is missing")
-            text = h5py.check_string_dtype(found.dtype) is not None
-            kind = "string" if text else found.dtype.name
-            if (kind, found.shape[1:]) != (spec.kind, spec.row_shape):
+            dtype, shape = dataset.dtype, dataset.shape
+            kind = "string" if h5py.check_string_dtype(dtype) is not None else dtype.name
+            if (kind, shape[1:]) != (spec.kind, spec.row_shape):
                 raise CacheCorrupt(
-                    f"{self.path}: {path} is {kind} {list(found.shape[1:])} a row, "
+                    f"{self.path}: {path} is {kind} {list(shape[1:])} a row, "
                     f"not {spec.kind} {list(spec.row_shape)}"
                 )
+            # None unless the values lie in the file as one plain block
+            offset = dataset.id.get_offset() if kind != "string" and dtype == spec.dtype else None
+            arrays[path] = _Stored(
+                dataset, int(shape[0]), spec.row_bytes if offset is not None else 0, offset
+            )
+        return arrays
 
     def n_rows(self, array: str) -> int:
         """Rows of the array at this path."""
-        return int(self._file[array].shape[0])
+        return self._arrays[array].rows
 
     def read(self, array: str, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) as a fresh array; strings as an object array of `str`."""
-        dataset = self._file[array]
+        dataset = self._arrays[array].dataset
         try:
             if h5py.check_string_dtype(dataset.dtype) is not None:
                 out = np.empty(stop - start, dtype=object)
@@ -86,8 +104,14 @@ class Hdf5Reader:
         """Fill the C-contiguous `out` with rows from `start` on. Numeric arrays only."""
         if not len(out):
             return
+        stored = self._arrays[array]
         try:
-            self._file[array].read_direct(out, np.s_[start : start + len(out)])
+            if stored.offset is not None and start + len(out) <= stored.rows:
+                begin = stored.offset + start * stored.row_bytes
+                view = out.reshape(-1).view(np.uint8).data
+                files.read_pieces([(self._file.id.get_vfd_handle(), begin, view)])
+            else:
+                stored.dataset.read_direct(out, np.s_[start : start + len(out)])
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise CacheCorrupt(f"{self.path}: {array} cannot be read: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,8 @@ class ArraySpec:
         return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def column_specs() -> list[ArraySpec]:
+@functools.cache
+def column_specs() -> tuple[ArraySpec, ...]:
     """The arrays `videos/<column>` and `rejects/<column>`."""
     specs = []
     for group, dimension, columns in (
@@ -51,7 +53,7 @@ def column_specs() -> list[ArraySpec]:
         for name, kind in columns.items():
             rows = TEXT_CHUNK_ROWS if kind == "string" else NUMBER_CHUNK_ROWS
             specs.append(ArraySpec(f"{group}/{name}", kind, (), rows, (dimension,)))
-    return specs
+    return tuple(specs)
 
 
 def stream_specs(stream: StreamSpec) -> list[ArraySpec]:
@@ -67,7 +69,7 @@ def stream_specs(stream: StreamSpec) -> list[ArraySpec]:
 
 def all_specs(streams: Sequence[StreamSpec]) -> dict[str, ArraySpec]:
     """Every array of a cache with these streams, by path."""
-    specs = column_specs()
+    specs = list(column_specs())
     for stream in streams:
         specs += stream_specs(stream)
     return {spec.path: spec for spec in specs}

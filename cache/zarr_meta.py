@@ -69,7 +69,7 @@ def root_document(attributes: CacheAttributes, tree: Mapping[str, Mapping[str, A
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:
     """A JSON document as UTF-8."""
-    return json.dumps(document, indent=1, ensure_ascii=False).encode()
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 def encode_strings(strings: Sequence[str]) -> bytes:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import relabel
+from cache import files, relabel
 from cache.errors import CacheCorrupt, CacheError, CacheNotFound
 from cache.layout import CacheAttributes, all_specs, stream_from_attributes
 from cache.schema import RELABEL_COLUMNS, StreamSpec
 from cache.zarr_meta import decode_strings
 
-_READ_THREADS = 2
-_THREADS_FROM_BYTES = 4 * 1024 * 1024
 _RELABELLED = frozenset(f"videos/{name}" for name in RELABEL_COLUMNS)
 
 
@@ -161,39 +157,21 @@ class ZarrReader:
             out[...] = self._through_zarr(array, start, start + len(out))
             return
         row_bytes = out.dtype.itemsize * math.prod(stored.row_shape)
-        flat = out.reshape(-1).view(np.uint8)
-        jobs: list[tuple[Path, int, NDArray[np.uint8]]] = []
+        flat = out.reshape(-1).view(np.uint8).data
+        pieces: list[files.Piece] = []
         row, stop = start, start + len(out)
         while row < stop:
             index, within = divmod(row, stored.chunk_rows)
             count = min(stored.chunk_rows - within, stop - row)
             begin = (row - start) * row_bytes
-            target = flat[begin : begin + count * row_bytes]
-            jobs.append((self.path / array / stored.chunk_name(index), within * row_bytes, target))
+            file = self.path / array / stored.chunk_name(index)
+            pieces.append((file, within * row_bytes, flat[begin : begin + count * row_bytes]))
             row += count
-        if len(jobs) > 1 and flat.nbytes >= _THREADS_FROM_BYTES:
-            with ThreadPoolExecutor(_READ_THREADS) as pool:
-                list(pool.map(self._read_piece, *zip(*jobs, strict=True)))
-        else:
-            for job in jobs:
-                self._read_piece(*job)
-
-    def _read_piece(self, file: Path, offset: int, out: NDArray[np.uint8]) -> None:
         try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            files.read_pieces(pieces)
         except OSError as error:
+            file = Path(error.filename or self.path / array)
             raise self._chunk_error(file, error.strerror or str(error)) from error
-        try:
-            view = out.data
-            while view:
-                count = os.preadv(descriptor, [view], offset)
-                if count == 0:
-                    raise self._chunk_error(file, f"it ends before byte {offset + len(view)}")
-                view, offset = view[count:], offset + count
-        except OSError as error:
-            raise self._chunk_error(file, error.strerror or str(error)) from error
-        finally:
-            os.close(descriptor)
 
     def _read_strings(self, array: str, start: int, stop: int) -> NDArray[Any]:
         stored = self.arrays[array]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,8 +19,10 @@ from cache.writer import CacheWriter
 from tests.cache import builders
 from tests.cache.crashing import Killed, dying_after
 
+pytestmark = pytest.mark.usefixtures("without_fsync")
+
 IDS = st.sampled_from(["a.mp4", "b/ü.avi", "c c.mkv", "d.mov", "e" * 40 + ".mp4", "f.webm"])
-STEPS = st.one_of(st.none(), st.integers(0, 160))
+STEPS = st.one_of(st.none(), st.sampled_from(range(240)))
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -166,7 +169,7 @@ class Hdf5Machine(StoreMachine):
 
 
 SETTINGS = settings(
-    max_examples=30, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestZarr = StoreMachine.TestCase
 TestZarr.settings = SETTINGS

@@ -110,15 +110,16 @@ def main() -> None:
             tokens = {name: tokens.get(name, 0) + count for name, count in report.tokens.items()}
         compute = sum(token_flops(b) * tokens[name] for name, b in backbones.items()) / rate
         speed = len(sources) / wall
+        limit = len(sources) / compute
         print(
-            f"extract: {speed:.1f} videos/s = {speed / decode:.0%} of decode alone; the models' limit is {len(sources) / compute:.1f} videos/s"
+            f"extract: {speed:.1f} videos/s = {speed / decode:.0%} of decode alone; the models' limit is {limit:.1f} videos/s"
         )
-        bound = "decode" if decode < len(sources) / compute else "matrix rate"
+        bound = "decode" if decode < limit else "matrix rate"
+        bar = 90 if bound == "decode" else 80
+        print(f"lower ceiling: {bound}; reached {speed / min(decode, limit):.0%} (bar {bar} %)")
+        early, late = (peak / 2**20 for peak in peaks)
         print(
-            f"lower ceiling: {bound}; reached {speed / min(decode, len(sources) / compute):.0%} (bar {90 if bound == 'decode' else 80} %)"
-        )
-        print(
-            f"device memory at its peak: {peaks[0] / 2**20:.0f} MiB after {EARLY} videos, {peaks[1] / 2**20:.0f} MiB after {len(sources)}"
+            f"device memory at its peak: {early:.0f} MiB after {EARLY} videos, {late:.0f} MiB after {len(sources)}"
         )
         rng, paths = np.random.default_rng(0), {s.id: s.path for s in sources}
         with open_cache(cache) as opened:

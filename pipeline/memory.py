@@ -1,7 +1,6 @@
 """How much memory decoding may take: workers and their limits from one budget, whatever the videos' length.
 
-The models and one batch a stream come on top and do not grow (about 2 GiB for ViT-B-32 and slowfast_r50 in float32, measured as the
-resident size of a run).
+The models and one batch a stream come on top and do not grow.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def write_training(
         "metrics": (METRICS_FILE, metrics_json(head, head.training)),
         "history": (HISTORY_FILE, history_csv(head.training.history)),
         "predictions": (PREDICTIONS_FILE, predictions_csv(head, head.training)),
-        **{Path(figure.file).stem.replace("_", " "): (figure.file, figure.png) for figure in figures},
+        **{figure.name: (figure.file, figure.png) for figure in figures},
         "report": (REPORT_FILE, report_html(head, head.training, figures, cache=cache, src=root)),
     }
     written = {"head": folder}

@@ -15,8 +15,9 @@ from heads.trained import TrainedHead
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportFigure:
-    """One PNG: its file name, its title and what it shows."""
+    """One PNG: its name, its file, its title and what it shows."""
 
+    name: str
     file: str
     title: str
     caption: str
@@ -46,13 +47,15 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
     fitted = "the temperature was fitted on val" + (", on these same videos" if part == "val" else "")
     drawn = [
         (
-            "confusion_matrix",
+            "confusion matrix",
+            "confusion_matrix.png",
             f"Confusion matrix, {part}",
             f"Decisions against labels on {part}; {PART_ROLES[part]}.",
             confusion_matrix_png(final, label_names=info.label_names, provenance=result),
         ),
         (
-            "threshold_curve",
+            "threshold curve",
+            "threshold_curve.png",
             "Threshold, val",
             "F1, precision and recall on val over every threshold. Grey: the threshold's bootstrap interval "
             "by source group. The epoch's weights were chosen on val as well.",
@@ -67,19 +70,22 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
             ),
         ),
         (
-            "pr_curve",
+            "PR curve",
+            "pr_curve.png",
             f"Precision and recall, {part}",
             f"Every cut of the scores on {part}, with each floor at its own threshold; {PART_ROLES[part]}.",
             pr_curve_png(labels, scores, final, floors, provenance=result),
         ),
         (
-            "roc_curve",
+            "ROC curve",
+            "roc_curve.png",
             f"ROC, {part}",
             f"Every cut of the scores on {part}, with each floor at its own threshold; {PART_ROLES[part]}.",
             roc_curve_png(labels, scores, final, floors, provenance=result),
         ),
         (
             "reliability",
+            "reliability.png",
             f"Reliability, {part}",
             f"Share of positives against probability on {part}, before and after temperature scaling; {fitted}.",
             reliability_png(
@@ -93,7 +99,8 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
             ),
         ),
         (
-            "history",
+            "loss by epoch",
+            "history.png",
             "Training, train and val",
             "Loss on train and val by epoch; each epoch's best threshold on val, with F1 and AUROC on val.",
             history_png(
@@ -103,4 +110,4 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
             ),
         ),
     ]
-    return tuple(ReportFigure(f"{name}.png", title, caption, png) for name, title, caption, png in drawn)
+    return tuple(ReportFigure(*fields) for fields in drawn)

@@ -21,6 +21,8 @@ from pipeline.cli_verify import verify_command
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cache.reader import Cache
+    from heads.timeline import Timeline
     from heads.trained import Predictions, TrainedHead
     from pipeline.report import ExtractReport
     from pipeline.run import ExtractConfig
@@ -54,6 +56,16 @@ def predict(
     max_rejects: Annotated[
         float, typer.Option(help="Share of rejects up to which the exit code is 0.")
     ] = 0.1,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Also write the score over time, window by window: .csv or .json.")
+    ] = None,
+    timeline_method: Annotated[
+        str, typer.Option(help="attention, sliding, or auto: attention where the head pools by it.")
+    ] = "auto",
+    timeline_window: Annotated[
+        float | None,
+        typer.Option(help="Seconds of a sliding window; left out: one token.", show_default=False),
+    ] = None,
     keep_cache: Annotated[Path | None, typer.Option(help="Keep the features here (one path only).")] = None,
     allow_library_mismatch: Annotated[
         bool, typer.Option(help="Accept features made with other library versions.")
@@ -73,10 +85,15 @@ def predict(
     console.print(f"head {head}: {trained.info.config.model.architecture}, weights {trained.info.weights}")
     caches = [path for path in paths if path.suffix in CACHE_SUFFIXES]
     sources = [path for path in paths if path not in caches]
+    over_time = None
+    if timeline is not None:
+        over_time = _OverTime(timeline, timeline_method, timeline_window, trained)
     rows: list[dict[str, Any]] = []
     ends: list[tuple[ExtractReport, ExtractConfig]] = []
     for path in caches:
-        rows += _score_cache(path, trained, console=console, ignore_libraries=allow_library_mismatch)
+        rows += _score_cache(
+            path, trained, console=console, ignore_libraries=allow_library_mismatch, over_time=over_time
+        )
     if sources:
         base = _head_settings(
             trained,
@@ -92,15 +109,45 @@ def predict(
             for number, path in enumerate(sources):
                 config = replace(base, src=path, out=keep_cache or Path(scratch) / f"{number}.zarr")
                 found, report = _score_source(
-                    config, trained, console=console, ignore_libraries=allow_library_mismatch
+                    config,
+                    trained,
+                    console=console,
+                    ignore_libraries=allow_library_mismatch,
+                    over_time=over_time,
                 )
                 rows += found
                 ends.append((report, config))
     _write_scores(out, rows)
     _print_scores(rows, trained, console)
     console.print(f"scores     {out}")
+    if over_time is not None:
+        console.print(over_time.write())
     for report, config in ends:
         conclude(report, config)
+
+
+class _OverTime:
+    """Scores over time of everything that predict scores, written at its end. Raises InputError for options
+    that do not fit the head."""
+
+    def __init__(self, path: Path, method: str, window_seconds: float | None, trained: TrainedHead) -> None:
+        from heads.timeline_file import TimelineRequest
+
+        self._request = TimelineRequest(path, method, window_seconds)  # type: ignore[arg-type]
+        self._method = self._request.check(trained)
+        self._trained = trained
+        self._found: list[Timeline] = []
+
+    def add(self, cache: Cache, *, ignore_libraries: bool) -> None:
+        self._found += self._request.timelines(self._trained, cache, ignore_libraries=ignore_libraries)
+
+    def write(self) -> str:
+        from heads.timeline import MEANING
+        from heads.timeline_file import write_timelines
+
+        n_windows = write_timelines(self._request, self._found, self._trained)
+        meaning = f"{self._method}: {MEANING[self._method]}"
+        return f"timeline   {self._request.path}: {n_windows} windows of {len(self._found)} videos; {meaning}"
 
 
 def _head_settings(
@@ -137,19 +184,31 @@ def _head_settings(
 
 
 def _score_source(
-    config: ExtractConfig, trained: TrainedHead, *, console: Console, ignore_libraries: bool
+    config: ExtractConfig,
+    trained: TrainedHead,
+    *,
+    console: Console,
+    ignore_libraries: bool,
+    over_time: _OverTime | None,
 ) -> tuple[list[dict[str, Any]], ExtractReport]:
     from pipeline.run import extract
 
     report = extract(config, console=console)
     for line in report.lines():
         console.print(line)
-    rows = _score_cache(config.out, trained, console=console, ignore_libraries=ignore_libraries)
+    rows = _score_cache(
+        config.out, trained, console=console, ignore_libraries=ignore_libraries, over_time=over_time
+    )
     return rows, report
 
 
 def _score_cache(
-    path: Path, trained: TrainedHead, *, console: Console, ignore_libraries: bool
+    path: Path,
+    trained: TrainedHead,
+    *,
+    console: Console,
+    ignore_libraries: bool,
+    over_time: _OverTime | None,
 ) -> list[dict[str, Any]]:
     """A row a video and a row a reject. Raises FingerprintMismatch naming the fields."""
     from cache.reader import open_cache
@@ -164,6 +223,8 @@ def _score_cache(
                 {**empty, "id": str(video_id), "reject_reason": str(reason), "reject_detail": str(detail)}
             )
         _print_agreement(cache.videos.label, predictions, console)
+        if over_time is not None:
+            over_time.add(cache, ignore_libraries=ignore_libraries)
     return rows
 
 

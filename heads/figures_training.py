@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 def history_png(history: Sequence[EpochRow], *, best_epoch: int, provenance: Provenance) -> bytes:
     """Loss of train and val by epoch, and below it the best threshold, F1 and AUROC of each epoch on val."""
-    figure = new_figure(7.2, 6.4, provenance)
+    figure = new_figure(8.4, 6.2, provenance)
     upper, lower = figure.subplots(2, 1, sharex=True)
     epochs = [row.epoch for row in history]
     marker = "o" if len(history) < 15 else None
     lines: list[tuple[Axes, str, list[float | None], str]] = [
-        (upper, "train, as trained (with dropout)", [row.train_loss for row in history], ORANGE),
+        (upper, "train, with dropout", [row.train_loss for row in history], ORANGE),
         (upper, "val", [row.val_loss for row in history], BLUE),
-        (lower, "threshold (before temperature scaling)", [row.threshold for row in history], GREEN),
+        (lower, "threshold, before\ntemperature scaling", [row.threshold for row in history], GREEN),
         (lower, "F1 at that threshold", [row.f1 for row in history], PURPLE),
         (lower, "AUROC", [row.auroc for row in history], BLUE),
     ]
@@ -44,7 +44,7 @@ def history_png(history: Sequence[EpochRow], *, best_epoch: int, provenance: Pro
     for axes in (upper, lower):
         axes.axvline(best_epoch, color=GREY, ls="--", lw=1, label=f"best epoch, {best_epoch}")
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, loc="best")
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False)
     upper.set_ylim(bottom=0)
     upper.set_ylabel("loss")
     upper.set_title(f"Loss and threshold over {len(history)} epochs")

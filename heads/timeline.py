@@ -88,6 +88,19 @@ def choose_method(head: TrainedHead, method: Method | Literal["auto"] = "auto") 
     return method
 
 
+def check_request(
+    head: TrainedHead, method: Method | Literal["auto"], window_seconds: float | None
+) -> Method:
+    """`choose_method`, and InputError for a window that is not above 0 or that the method does not take."""
+    chosen = choose_method(head, method)
+    if window_seconds is not None:
+        if not 0.0 < window_seconds < float("inf"):
+            raise InputError(f"the timeline window must be above 0 seconds, got {window_seconds}")
+        if chosen == "attention":
+            raise InputError("attention is one weight a token and takes no window; use the sliding method")
+    return chosen
+
+
 def score_over_time(
     head: TrainedHead,
     cache: Cache,
@@ -102,12 +115,7 @@ def score_over_time(
     window_seconds: width of a sliding window, above 0; None is one token of the grid. Raises InputError for
     options that do not fit, FingerprintMismatch or HeadError as `TrainedHead.predict` does.
     """
-    chosen = choose_method(head, method)
-    if window_seconds is not None:
-        if not 0.0 < window_seconds < float("inf"):
-            raise InputError(f"the timeline window must be above 0 seconds, got {window_seconds}")
-        if chosen == "attention":
-            raise InputError("attention is a weight a token and takes no window; use the sliding method")
+    chosen = check_request(head, method, window_seconds)
     head.require_fits(cache, ignore_libraries=ignore_libraries)
     wanted = np.arange(len(cache)) if videos is None else np.asarray(videos, dtype=np.int64)
     ids = cache.videos.id

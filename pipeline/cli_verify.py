@@ -21,7 +21,6 @@ def verify_command(
     """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
     import numpy as np
     from rich.console import Console
-    from rich.table import Table
 
     from cache.check import check_cache
     from cache.reader import open_cache
@@ -74,22 +73,13 @@ def verify_command(
                 for name in backbones
             )
             console.print(f"{video_id}: {worst}")
-        table = Table(
-            "stream", "stored", "tokens", "worst cosine", "worst relative error", "bound", "verdict"
-        )
         results = verdicts(opened, comparisons)
         for verdict in results:
-            worst_values = (f"{verdict.worst_cosine:.6f}", f"{verdict.worst_relative_error:.2e}")
-            outcome = "ok" if verdict.ok else "BELOW"
-            table.add_row(
-                verdict.stream,
-                verdict.precision,
-                str(verdict.n_tokens),
-                *worst_values,
-                verdict.bound,
-                outcome,
+            console.print(
+                f"stream {verdict.stream} ({verdict.precision}): {verdict.n_tokens} tokens, worst cosine "
+                f"{verdict.worst_cosine:.6f}, worst relative error {verdict.worst_relative_error:.1e}; bound: {verdict.bound}: "
+                f"{'ok' if verdict.ok else 'BELOW THE BOUND'}"
             )
-        console.print(table)
     for failure in failures:
         console.print(f"could not be compared: {failure}")
     if failures or not all(verdict.ok for verdict in results):

@@ -44,9 +44,15 @@ def clean_leftovers(path: Path) -> None:
 
 def new_zarr(target: Path, attributes: CacheAttributes, streams: Sequence[StreamSpec]) -> ZarrAppender:
     """Create an empty Zarr cache at `target`, which must not exist or be an empty folder."""
-    appender = _start_zarr(target, attributes, streams)
-    appender.commit(attributes)
-    return _name_zarr(appender, target)
+    try:
+        with files.storage_errors(target):
+            appender = _start_zarr(target, attributes, streams)
+            appender.commit(attributes)
+            return _name_zarr(appender, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            files.remove_tree(_beside(target, CREATING_SUFFIX))
+        raise
 
 
 def _name_zarr(appender: ZarrAppender, target: Path) -> ZarrAppender:

@@ -22,7 +22,7 @@ _ABSENT = object()
 
 
 def _flatten(value: Any, prefix: str, into: dict[str, Any]) -> None:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not prefix):
         for key in value:
             _flatten(value[key], f"{prefix}.{key}" if prefix else str(key), into)
     else:

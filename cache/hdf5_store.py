@@ -54,7 +54,7 @@ class Hdf5Reader:
 
     def _find_streams(self) -> dict[str, StreamSpec]:
         streams = {}
-        for name, group in self._file.get("streams", {}).items():
+        for name, group in sorted(self._file.get("streams", {}).items()):
             values = group.get("values")
             if values is None or values.ndim != 2:
                 raise CacheCorrupt(f"{self.path}: stream {name} has no values of shape [n_tokens, dim]")

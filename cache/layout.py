@@ -149,7 +149,8 @@ class StoreReader(Protocol):
     def attributes(self) -> CacheAttributes: ...
 
     @property
-    def streams(self) -> Mapping[str, StreamSpec]: ...
+    def streams(self) -> Mapping[str, StreamSpec]:
+        """The streams by name, in alphabetical order."""
 
     def n_rows(self, array: str) -> int:
         """Rows of the array at this path."""

@@ -39,6 +39,8 @@ def open_store(path: Path) -> StoreReader:
     """
     if cache_format(path) == "zarr":
         return ZarrReader(path)
+    if path.is_symlink():
+        path = path.resolve()  # staging lies beside the file itself
     from cache.hdf5_store import Hdf5Reader
 
     try:

@@ -279,11 +279,12 @@ class CacheWriter:
         with files.storage_errors(self.path):
             appender = self._appender = self._appender or self._stage()
             relabel.finish(appender)
+            before = appender.root_record
             self._in_doubt = True
             try:
                 yield appender
             except BaseException:
-                if not appender.committed_elsewhere():
+                if appender.root_record is before and appender.is_current():
                     appender.discard()
                     self._in_doubt = False
                 raise

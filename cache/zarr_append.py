@@ -99,7 +99,7 @@ class ZarrAppender:
         self.streams = {stream.name: stream for stream in streams}
         self._tails: dict[str, _Tail] = {}
         self._mirrored: dict[str, bytes] = {}
-        self._root = b""
+        self.root_record = b""
 
     @classmethod
     def create(cls, path: Path, streams: Sequence[StreamSpec], attributes: CacheAttributes) -> ZarrAppender:
@@ -116,7 +116,7 @@ class ZarrAppender:
         """Continue a tree, after undoing what a killed writer left uncommitted."""
         reader = ZarrReader(path)
         appender = cls(path, list(reader.streams.values()), reader.attributes)
-        appender._root = (path / "zarr.json").read_bytes()
+        appender.root_record = (path / "zarr.json").read_bytes()
         for name, spec in all_specs(list(reader.streams.values())).items():
             stored = reader.arrays[name]
             if not stored.plain or stored.separator != "." or stored.chunk_rows != spec.chunk_rows:
@@ -180,7 +180,7 @@ class ZarrAppender:
         documents = tree_documents(list(self.streams.values()), self._rows())
         root = to_bytes(root_document(attributes, documents))
         files.replace(self.path / "zarr.json", root)
-        self._root, self.attributes = root, attributes
+        self.root_record, self.attributes = root, attributes
         for tail in self._tails.values():
             tail.settle()
         files.sync([self.path])
@@ -189,11 +189,9 @@ class ZarrAppender:
         with contextlib.suppress(OSError):
             self._write_mirrors()
 
-    def committed_elsewhere(self) -> bool:
-        """Whether the root record on the disk is not the one known here: a commit was cut off after its
-        rename.
-        """
-        return (self.path / "zarr.json").read_bytes() != self._root
+    def is_current(self) -> bool:
+        """Whether the root record on the disk is the one known here; not if a commit was cut off after it."""
+        return (self.path / "zarr.json").read_bytes() == self.root_record
 
     def discard(self) -> None:
         """Forget what was appended since the last commit and free its space as far as possible."""

@@ -104,7 +104,7 @@ class ZarrReader:
 
     def _find_streams(self, groups: Mapping[str, Any]) -> dict[str, StreamSpec]:
         streams = {}
-        for path, document in groups.items():
+        for path, document in sorted(groups.items()):
             parent, _, name = path.rpartition("/")
             if parent != "streams":
                 continue

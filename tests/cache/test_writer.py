@@ -1,0 +1,557 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache import files
+from cache.errors import CacheCorrupt, CacheError, CacheNotFound, FingerprintMismatch, StorageFull
+from cache.reader import open_cache
+from cache.schema import Reject, StreamSpec, StreamTokens, VideoFeatures, VideoLabel
+from cache.writer import CacheWriter
+from tests.cache.builders import (
+    AUDIO,
+    CLIP,
+    LABEL_NAMES,
+    SLOWFAST,
+    contents,
+    expected,
+    fingerprint,
+    make_reject,
+    make_tokens,
+    make_video,
+    open_writer,
+    read_contents,
+    write_cache,
+)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and modification time of every file, the lock aside."""
+    return {
+        str(file): (file.stat().st_ino, file.stat().st_mtime_ns)
+        for file in folder.rglob("*")
+        if file.is_file() and ".lock" not in file.name
+    }
+
+
+def test_what_is_committed_is_read_back(store: Path) -> None:
+    videos = {name: make_video(name) for name in ("a.mp4", "b.mp4")}
+    rejects = {"c.mp4": make_reject("c.mp4")}
+    write_cache(store, list(videos.values()), list(rejects.values()))
+    assert read_contents(store) == expected(videos, rejects)
+
+
+def test_appending_in_many_runs_equals_one_run(store: Path, tmp_path: Path) -> None:
+    videos = [make_video(f"{index}.mp4") for index in range(7)]
+    for video in videos:
+        write_cache(store, [video])
+    whole = write_cache(tmp_path / f"whole{store.suffix}", videos)
+    assert read_contents(store) == read_contents(whole)
+
+
+@pytest.mark.parametrize("video_id", ["train/Ünï çødé 你好/😀.mp4", "x" * 300 + ".mp4", "a b\n'\"\\.mp4"])
+def test_unusual_ids(store: Path, video_id: str) -> None:
+    write_cache(store, [make_video(video_id)], [make_reject(video_id + "2", detail="ß" * 100)])
+    with open_cache(store) as cache:
+        assert cache.videos.id.tolist() == [video_id]
+        assert cache.rejects.id.tolist() == [video_id + "2"]
+
+
+def test_an_empty_cache_is_a_cache(store: Path) -> None:
+    open_writer(store).close()
+    assert store.exists()
+    with open_cache(store) as cache:
+        assert (len(cache), len(cache.rejects), cache.rejects.counts()) == (0, 0, {})
+        assert cache.load("clip").values.shape == (0, CLIP.dim)
+        assert list(cache.streams) == ["clip", "slowfast"]
+
+
+def test_float32_storage_is_exact_and_float16_is_cast(store: Path) -> None:
+    values = np.array([[1 / 3] * 6], np.float32)
+    tokens = StreamTokens(values, np.zeros((1, 2), np.float32))
+    wide = StreamSpec("clip", 6, "float32", fingerprint("clip"))
+    row = make_video("a.mp4").row
+    write_cache(store, [VideoFeatures(row, {"clip": tokens})], streams=[wide])
+    narrow = store.with_name("narrow" + store.suffix)
+    write_cache(narrow, [VideoFeatures(row, {"clip": tokens})], streams=[CLIP])
+    with open_cache(store) as cache, open_cache(narrow) as other:
+        assert cache.load("clip").values.tobytes() == values.tobytes()
+        assert other.load("clip").values.tobytes() == values.astype(np.float16).tobytes()
+
+
+def test_more_rows_than_a_chunk_of_strings_holds(store: Path) -> None:
+    rejects = [make_reject(f"{index}.mp4") for index in range(9000)]
+    with open_writer(store) as writer:
+        for first in range(0, 9000, 2500):
+            writer.commit([], rejects[first : first + 2500])
+    with open_cache(store) as cache:
+        assert cache.rejects.id.tolist() == [reject.id for reject in rejects]
+        assert cache.rejects.mtime_ns.tolist() == [reject.mtime_ns for reject in rejects]
+
+
+def test_tokens_across_chunks(store: Path) -> None:
+    wide = StreamSpec("clip", 4096, "float32", fingerprint("clip"))
+    videos = {f"{n}.mp4": make_video(f"{n}.mp4", streams=[wide], n_tokens=n) for n in (100, 1, 300)}
+    with open_writer(store, streams=[wide]) as writer:
+        for video in videos.values():
+            writer.commit([video], [])
+    assert read_contents(store) == expected(videos, {}, [wide])
+
+
+def test_known_follows_commits(store: Path) -> None:
+    with open_writer(store) as writer:
+        known = writer.known()
+        assert len(known) == 0
+        writer.commit([make_video("a.mp4")], [make_reject("b.mp4", "deadline")])
+        row = make_video("a.mp4").row
+        entry = known["a.mp4"]
+        assert (entry.state, entry.digest, entry.size_bytes, entry.mtime_ns, entry.reason) == (
+            "stored",
+            row.digest,
+            row.size_bytes,
+            row.mtime_ns,
+            "",
+        )
+        assert (known["b.mp4"].state, known["b.mp4"].reason) == ("rejected", "deadline")
+        assert "c.mp4" not in known
+        with pytest.raises(KeyError):
+            known["c.mp4"]
+    with open_writer(store) as writer:
+        assert dict(writer.known()) == dict(known)
+
+
+def test_a_new_row_supersedes_the_old_one(store: Path) -> None:
+    write_cache(store, [make_video("a.mp4"), make_video("b.mp4")], [make_reject("c.mp4")])
+    with open_writer(store) as writer:
+        changed, works_now = make_video("a.mp4", version=1), make_video("c.mp4")
+        writer.commit([changed, works_now], [make_reject("b.mp4")])
+        assert {name: entry.state for name, entry in writer.known().items()} == {
+            "a.mp4": "stored",
+            "c.mp4": "stored",
+            "b.mp4": "rejected",
+        }
+        wanted = expected({"a.mp4": changed, "c.mp4": works_now}, {"b.mp4": make_reject("b.mp4")})
+        assert read_contents(store) == wanted
+    assert read_contents(store) == wanted
+
+
+def test_superseded_rows_stay_in_zarr_and_are_dropped_from_hdf5(tmp_path: Path) -> None:
+    for suffix, rows in ((".zarr", 2), (".h5", 1)):
+        path = write_cache(tmp_path / f"c{suffix}", [make_video("a.mp4")])
+        write_cache(path, [make_video("a.mp4", version=1)])
+        with open_cache(path) as cache:
+            assert cache.n_videos == 1
+            assert cache.stores[0].n_rows("videos/id") == rows
+
+
+def test_nothing_new_touches_nothing(store: Path) -> None:
+    write_cache(store, [make_video("a.mp4")])
+    before = snapshot(store.parent)
+    with open_writer(store) as writer:
+        assert "a.mp4" in writer.known()
+        writer.commit([], [])
+        assert writer.relabel({"a.mp4": VideoLabel(**label_of("a.mp4"))}) == 0
+    assert snapshot(store.parent) == before
+
+
+def label_of(name: str) -> dict[str, Any]:
+    row = make_video(name).row
+    return {"label": row.label, "label_name": row.label_name, "split": row.split, "source": row.source}
+
+
+def test_hdf5_is_readable_while_it_is_written_and_published_at_close(tmp_path: Path) -> None:
+    path, staging = tmp_path / "c.h5", tmp_path / "c.h5.staging"
+    with open_writer(path) as writer:
+        writer.commit([make_video("a.mp4")], [])
+        assert staging.is_dir()
+        assert not path.exists()
+        assert read_contents(path)["videos"] == [make_video("a.mp4").row]
+    assert path.is_file()
+    assert not staging.exists()
+
+
+def test_a_published_file_and_a_staging_folder_must_belong_together(tmp_path: Path) -> None:
+    path, other = tmp_path / "c.h5", tmp_path / "other.h5"
+    write_cache(path, [make_video("a.mp4")])
+    write_cache(other, [make_video("b.mp4")])
+    writer = open_writer(path)
+    writer.commit([make_video("c.mp4")], [])
+    writer._release()  # as if killed: the staging folder stays
+    other.replace(path)
+    with pytest.raises(CacheError, match="was replaced since an unfinished run"):
+        open_cache(path)
+    with pytest.raises(CacheError, match="was replaced since an unfinished run"):
+        open_writer(path)
+
+
+def test_a_link_to_a_cache_is_that_cache(store: Path) -> None:
+    write_cache(store, [make_video("a.mp4")])
+    link = store.with_name("link" + store.suffix)
+    link.symlink_to(store)
+    with open_writer(link) as writer:
+        writer.commit([make_video("b.mp4")], [])
+        assert len(read_contents(link)["videos"]) == 2
+    assert link.is_symlink()
+    assert len(read_contents(store)["videos"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_cache_is_never_overwritten(store: Path, kind: str) -> None:
+    precious = store if kind == "file" else store / "thesis.txt"
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("years of work")
+    for action in (open_writer, open_cache, CacheWriter.reopen):
+        with pytest.raises(CacheError, match=store.name):
+            action(store)
+    assert precious.read_text() == "years of work"
+
+
+def test_a_foreign_zarr_or_hdf5_is_never_overwritten(tmp_path: Path) -> None:
+    import h5py
+    import zarr
+
+    zarr.create_array(tmp_path / "a.zarr", shape=(3,), dtype="int8")
+    zarr.create_group(tmp_path / "g.zarr", attributes={"format": "something-else"})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = 1
+    before = snapshot(tmp_path)
+    for name in ("a.zarr", "g.zarr", "a.h5"):
+        with pytest.raises(CacheError, match=f"{name} is not a onepass cache"):
+            open_writer(tmp_path / name)
+    assert snapshot(tmp_path) == before
+
+
+def test_an_empty_folder_may_become_a_zarr_cache(tmp_path: Path) -> None:
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.h5").mkdir()
+    write_cache(tmp_path / "c.zarr", [make_video("a.mp4")])
+    with pytest.raises(CacheError, match="is a folder"):
+        open_writer(tmp_path / "c.h5")
+
+
+def test_missing_parents_are_made(store: Path) -> None:
+    path = store.parent / "new" / "folders" / store.name
+    write_cache(path, [make_video("a.mp4")])
+    assert path.exists()
+
+
+def test_other_suffixes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"must end in \.zarr, \.h5 or \.hdf5"):
+        open_writer(tmp_path / "cache.npz")
+
+
+def test_settings_must_equal_those_stored(store: Path) -> None:
+    write_cache(store, [make_video("a.mp4")])
+    other = StreamSpec("clip", CLIP.dim, "float16", fingerprint("clip", precision="bf16"))
+    with pytest.raises(FingerprintMismatch, match="precision: bf16 here, fp32 there"):
+        open_writer(store, streams=[other, SLOWFAST])
+    newer = StreamSpec("clip", CLIP.dim, "float16", fingerprint("clip", libraries={"torch": "3.0"}))
+    with pytest.raises(FingerprintMismatch, match=r"libraries\.torch"):
+        open_writer(store, streams=[newer, SLOWFAST])
+    open_writer(store, streams=[newer, SLOWFAST], ignore_libraries=True).close()
+    wider = StreamSpec("clip", CLIP.dim, "float32", CLIP.fingerprint)
+    with pytest.raises(FingerprintMismatch, match=r"float32 \[6\] here but float16 \[6\]"):
+        open_writer(store, streams=[wider, SLOWFAST])
+    with pytest.raises(FingerprintMismatch, match="holds the streams clip, slowfast but this run makes clip"):
+        open_writer(store, streams=[CLIP])
+    with pytest.raises(ValueError, match="at least one stream"):
+        open_writer(store, streams=[])
+    open_writer(store).close()  # a refusal lets go of the lock
+
+
+def test_label_names_are_adopted_once_and_then_kept(store: Path) -> None:
+    with open_writer(store, label_names=None) as writer:
+        writer.commit([make_video("a.mp4")], [])
+        assert writer.label_names is None
+    with open_writer(store) as writer:
+        writer.commit([make_video("b.mp4")], [])
+    with open_writer(store, label_names=None) as writer:
+        assert writer.label_names == LABEL_NAMES
+    with pytest.raises(CacheError, match="calls its classes"):
+        open_writer(store, label_names=("safe", "harmful"))
+    with CacheWriter.reopen(store) as writer:
+        labels = {name: VideoLabel(1, "harmful") for name in ("a.mp4", "b.mp4")}
+        assert writer.relabel(labels, label_names=("safe", "harmful")) == 2
+        assert writer.label_names == ("safe", "harmful")
+    with open_cache(store) as cache:
+        assert cache.label_names == ("safe", "harmful")
+        assert cache.videos.label_name.tolist() == ["harmful", "harmful"]
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [
+        ([make_video("a.mp4"), make_video("a.mp4", version=1)], "'a.mp4' more than once"),
+        ([make_video("a.mp4", streams=[CLIP])], "has the streams clip; the cache stores clip, slowfast"),
+        ([make_video("a.mp4", streams=[CLIP, SLOWFAST, AUDIO])], "the cache stores"),
+        (
+            [make_video("a.mp4", streams=[CLIP, StreamSpec("slowfast", 9, "float32", {})])],
+            "slowfast is 9 wide; the cache stores 5",
+        ),
+    ],
+)
+def test_refused_commits_change_nothing(store: Path, videos: list[VideoFeatures], message: str) -> None:
+    write_cache(store, [make_video("old.mp4")])
+    with open_writer(store) as writer:
+        with pytest.raises(CacheError, match=message):
+            writer.commit([make_video("good.mp4"), *videos], [])
+        assert list(writer.known()) == ["old.mp4"]
+        writer.commit([make_video("good.mp4")], [])
+    assert len(read_contents(store)["videos"]) == 2
+
+
+def test_an_id_cannot_be_stored_and_rejected_at_once(store: Path) -> None:
+    with open_writer(store) as writer, pytest.raises(CacheError, match="more than once"):
+        writer.commit([make_video("a.mp4")], [make_reject("a.mp4")])
+
+
+def test_values_too_large_for_the_stored_dtype_are_refused(store: Path) -> None:
+    huge = StreamTokens(np.full((1, 6), 1e6, np.float32), np.zeros((1, 2), np.float32))
+    video = VideoFeatures(make_video("a.mp4").row, {"clip": huge})
+    with (
+        open_writer(store, streams=[CLIP]) as writer,
+        pytest.raises(CacheError, match="not finite as float16"),
+    ):
+        writer.commit([video], [])
+
+
+def test_relabel_changes_labels_only(store: Path) -> None:
+    videos = [make_video(name, source="tape 1") for name in ("a.mp4", "b.mp4", "c.mp4")]
+    write_cache(store, videos)
+    with open_writer(store) as writer:
+        changed = writer.relabel(
+            {"a.mp4": VideoLabel(-1, ""), "c.mp4": VideoLabel(1, "Fight", "test", "tape 9")}
+        )
+        assert changed == 2
+        with open_cache(store) as cache:
+            assert cache.videos.label.tolist() == [-1, videos[1].row.label, 1]
+        with pytest.raises(CacheError, match="not stored in"):
+            writer.relabel({"nosuch.mp4": VideoLabel(1, "Fight")})
+    with open_cache(store) as cache:
+        assert cache.videos.split.tolist() == [videos[0].row.split, videos[1].row.split, "test"]
+        assert cache.videos.source.tolist() == ["tape 1", "tape 1", "tape 9"]
+        assert cache.tokens("clip", 2).values.tobytes() == videos[2].tokens["clip"].values.tobytes()
+
+
+def test_attach_stream_follows_this_caches_order(store: Path) -> None:
+    names = ["a.mp4", "b.mp4", "c.mp4"]
+    write_cache(store, [make_video(name) for name in names])
+    write_cache(store, [make_video("a.mp4", version=1)])  # leaves a superseded row
+    rows = {name: make_video(name, version=int(name == "a.mp4")).row for name in names}
+    extra = {name: make_tokens(name, AUDIO, 2) for name in names}
+    sidecar = write_cache(
+        store.parent / "audio.h5",
+        [VideoFeatures(rows[name], {"audio": extra[name]}) for name in names],
+        streams=[AUDIO],
+    )
+    with CacheWriter.reopen(store) as writer:
+        writer.attach_stream(sidecar)
+        assert {spec.name for spec in writer.streams} == {"clip", "slowfast", "audio"}
+        with pytest.raises(CacheError, match="has the streams clip, slowfast"):
+            writer.commit([make_video("d.mp4")], [])
+        writer.commit([make_video("d.mp4", streams=[CLIP, SLOWFAST, AUDIO])], [])
+    with open_cache(store) as cache:
+        assert cache.videos.id.tolist() == ["b.mp4", "c.mp4", "a.mp4", "d.mp4"]
+        for index, name in enumerate(cache.videos.id[:3]):
+            assert cache.tokens("audio", index).values.tobytes() == extra[name].values.tobytes()
+        assert cache.streams["audio"].fingerprint == AUDIO.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("names", "version", "streams", "message"),
+    [
+        (["a.mp4"], 0, [AUDIO], "lacks 1 videos"),
+        (["a.mp4", "b.mp4", "c.mp4"], 0, [AUDIO], "holds 1 others, e.g. 'c.mp4'"),
+        (["a.mp4", "b.mp4"], 1, [AUDIO], "made from other bytes"),
+        (["a.mp4", "b.mp4"], 0, [CLIP], "holds a stream clip already"),
+        (["a.mp4", "b.mp4"], 0, [CLIP, AUDIO], "comes alone"),
+    ],
+)
+def test_a_sidecar_must_fit(
+    store: Path, names: list[str], version: int, streams: list[StreamSpec], message: str
+) -> None:
+    write_cache(store, [make_video("a.mp4"), make_video("b.mp4")])
+    before = read_contents(store)
+    sidecar = write_cache(
+        store.parent / "side.zarr",
+        [make_video(name, version=version, streams=streams) for name in names],
+        streams=streams,
+    )
+    with CacheWriter.reopen(store) as writer, pytest.raises(CacheError, match=message):
+        writer.attach_stream(sidecar)
+    assert read_contents(store) == before
+
+
+def test_reopen_needs_a_cache(store: Path) -> None:
+    with pytest.raises(CacheNotFound):
+        CacheWriter.reopen(store)
+    assert not list(store.parent.iterdir())
+
+
+def test_a_closed_writer_refuses(store: Path) -> None:
+    writer = open_writer(store)
+    writer.close()
+    writer.close()
+    with pytest.raises(CacheError, match="closed"):
+        writer.commit([make_video("a.mp4")], [])
+
+
+def test_an_error_inside_the_block_keeps_what_was_committed(store: Path) -> None:
+    with pytest.raises(RuntimeError, match="decoder"), open_writer(store) as writer:
+        writer.commit([make_video("a.mp4")], [])
+        raise RuntimeError("decoder trouble")
+    assert store.exists()
+    assert len(read_contents(store)["videos"]) == 1
+    open_writer(store).close()
+
+
+def test_the_first_error_is_reported_when_closing_fails_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RuntimeError, match="decoder") as caught, open_writer(tmp_path / "c.h5") as writer:
+        writer.commit([make_video("a.mp4")], [])
+        monkeypatch.setattr(files, "rename", full)
+        raise RuntimeError("decoder trouble")
+    assert "disk that holds" in caught.value.__notes__[0]
+
+
+def test_a_commit_interrupted_after_its_rename_needs_a_new_writer(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_writer(store)
+    rename = files.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        if target.name == "zarr.json" and target.parent.suffix in (".zarr", ".staging"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.commit([make_video("a.mp4")], [])
+    monkeypatch.setattr(files, "rename", rename)
+    with pytest.raises(CacheError, match="interrupted half-way; open the writer again"):
+        writer.commit([make_video("a.mp4")], [])
+    writer.close()
+    with open_writer(store) as writer:
+        assert list(writer.known()) == ["a.mp4"]
+
+
+def test_an_interrupted_commit_can_be_repeated(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = open_writer(store)
+    writer.commit([make_video("a.mp4")], [make_reject("r.mp4")])
+    sync = files.sync
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.commit([make_video("b.mp4")], [make_reject("a.mp4")])
+    monkeypatch.setattr(files, "sync", sync)
+    videos = {"a.mp4": make_video("a.mp4")}
+    assert read_contents(store) == expected(videos, {"r.mp4": make_reject("r.mp4")})
+    writer.commit([make_video("c.mp4")], [])
+    writer.close()
+    videos["c.mp4"] = make_video("c.mp4")
+    assert read_contents(store) == expected(videos, {"r.mp4": make_reject("r.mp4")})
+
+
+def test_a_disk_error_after_the_commit_is_not_taken_for_a_failed_commit(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_writer(store)
+    sync = files.sync
+
+    def broken(paths: Any) -> None:
+        paths = list(paths)
+        if len(paths) == 1 and (paths[0] / "zarr.json").exists() and paths[0].suffix in (".zarr", ".staging"):
+            raise OSError(5, "Input/output error")
+        sync(paths)
+
+    monkeypatch.setattr(files, "sync", broken)
+    with pytest.raises(CacheError, match="Input/output error"):
+        writer.commit([make_video("a.mp4")], [])
+    with pytest.raises(CacheError, match="open the writer again"):
+        writer.commit([make_video("a.mp4")], [])
+    monkeypatch.setattr(files, "sync", sync)
+    writer.close()
+    assert len(read_contents(store)["videos"]) == 1
+
+
+def test_damage_is_named(store: Path) -> None:
+    write_cache(store, [make_video("a.mp4"), make_video("b.mp4")])
+    if store.is_dir():
+        (store / "streams" / "clip" / "values" / "c.0.0").unlink()
+        with pytest.raises(CacheCorrupt, match=r"c\.0\.0 is missing"):
+            open_writer(store)
+    else:
+        os.truncate(store, store.stat().st_size // 2)
+        with pytest.raises(CacheCorrupt, match="cut short"):
+            open_writer(store)
+    with pytest.raises(CacheCorrupt), open_cache(store) as cache:
+        contents(cache)
+
+
+def test_errors_of_the_system_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match="cannot write"):
+        open_writer(tmp_path / "file" / "cache.zarr")
+
+
+@pytest.mark.parametrize("operation", ["commit", "relabel", "attach"])
+def test_a_full_disk_at_any_write_leaves_the_cache_and_the_writer_usable(
+    store: Path, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cache(store, [make_video("a.mp4")], [make_reject("r.mp4")])
+    sidecar = write_cache(store.parent / "side.zarr", [make_video("a.mp4", streams=[AUDIO])], streams=[AUDIO])
+    before = read_contents(store)
+    write_all, room = files._write_all, [0]
+
+    def limited(descriptor: int, data: memoryview, offset: int) -> None:
+        room[0] -= 1
+        if room[0] < 0:
+            write_all(descriptor, data[: len(data) // 3], offset)
+            raise OSError(28, "No space left on device")
+        write_all(descriptor, data, offset)
+
+    actions: dict[str, Any] = {
+        "commit": lambda writer: writer.commit(
+            [make_video("b.mp4")], [Reject("c", "deadline", "", "", 0, 0)]
+        ),
+        "relabel": lambda writer: writer.relabel({"a.mp4": VideoLabel(-1, "new", "test", "new")}),
+        "attach": lambda writer: writer.attach_stream(sidecar),
+    }
+    with open_writer(store) as writer:
+        monkeypatch.setattr(files, "_write_all", limited)
+        for room_now in range(100):
+            room[0] = room_now
+            try:
+                actions[operation](writer)
+            except StorageFull as error:
+                assert str(store) in str(error)
+                room[0] = 10**9
+                if operation != "relabel":
+                    assert read_contents(store) == before
+            else:
+                break
+        assert room_now >= 2
+        monkeypatch.setattr(files, "_write_all", write_all)
+        writer.commit([make_video("last.mp4", streams=writer.streams)], [])
+    after = read_contents(store)
+    assert after["rejects"][0] == before["rejects"][0]
+    with open_cache(store) as cache:
+        assert cache.videos.id[-1] == "last.mp4"
+        if operation == "relabel":
+            assert cache.videos.source[0] == "new"
+        if operation == "attach":
+            assert "audio" in cache.streams
+        if operation == "commit":
+            assert len(cache) == 3

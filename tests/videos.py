@@ -250,6 +250,29 @@ def write_audio_only(path: Path, *, seconds: float = 1.0) -> Path:
     return path
 
 
+def write_audio_with_cover(path: Path, *, seconds: float = 1.0) -> Path:
+    """A tone with a cover picture: the one video stream of the mp4 is an attached picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = 16_000
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=rate, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = draw_frames([0.0], motion="calm", width=64, height=48, seed=0)[0]
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts = 0
+        container.mux(cover.encode(frame))
+        container.mux(cover.encode())
+        for number in range(round(seconds * rate / 1024)):
+            tone = np.sin((np.arange(1024) + 1024 * number) * 0.1).astype(np.float32)[None]
+            piece = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            piece.sample_rate, piece.pts = rate, 1024 * number
+            container.mux(sound.encode(piece))
+        container.mux(sound.encode())
+    return path
+
+
 def write_truncated(path: Path, *, fraction: float = 0.5, faststart: bool = False, **kwargs: Any) -> Path:
     """The first `fraction` of an mp4. Its index is at the end and so is lost, unless `faststart` puts it in
     front.
@@ -298,6 +321,7 @@ BROKEN_FILES: dict[str, tuple[Callable[[Path], Path], frozenset[str]]] = {
     "noise.mp4": (write_noise, frozenset({"unreadable-container"})),
     "audio_only.mp4": (write_audio_only, frozenset({"no-video-stream"})),
     "audio_only.mkv": (write_audio_only, frozenset({"no-video-stream"})),
+    "audio_with_cover.mp4": (write_audio_with_cover, frozenset({"no-video-stream"})),
     "truncated_half.mp4": (write_truncated, frozenset({"unreadable-container"})),
     "truncated_header_only.mp4": (
         lambda path: write_truncated(path, fraction=0.01),

@@ -10,6 +10,8 @@ MAX_GAP_SECONDS = 60.0
 """A gap longer than this that ends beyond the declared duration is a broken timestamp, not a still picture."""
 MAX_STILL_SECONDS = 600.0
 """No gap longer than this is believed, whatever the header says: a broken one would cost hours of repeated frames."""
+MAX_NOMINAL_SECONDS = 10.0
+"""Frames without a usable time are placed no further apart than this, whatever rate the header declares."""
 ROUNDING_SECONDS = 0.002
 """Intervals of one frame rate differ by this much where a container rounds times to milliseconds."""
 FALLBACK_INTERVAL_SECONDS = 1 / 25
@@ -20,7 +22,8 @@ class Timeline:
     """Feed `place` the raw time of every decoded frame (seconds or None), in order; get seconds since the first frame."""
 
     def __init__(self, *, declared_fps: float, declared_seconds: float) -> None:
-        self._nominal = 1.0 / declared_fps if declared_fps > 0 else FALLBACK_INTERVAL_SECONDS
+        declared_interval = 1.0 / declared_fps if declared_fps > 0 else FALLBACK_INTERVAL_SECONDS
+        self._nominal = min(declared_interval, MAX_NOMINAL_SECONDS)
         self._declared_seconds = declared_seconds
         self._origin: float | None = None
         self._last: float | None = None

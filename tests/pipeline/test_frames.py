@@ -38,14 +38,17 @@ def open_clip_pixels(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return (tensor * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def scaled_floats(rgb: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """pytorchvideo's short-side scale (torch, float32, bilinear) and centre crop, in grey levels."""
+def scaled_floats(rgb: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
+    """pytorchvideo's short-side scale (torch, bilinear) and centre crop, in grey levels.
+
+    In float64: torch's float32 coordinates alone are off by up to 0.015 grey levels at these sizes.
+    """
     height, width = rgb.shape[:2]
     if width < height:
         new = (int(np.floor((float(height) / width) * size)), size)
     else:
         new = (size, int(np.floor((float(width) / height) * size)))
-    chw = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
+    chw = torch.from_numpy(rgb).permute(2, 0, 1)[None].double()
     wide = F.interpolate(chw, size=new, mode="bilinear", align_corners=False)[0].permute(1, 2, 0).numpy()
     top, left = round((new[0] - size) / 2), round((new[1] - size) / 2)
     return wide[top : top + size, left : left + size]
@@ -61,12 +64,12 @@ def test_bicubic_equals_open_clip_bit_for_bit(height: int, width: int, size: int
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_linear_is_within_a_unit_of_torch(height: int, width: int) -> None:
+def test_linear_is_the_exact_value_rounded_to_a_unit(height: int, width: int) -> None:
     rgb = picture(height, width)
     prepared = prepare_frame(rgb, FramePlan("linear-fixed", 256))
     assert prepared.shape == (256, 256, 3) and prepared.dtype == np.int16
     error = np.abs(prepared / FIXED_POINT_SCALE - scaled_floats(rgb, 256)).max()
-    assert error <= 1 / FIXED_POINT_SCALE
+    assert error <= 0.5 / FIXED_POINT_SCALE + 1e-4
 
 
 @settings(max_examples=25, deadline=None)
@@ -77,7 +80,7 @@ def test_any_size_is_prepared_as_the_references_do(height: int, width: int, seed
     error = np.abs(
         prepare_frame(rgb, FramePlan("linear-fixed", 64)) / FIXED_POINT_SCALE - scaled_floats(rgb, 64)
     )
-    assert error.max() <= 1 / FIXED_POINT_SCALE
+    assert error.max() <= 0.5 / FIXED_POINT_SCALE + 1e-4
 
 
 def test_grey_levels_keep_their_ends_in_fixed_point() -> None:

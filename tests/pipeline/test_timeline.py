@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decoders.timeline import MAX_GAP_SECONDS, MAX_STILL_SECONDS, Timeline
+from pipeline.decoders.timeline import MAX_GAP_SECONDS, MAX_NOMINAL_SECONDS, MAX_STILL_SECONDS, Timeline
 
 
 def placed(
@@ -26,6 +28,10 @@ def test_times_count_from_the_first_frame() -> None:
 def test_missing_times_follow_at_the_declared_rate() -> None:
     assert placed([0.0, None, None, 0.3])[0] == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert placed([None, None], fps=0.0)[0] == pytest.approx([0.0, 0.04])
+
+
+def test_a_nonsensical_rate_does_not_place_frames_hours_apart() -> None:
+    assert placed([0.0, None, None], fps=1 / 3600)[0] == [0.0, MAX_NOMINAL_SECONDS, 2 * MAX_NOMINAL_SECONDS]
 
 
 def test_the_first_known_time_does_not_open_a_gap() -> None:
@@ -75,10 +81,16 @@ def test_the_last_frame_is_shown_no_longer_than_frames_were(
     assert placed(raw, seconds=1e6)[1].tail(shown) == pytest.approx(expected)
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), min_size=1, max_size=50), st.floats(0, 1e7))
-def test_time_always_moves_forward_and_never_by_much(raw: list[float | None], declared: float) -> None:
-    times, timeline = placed(raw, seconds=declared)
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+@given(
+    st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), min_size=1, max_size=50),
+    st.floats(0, 1e7),
+    st.floats(0, 1e3),
+)
+def test_time_always_moves_forward_and_never_by_much(
+    raw: list[float | None], declared: float, fps: float
+) -> None:
+    times, timeline = placed(raw, seconds=declared, fps=fps)
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert times[0] == 0.0
     assert all(0 < gap <= MAX_STILL_SECONDS + 1e-6 for gap in gaps)
     assert 0 <= timeline.repairs < len(raw)

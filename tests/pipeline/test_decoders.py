@@ -1,0 +1,228 @@
+"""The three decoders give the same frames at the same times, and say what is wrong with a file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
+from tests.videos import (
+    flip_bytes,
+    truncate,
+    write_audio_only,
+    write_image,
+    write_rotated,
+    write_text,
+    write_video,
+)
+
+DECODERS: tuple[DecoderName, ...] = ("decord", "opencv", "pyav")
+CLEAN = (
+    *("h264.mp4", "h264_faststart.mp4", "h264.mkv", "h264.mov", "h264.ts", "h264.flv", "h264_b_frames.mp4"),
+    *("hevc.mp4", "vp9.webm", "mpeg4.avi", "mjpeg.avi", "wmv2.wmv", "UPPER.MP4", "variable_rate.mp4"),
+    *("variable_rate.mkv", "ntsc.mp4", "slow_1fps.mp4", "fast_120fps.mp4", "rotated_180.mp4", "yuv444.mp4"),
+    *("odd_161x121.mp4", "yuv422.mp4", "grey.mp4", "grey.mkv", "rgb.mkv", "one_frame.mp4", "two_frames.mp4"),
+    *("wide_640x16.mp4", "over_reporting.mp4", "starts_at_5s.mkv", "starts_at_5s.ts", "starts_at_5s.mp4"),
+)
+"""Files that every decoder reads without a word. What is left out is read by PyAV in the end: see test_pool."""
+
+
+def read(path: Path, decoder: DecoderName) -> tuple[NDArray[np.float64], list[NDArray[np.uint8]], float]:
+    """Times, frames and the time after the last frame's start."""
+    source = open_frames(path, decoder)
+    try:
+        times, frames = [], []
+        for frame in source:
+            times.append(frame.pts_seconds)
+            frames.append(frame.rgb().copy())
+        assert source.n_frames == len(frames)
+        assert source.n_errors == 0
+        return np.asarray(times), frames, source.tail_seconds
+    finally:
+        source.close()
+
+
+def problem(path: Path, decoder: DecoderName) -> DecodeProblem:
+    with pytest.raises(DecodeProblem) as caught:
+        read(path, decoder)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_clean_files_are_read_alike(name: str, media: Path) -> None:
+    times, frames, tail = read(media / name, "pyav")
+    assert times[0] == 0 and (np.diff(times) > 0).all() and tail > 0
+    for decoder in ("decord", "opencv"):
+        other_times, other_frames, other_tail = read(media / name, decoder)
+        np.testing.assert_allclose(other_times, times, atol=1e-6)
+        if not (decoder == "opencv" and name.startswith("variable_rate")):  # OpenCV does not say
+            assert other_tail == pytest.approx(tail, abs=1e-6)
+        for mine, other in zip(frames, other_frames, strict=True):
+            assert np.abs(mine.astype(int) - other).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["ten_bit.mp4", "ten_bit_hevc.mp4", "odd_161x121.mkv"])
+def test_frames_that_are_converted_by_different_ffmpegs_are_close(name: str, media: Path) -> None:
+    _, frames, _ = read(media / name, "pyav")
+    for decoder in ("decord", "opencv"):
+        for mine, other in zip(frames, read(media / name, decoder)[1], strict=True):
+            assert np.abs(mine.astype(int) - other).mean() < 2
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_frames_that_nobody_wants_change_nothing(decoder: DecoderName, media: Path) -> None:
+    """Skipped frames are decoded all the same: what is asked for later is still the right frame."""
+    path = media / "h264_b_frames.mp4"
+    _, all_frames, _ = read(path, decoder)
+    source = open_frames(path, decoder)
+    picked = [f.rgb().copy() for index, f in enumerate(source) if index % 7 == 3]
+    source.close()
+    assert source.n_frames == len(all_frames)
+    for frame, expected in zip(picked, all_frames[3::7], strict=True):
+        np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "opencv"])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_applied(decoder: DecoderName, degrees: int, tmp_path: Path) -> None:
+    stored = read(write_video(tmp_path / "stored.mp4", seconds=0.3), decoder)[1]
+    shown = read(write_rotated(tmp_path / "shown.mp4", degrees=degrees, seconds=0.3), decoder)[1]
+    for a, b in zip(stored, shown, strict=True):
+        np.testing.assert_array_equal(b, np.rot90(a, -degrees // 90))  # clockwise
+
+
+def test_decord_turns_upside_down_and_cannot_turn_sideways(media: Path) -> None:
+    """Its frames of a sideways video have the wrong number of bytes, which the worker sees; PyAV gets the video."""
+    np.testing.assert_array_equal(
+        read(media / "rotated_180.mp4", "decord")[1][0], read(media / "h264.mp4", "pyav")[1][0][::-1, ::-1]
+    )
+    assert read(media / "rotated_90.mp4", "decord")[1][0].shape[2] == 4
+
+
+@pytest.mark.parametrize("name", ["starts_at_5s.mkv", "starts_at_5s.ts", "starts_at_5s.mp4"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_time_counts_from_the_first_frame(name: str, decoder: DecoderName, media: Path) -> None:
+    np.testing.assert_allclose(read(media / name, decoder)[0], np.arange(10) / 10, atol=1e-6)
+
+
+def test_decord_hands_over_what_an_edit_list_cuts(media: Path, tmp_path: Path) -> None:
+    """decord counts the frames before the cut and fills in copies for them, three of a hundred without a word."""
+    assert problem(media / "negative_start.mp4", "decord").reason == "decode-errors"
+    trimmed = write_video(tmp_path / "trimmed.mp4", seconds=10, start_seconds=-0.3)
+    assert "-0.300 s" in problem(trimmed, "decord").detail
+    for decoder in ("pyav", "opencv"):
+        times, _, _ = read(trimmed, decoder)
+        assert len(times) == 97 and times[-1] == pytest.approx(9.6)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_header_cannot_stretch_a_video(decoder: DecoderName, media: Path) -> None:
+    """over_reporting.mp4 declares a hundred times its length."""
+    times, _, tail = read(media / "over_reporting.mp4", decoder)
+    assert times[-1] + tail == pytest.approx(1.0)
+    source = open_frames(media / "over_reporting.mp4", decoder)
+    source.close()
+
+
+def test_damage_is_counted_by_pyav(tmp_path: Path) -> None:
+    path = flip_bytes(write_video(tmp_path / "flipped.mp4", seconds=3), share=0.05, seed=1)
+    source = open_frames(path, "pyav")
+    for frame in source:
+        frame.rgb()
+    source.close()
+    assert source.n_errors > 0
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_what_is_cut_off_is_not_made_up(decoder: DecoderName, tmp_path: Path) -> None:
+    """With its index in front, half a file still opens; nobody may return the frames of the other half."""
+    path = truncate(write_video(tmp_path / "cut.mp4", seconds=4, faststart=True), fraction=0.5)
+    if decoder == "decord":  # it does not even open
+        assert problem(path, decoder).reason == "unreadable-container"
+        return
+    source = open_frames(path, decoder)
+    frames = [frame.rgb().copy() for frame in source]
+    source.close()
+    assert 1 < len(frames) < 35
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("write", [write_text, write_audio_only], ids=["text", "audio"])
+def test_what_is_no_video_does_not_open(
+    decoder: DecoderName, write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "x.mp4")
+    assert problem(path, decoder).reason in ("unreadable-container", "no-video-stream")
+    if decoder == "pyav" and write is write_audio_only:
+        assert problem(path, decoder).reason == "no-video-stream"
+        assert "audio" in problem(path, decoder).detail
+
+
+def test_a_cover_is_no_video_stream(tmp_path: Path) -> None:
+    from tests.videos import write_audio_with_cover
+
+    path = write_audio_with_cover(tmp_path / "song.mp4")
+    assert problem(path, "pyav").reason == "no-video-stream"
+
+
+PLAYLISTS = {
+    "ffconcat": "ffconcat version 1.0\nfile real.ts\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.0,\nreal.ts\n#EXT-X-ENDLIST\n",
+    "hls with a byte order mark": "\ufeff\n#EXTM3U\n#EXTINF:2.0,\nreal.ts\n#EXT-X-ENDLIST\n",
+    "dash": '<?xml version="1.0"?><MPD profiles="urn:mpeg:dash:profile:full:2011"></MPD>',
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_a_playlist_is_not_followed(kind: str, suffix: str, decoder: DecoderName, tmp_path: Path) -> None:
+    """FFmpeg would open the files or addresses that it names, and their frames would be stored under its name."""
+    write_video(tmp_path / "real.ts", seconds=0.5)
+    path = tmp_path / f"list{suffix}"
+    path.write_text(PLAYLISTS[kind], encoding="utf-8")
+    found = problem(path, decoder)
+    assert found.reason == "unreadable-container" and "playlist" in found.detail
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_name_is_a_name(decoder: DecoderName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg takes `12:30.mp4` for a protocol and -i.mp4 for a flag; neither must happen below `--src .`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "-i.mp4", "a b%20c?.mp4", "file:x.mp4", "[1]{2}*.mp4", "Ünï.mp4", "'q\".mp4"):
+        write_video(tmp_path / name, seconds=0.2)
+        assert len(read(Path(name), decoder)[1]) == 2, name
+
+
+def test_a_number_pattern_is_a_name_too(tmp_path: Path) -> None:
+    """FFmpeg would read im01.png in the place of a picture called im%02d.png."""
+    write_image(tmp_path / "im%02d.png", width=64, height=48)
+    write_image(tmp_path / "im01.png", width=32, height=32)
+    assert read(tmp_path / "im%02d.png", "pyav")[1][0].shape == (48, 64, 3)
+
+
+def test_gaps_of_hours_in_every_frame_are_damage(tmp_path: Path) -> None:
+    """Header and timestamps agree on 27 minutes between frames: that is no video to sample 15 times a second."""
+    path = write_video(tmp_path / "absurd.mp4")
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">I", data, data.find(b"stts") + 16, 0xFFFFFF)
+    for kind, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20), (b"elst", 12)):
+        if (at := data.find(kind)) > 0:
+            struct.pack_into(">I", data, at + offset, 0x7FFFFFFF)
+    path.write_bytes(data)
+    source = open_frames(path, "pyav")
+    times = [frame.pts_seconds for frame in source]
+    source.close()
+    assert source.n_errors == 9
+    assert times[-1] + source.tail_seconds <= 9 * 10 + 60
+
+
+def test_a_missing_file_is_a_problem_with_its_reason(tmp_path: Path) -> None:
+    for decoder in DECODERS:
+        assert "No such file" in problem(tmp_path / "nowhere.mp4", decoder).detail

@@ -28,13 +28,13 @@ class CacheLock:
         """Take the lock. Raises `CacheLocked`, naming process, host, start time and command of the holder."""
         self._note = cache.with_name(cache.name + ".lock.json")
         self._lock = FileLock(cache.with_name(cache.name + ".lock"), thread_local=False)
-        try:
-            with files.storage_errors(cache):
+        with files.storage_errors(cache):
+            try:
                 self._lock.acquire(timeout=0)
-        except Timeout:
-            raise CacheLocked(
-                f"{cache} is being written by {self._holder()}. Wait until it ends, or stop it."
-            ) from None
+            except Timeout:  # which is an OSError
+                raise CacheLocked(
+                    f"{cache} is being written by {self._holder()}. Wait until it ends, or stop it."
+                ) from None
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

@@ -1,0 +1,65 @@
+"""A real process, really killed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cache.errors import CacheNotFound
+from tests.cache.builders import expected, make_reject, make_video, open_writer, read_contents
+
+ROUNDS = 6
+BATCHES = 40
+CHILD = """
+import sys
+from pathlib import Path
+from tests.cache.test_kill import extract
+print("ready", flush=True)
+extract(Path(sys.argv[1]))
+"""
+
+
+def extract(store: Path) -> None:
+    """What a resumable run does: commit what is not known yet, batch by batch."""
+    with open_writer(store) as writer:
+        for number in range(BATCHES):
+            videos = [make_video(f"{number}/{index}.mp4") for index in range(3)]
+            rejects = [make_reject(f"{number}/broken.mp4")]
+            if videos[0].row.id not in writer.known():
+                writer.commit(videos, rejects)
+
+
+def test_killed_at_random_moments_it_resumes_to_the_same_cache(store: Path) -> None:
+    rng = random.Random(store.suffix)
+    seen = 0
+    for _ in range(ROUNDS):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(store)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.5))
+        child.kill()
+        code = child.wait()
+        child.stdout.close()
+        assert code in (-signal.SIGKILL, 0)
+        try:
+            found = read_contents(store)
+        except CacheNotFound:
+            assert seen == 0
+            continue
+        batches = len(found["videos"]) // 3
+        assert len(found["videos"]) == 3 * batches
+        assert len(found["rejects"]) == batches
+        assert batches >= seen
+        seen = batches
+    extract(store)
+    videos = {f"{n}/{i}.mp4": make_video(f"{n}/{i}.mp4") for n in range(BATCHES) for i in range(3)}
+    rejects = {f"{n}/broken.mp4": make_reject(f"{n}/broken.mp4") for n in range(BATCHES)}
+    assert read_contents(store) == expected(videos, rejects)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache.errors import CacheLocked
+from cache.lock import CacheLock
+from tests.cache.builders import open_writer, read_contents
+
+HOLD = """
+import sys
+from tests.cache.builders import make_video, open_writer
+from pathlib import Path
+writer = open_writer(Path(sys.argv[1]))
+writer.commit([make_video("a.mp4")], [])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_holder(store: Path) -> subprocess.Popen[str]:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_a_second_process_is_told_who_writes_and_a_dead_one_holds_nothing(store: Path) -> None:
+    with start_holder(store) as holder:
+        with pytest.raises(CacheLocked) as caught:
+            open_writer(store)
+        for part in (store.name, f"process {holder.pid} on ", " since 20", "Wait until it ends"):
+            assert part in str(caught.value)
+        assert len(read_contents(store)["videos"]) == 1  # reading needs no lock
+        holder.kill()
+        holder.wait()
+    assert store.with_name(store.name + ".lock").exists()
+    with open_writer(store) as writer:
+        assert list(writer.known()) == ["a.mp4"]
+
+
+def test_two_writers_in_one_process_exclude_each_other(store: Path) -> None:
+    with open_writer(store), pytest.raises(CacheLocked, match=f"process {os.getpid()} "):
+        open_writer(store)
+    open_writer(store).close()
+
+
+FORK = """
+import os, sys, time
+from pathlib import Path
+from cache.lock import CacheLock
+lock = CacheLock(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_forked_child_that_outlives_the_writer_does_not_keep_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "c.zarr"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", FORK, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        with pytest.raises(CacheLocked):
+            CacheLock(path)
+        parent.kill()
+        parent.wait()
+        os.kill(child, 0)  # still there
+        CacheLock(path).release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.stdout.close()
+
+
+def test_leftover_lock_files_mean_nothing(store: Path) -> None:
+    store.with_name(store.name + ".lock").write_text("")
+    store.with_name(store.name + ".lock.json").write_text("not json")
+    with open_writer(store):
+        pass
+    lock = CacheLock(store)
+    store.with_name(store.name + ".lock.json").write_text("not json")
+    with pytest.raises(CacheLocked, match="written by another process"):
+        open_writer(store)
+    lock.release()

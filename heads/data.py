@@ -100,13 +100,13 @@ class Channel:
         """The same rows seen as other videos, in another order; values are not copied."""
         return Channel(self.values, self.times, self.starts[videos], self.lengths[videos])
 
-    def batch(self, videos: Tensor) -> TokenBatch:
-        """float32 batch of `videos` (int64 [B]), zero in padding."""
+    def batch(self, videos: Tensor, *, dtype: torch.dtype = torch.float32) -> TokenBatch:
+        """Batch of `videos` (int64 [B]) in `dtype`, zero in padding."""
         starts, lengths = self.starts[videos], self.lengths[videos]
         steps = torch.arange(int(lengths.max()))
         mask = steps < lengths[:, None]
         rows = torch.where(mask, starts[:, None] + steps, starts[:, None])
-        values = self.values.index_select(0, rows.flatten()).view(*mask.shape, -1).float()
+        values = self.values.index_select(0, rows.flatten()).view(*mask.shape, -1).to(dtype)
         if not bool(mask.all()):
             values.masked_fill_(~mask[:, :, None], 0.0)
         return TokenBatch(values, mask, self.times[rows])

@@ -103,6 +103,16 @@ def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{option} must be one of {', '.join(allowed)}; got '{value}'")
 
 
+def only_multiplies_tokens(config: ModelConfig) -> bool:
+    """True when tokens enter nothing but matrix products, which read them in bf16 under autocast anyway: then
+    they can be stored in bf16. A transformer of the input's width adds to them, a max pool picks them.
+    """
+    if config.architecture == "transformer":
+        return config.width is not None
+    projected = config.architecture == "fusion" or (config.architecture == "mlp" and config.depth != 0)
+    return projected or config.pooling != "max"
+
+
 class Classifier(nn.Sequential):
     """Linear 256, ReLU, BatchNorm, Dropout 0.5, Linear 128, ReLU, BatchNorm, Dropout 0.4, Linear 1."""
 
@@ -159,9 +169,16 @@ class HeadModel(nn.Module):
         self, values: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Tokens as the pool sees them: ([B, T, width], bool [B, T])."""
-        scaled = [s(x, m) for s, x, m in zip(self.scalings, values, masks, strict=True)]
+        return self._encode_scaled(self._scaled(values, masks), masks, times)
+
+    def _scaled(self, values: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        return [s(x, m) for s, x, m in zip(self.scalings, values, masks, strict=True)]
+
+    def _encode_scaled(
+        self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         if self.fusion is not None:
-            x_BTD, mask_BT = self.fusion(scaled, list(masks), list(times))
+            x_BTD, mask_BT = self.fusion(list(scaled), list(masks), list(times))
         else:
             x_BTD, mask_BT = scaled[0], masks[0]
         if self.project is not None:
@@ -178,7 +195,13 @@ class HeadModel(nn.Module):
         One entry a channel: values float32 [B, T, D], masks bool [B, T] (True = real), times float32 [B, T]
         seconds.
         """
-        x_BTD, mask_BT = self.encode(values, masks, times)
+        return self.forward_scaled(self._scaled(values, masks), masks, times)
+
+    def forward_scaled(
+        self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
+    ) -> Tensor:
+        """`forward` for tokens that have been through this head's input scaling (zero in padding)."""
+        x_BTD, mask_BT = self._encode_scaled(scaled, masks, times)
         pooled_BD = self.dropout(self.pool(x_BTD, mask_BT))
         with torch.autocast(pooled_BD.device.type, enabled=False):
             logits: Tensor = self.classifier(pooled_BD.float()).squeeze(-1)

@@ -60,12 +60,11 @@ def save_head(head: TrainedHead, folder: str | Path) -> Path:
 
     folder = Path(folder)
     weights = save({name: tensor.contiguous() for name, tensor in head.model.state_dict().items()})
-    info = {**head.info.as_dict(), "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    text = json.dumps(info, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    info = _info_json(head.info, hashlib.sha256(weights).hexdigest())
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights_part = _write_part(folder / WEIGHTS_FILE, weights)
-        info_part = _write_part(folder / INFO_FILE, text.encode())
+        info_part = _write_part(folder / INFO_FILE, info)
         weights_part.replace(folder / WEIGHTS_FILE)
         info_part.replace(folder / INFO_FILE)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -74,6 +73,24 @@ def save_head(head: TrainedHead, folder: str | Path) -> Path:
         finally:
             os.close(descriptor)
     return folder
+
+
+def save_info(info: HeadInfo, folder: str | Path) -> None:
+    """Replace head.json of a head whose weights stay as they are, in one atomic step.
+
+    Raises HeadError when `folder` holds no head, StorageFull or HeadError when it cannot be written.
+    """
+    path = Path(folder) / INFO_FILE
+    digest = _read_json(path).get("weights_sha256")
+    if not isinstance(digest, str):
+        raise HeadError(f"{path} does not name its weights; train the head again")
+    with writing(Path(folder)):
+        write_file(path, _info_json(info, digest))
+
+
+def _info_json(info: HeadInfo, weights_digest: str) -> bytes:
+    values = {**info.as_dict(), "weights_sha256": weights_digest}
+    return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def load_head(folder: str | Path) -> TrainedHead:

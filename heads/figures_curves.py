@@ -167,13 +167,13 @@ def threshold_curve_png(
 
 
 def objective_words(config: ThresholdConfig) -> str:
-    """The objective with its number, such as "precision at recall 0.9 or more"."""
+    """The objective with its number, such as "precision at recall >= 0.9"."""
     words = {
         "f1": "F1",
-        "fbeta": f"F-beta with beta {config.beta:g}",
-        "precision-at-recall": f"precision at recall {config.floor:g} or more",
-        "recall-at-precision": f"recall at precision {config.floor:g} or more",
-        "false-alarms-per-hour": f"recall at {config.max_false_alarms_per_hour:g} false alarms an hour or fewer",
+        "fbeta": f"F-beta, beta {config.beta:g}",
+        "precision-at-recall": f"precision at recall >= {config.floor:g}",
+        "recall-at-precision": f"recall at precision >= {config.floor:g}",
+        "false-alarms-per-hour": f"recall at <= {config.max_false_alarms_per_hour:g} false alarms/h",
     }[config.objective]
     return words if config.grid == "exact" else f"{words}, {config.grid} grid"
 

@@ -39,7 +39,8 @@ class HeadInfo:
     grid: the stream on whose tokens streams are joined. label_names: (negative, positive). temperature
     divides logits before the sigmoid. metrics: by part of the split ("val" chose the model; "test" was scored
     once). trained_on: dataset, digest and video counts of the cache and the split. versions: of the
-    libraries.
+    libraries. threshold_history: what stood here before each `onepass threshold --write`, oldest first:
+    threshold, config, metrics, floors, notes, replaced_at.
     """
 
     config: TrainConfig
@@ -57,6 +58,7 @@ class HeadInfo:
     trained_on: Mapping[str, Any]
     notes: tuple[str, ...]
     versions: Mapping[str, str]
+    threshold_history: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def weights(self) -> str:
@@ -97,6 +99,7 @@ class HeadInfo:
                     **threshold, interval=None if interval is None else Interval(**interval)
                 ),
                 notes=tuple(values["notes"]),
+                threshold_history=tuple(values.get("threshold_history", ())),
                 **{name: values[name] for name in _PLAIN},
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from cache.errors import OnepassError
 from pipeline import worker
 from pipeline.frames import PreparedFrame
 from pipeline.worker import (
@@ -44,6 +45,7 @@ from pipeline.worker import (
 
 WATCH_SECONDS = 0.5
 ASLEEP_SECONDS = 5.0
+MAX_FALSE_STARTS = 5
 CLIP_TOKENS_PER_SLOT = 16
 START_ALLOWANCE_SECONDS = 30.0
 """A fresh worker imports its decoders first; a slow disk must not count as a stall."""
@@ -90,6 +92,12 @@ class _Worker:
     buffer: PreparedFrame
     started_seconds: float
     task: Task | None = None
+    assigned_pulse: float = 0.0
+
+    @property
+    def began(self) -> bool:
+        """Whether the worker gave a sign of life since it got its task."""
+        return float(self.pulse[0]) != self.assigned_pulse
 
 
 class DecodePool:
@@ -110,6 +118,7 @@ class DecodePool:
         self._workers: list[_Worker] = []
         self._queue: deque[Task] = deque()
         self._last_watch = 0.0
+        self._false_starts = 0
         self.restarts = 0
         """Workers that had to be replaced."""
         self.idle_seconds = 0.0
@@ -156,13 +165,18 @@ class DecodePool:
                 yield from self._watch(away)
 
     def _assign(self, source: Iterator[Task]) -> list[_Worker]:
-        for item in self._workers:
+        for index, item in enumerate(self._workers):
             if item.task is None:
                 task = self._queue.popleft() if self._queue else next(source, None)
                 if task is None:
                     continue
+                if _resident_bytes(item.process.pid) > self._settings.worker_memory_bytes / 2:
+                    # what earlier videos left behind must not count against this one
+                    self._stop(item)
+                    item = self._workers[index] = self._start(index, item)
                 item.task = task
-                item.pulse[0] = max(time.monotonic(), item.started_seconds + START_ALLOWANCE_SECONDS)
+                item.assigned_pulse = max(time.monotonic(), item.started_seconds + START_ALLOWANCE_SECONDS)
+                item.pulse[0] = item.assigned_pulse
                 with contextlib.suppress(
                     BrokenPipeError, ConnectionResetError
                 ):  # seen as a death by the next receive
@@ -214,16 +228,27 @@ class DecodePool:
                 )
 
     def _lost(self, item: _Worker, reason: str, detail: str) -> Iterator[Event]:
-        """Kill and replace a worker; give its video to PyAV once more, else reject it."""
+        """Kill and replace a worker; give its video to PyAV once more, else reject it.
+
+        A worker that never began says nothing of its video, which waits for the next one. Raises OnepassError where none begins.
+        """
         task = item.task
         assert task is not None
         index = self._workers.index(item)
         self._stop(item)
+        self._false_starts = 0 if item.began else self._false_starts + 1
+        if self._false_starts >= MAX_FALSE_STARTS:
+            raise OnepassError(
+                f"{self._false_starts} decode workers ended before they began ({detail}); what they printed stands above: "
+                "is a decoder's library missing, or is there no memory left?"
+            )
         noise = worker.noise_text(_read_tail(item.noise_path))
         detail = "; ".join(part for part in (detail, noise) if part)
         self._workers[index] = self._start(index, item)
         self.restarts += 1
-        if task.decoder == "pyav":
+        if not item.began:
+            self._queue.append(task)
+        elif task.decoder == "pyav":
             yield Failed(task.number, reason, detail)
         else:
             self._queue.append(replace(task, decoder="pyav"))

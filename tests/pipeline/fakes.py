@@ -25,6 +25,7 @@ from pipeline.frames import FramePlan, RgbFrame
 from pipeline.sampling import Sampling
 
 FPS = 10.0
+LEAK: list[Any] = []
 PLANS = (
     StreamPlan("clip", Sampling(fps=2.0), FramePlan("pil-bicubic", 8)),
     StreamPlan("slowfast", Sampling(fps=10.0, window=4, stride=4), FramePlan("linear-fixed", 8)),
@@ -83,8 +84,8 @@ def misbehave(deed: str) -> None:
     elif deed == "eat":
         hoard = []
         while True:
-            hoard.append(np.ones(4 << 20, np.uint8))
-            time.sleep(0.005)
+            hoard.append(np.ones(32 << 20, np.uint8))
+            time.sleep(0.01)
     elif deed == "memory":
         raise MemoryError
     elif deed == "fault":
@@ -95,6 +96,8 @@ def misbehave(deed: str) -> None:
         raise DecodeProblem("decode-errors", "frame 5 is broken")
     elif deed == "slow":
         time.sleep(0.4)
+    elif deed == "grow":
+        LEAK.append(np.ones(120 << 20, np.uint8))
 
 
 def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
@@ -127,5 +130,6 @@ def write_names(folder: Path, *names: str) -> list[Path]:
     """One small file for each name; what lies in it does not matter to these decoders."""
     paths = [folder / name for name in names]
     for number, path in enumerate(paths):
-        path.write_bytes(b"x" * 1000 + bytes([number]))
+        path.write_bytes(bytes([number]))
+        os.truncate(path, 2_000_000)  # a video may not have more frames than bytes
     return paths

@@ -157,7 +157,7 @@ class Flow:
                 f"{row.duration_seconds:.2f} s of {decoded.declared_seconds:.2f} s declared"
             )
         if decoded.n_errors:
-            report.damaged[row.id] = f"{decoded.n_errors} of {decoded.n_frames} frames"
+            report.damaged[row.id] = f"{decoded.n_errors} errors in {decoded.n_frames} frames"
         self._progress.video(rejected=False)
 
     def _refuse(self, refused: Reject) -> None:

@@ -360,11 +360,11 @@ def _decode(
         source.close()
     if decoder != "pyav" and (complaint := noise.tail() or _damage(video)):
         raise DecodeProblem("decode-errors", complaint)
-    share = video.n_errors / max(1, video.n_frames)
+    share = min(1.0, video.n_errors / max(1, video.n_frames))  # a lost packet is an error that gives no frame
     if share > settings.max_error_share:
         raise DecodeProblem(
             "decode-errors",
-            f"{video.n_errors} damaged of {video.n_frames} frames, over {settings.max_error_share:.0%}",
+            f"{video.n_errors} errors in {video.n_frames} frames, over {settings.max_error_share:.0%}",
         )
     if video.duration_seconds < settings.min_seconds:
         raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")

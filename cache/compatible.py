@@ -14,26 +14,31 @@ from cache.layout import StoreReader, column_specs
 
 
 def require_equal_rows(store: StoreReader) -> None:
-    """Raise `CacheCorrupt` unless the columns of a group, and values and spans, are equally long."""
+    """Raise `CacheCorrupt` unless columns of a group, values and spans, videos and offsets match in
+    length.
+    """
     for spec in column_specs():
         group = spec.path.partition("/")[0]
         rows, expected = store.n_rows(spec.path), store.n_rows(f"{group}/id")
         if rows != expected:
             raise CacheCorrupt(f"{store.path}: {spec.path} has {rows} rows but {group}/id has {expected}")
+    n_videos = store.n_rows("videos/id")
     for stream in store.streams:
-        tokens, spans = store.n_rows(f"streams/{stream}/values"), store.n_rows(f"streams/{stream}/spans")
+        tokens, spans, offsets = (
+            store.n_rows(f"streams/{stream}/{name}") for name in ("values", "spans", "offsets")
+        )
         if tokens != spans:
             raise CacheCorrupt(f"{store.path}: stream {stream} has {tokens} values but {spans} spans")
+        if offsets != n_videos + 1:
+            raise CacheCorrupt(f"{store.path}: stream {stream} has {offsets} offsets for {n_videos} videos")
 
 
 def read_offsets(store: StoreReader, stream: str) -> NDArray[np.int64]:
     """The stored offsets [n_rows + 1] of a stream. Raises `CacheCorrupt` unless they fit videos and
     tokens.
     """
-    n_videos, n_tokens = store.n_rows("videos/id"), store.n_rows(f"streams/{stream}/values")
+    n_tokens = store.n_rows(f"streams/{stream}/values")
     n_offsets = store.n_rows(f"streams/{stream}/offsets")
-    if n_offsets != n_videos + 1:
-        raise CacheCorrupt(f"{store.path}: stream {stream} has {n_offsets} offsets for {n_videos} videos")
     offsets = store.read(f"streams/{stream}/offsets", 0, n_offsets).astype(np.int64, copy=False)
     if offsets[0] != 0 or offsets[-1] != n_tokens or bool((np.diff(offsets) < 0).any()):
         raise CacheCorrupt(

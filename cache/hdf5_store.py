@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from cache import files
 from cache.errors import CacheCorrupt, CacheError, CacheNotFound
-from cache.layout import ArraySpec, CacheAttributes, all_specs, group_paths, stream_from_attributes
+from cache.layout import (
+    ArraySpec,
+    CacheAttributes,
+    all_specs,
+    group_paths,
+    require_format,
+    stream_from_attributes,
+)
 from cache.schema import StreamSpec
 
 _LIBVER = ("v108", "latest")  # 1.8 is the first format that holds attributes above 64 KiB
@@ -126,7 +133,7 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise CacheError(f"{path} is not a onepass cache: an .h5 cache is a file, this is a folder")
     try:
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r")
     except OSError as error:
         if "truncated" in str(error):
             raise CacheCorrupt(f"{path} is cut short: {error}. Restore it or extract again.") from error
@@ -134,12 +141,13 @@ def _open(path: Path) -> h5py.File:
 
 
 def _root_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in file.attrs.items():
-        if name in _JSON_ATTRIBUTES:
-            found[name] = _from_json(value, path)
-        else:
-            found[name] = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    found = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in file.attrs.items()
+    }
+    require_format(found, where=path)  # before the rest, which another version may encode otherwise
+    for name in _JSON_ATTRIBUTES:
+        found[name] = _from_json(found.get(name), path)
     return found
 
 
@@ -162,7 +170,7 @@ class Hdf5Builder:
     ) -> None:
         files.remove_file(path)
         self.path = path
-        self._file = h5py.File(path, "w", libver=_LIBVER, locking=False)
+        self._file = h5py.File(path, "w", libver=_LIBVER)
         self._filled = dict.fromkeys(rows, 0)
         for name, value in attributes.to_json().items():
             if name in _JSON_ATTRIBUTES:

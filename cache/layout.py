@@ -80,6 +80,18 @@ def group_paths(streams: Sequence[StreamSpec]) -> list[str]:
     return ["videos", "streams", "rejects", *(f"streams/{stream.name}" for stream in streams)]
 
 
+def require_format(found: Mapping[str, Any], *, where: Path) -> None:
+    """Raise `CacheError` unless the root attributes `found` are those of a cache of a known version."""
+    if found.get("format") != FORMAT_NAME:
+        raise CacheError(f"{where} is not a onepass cache (no format {FORMAT_NAME!r} in its attributes)")
+    version = found.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CacheError(
+            f"{where} has format version {version}; this onepass reads version {FORMAT_VERSION}. "
+            "Use the onepass that wrote it, or extract again."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class CacheAttributes:
     """Attributes of the root group.
@@ -116,14 +128,7 @@ class CacheAttributes:
         """Read attributes. Raises `CacheError` if this is no cache of a known version, `CacheCorrupt` if
         torn.
         """
-        if found.get("format") != FORMAT_NAME:
-            raise CacheError(f"{where} is not a onepass cache (no format {FORMAT_NAME!r} in its attributes)")
-        version = found.get("format_version")
-        if version != FORMAT_VERSION:
-            raise CacheError(
-                f"{where} has format version {version}; this onepass reads version {FORMAT_VERSION}. "
-                "Use the onepass that wrote it, or extract again."
-            )
+        require_format(found, where=where)
         try:
             names = found["label_names"]
             return cls(

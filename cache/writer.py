@@ -23,6 +23,7 @@ from typing import Any
 
 from cache import copying, files, relabel
 from cache.batch import append_tokens, cast_tokens, copy_stream, require_sidecar, require_streams
+from cache.compatible import require_equal_rows
 from cache.errors import CacheError, CacheNotFound, FingerprintMismatch, OnepassError
 from cache.fingerprint import require_same
 from cache.known import KnownInputs
@@ -128,6 +129,7 @@ class CacheWriter:
                     appender = copying.new_zarr(tree, fresh, streams)
             store = ZarrReader(tree) if appender is not None else open_store(path)
             try:
+                require_equal_rows(store)
                 return cls(path, lock, appender, store)
             finally:
                 store.close()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cache import files
+from cache.compatible import require_equal_rows
 from cache.errors import CacheCorrupt, CacheError
 from cache.layout import ArraySpec, CacheAttributes, all_specs
 from cache.schema import StreamSpec
@@ -115,6 +116,7 @@ class ZarrAppender:
     def open(cls, path: Path) -> ZarrAppender:
         """Continue a tree, after undoing what a killed writer left uncommitted."""
         reader = ZarrReader(path)
+        require_equal_rows(reader)
         appender = cls(path, list(reader.streams.values()), reader.attributes)
         appender.root_record = (path / "zarr.json").read_bytes()
         for name, spec in all_specs(list(reader.streams.values())).items():

@@ -140,7 +140,7 @@ def _show(
         say(RANDOM_NOTE, "bold yellow")
     table = Table(title="what each threshold does on these videos", title_justify="left")
     table.add_column("best", no_wrap=True)
-    for column in ("threshold", "95 % interval", "decides alike", *COUNTS):
+    for column in ("threshold", "95 % interval", *COUNTS):
         table.add_column(column, justify="right", no_wrap=True)
     stored = head.info.threshold
     table.add_row("stored in the head", *_row(stored, at_threshold(scores, stored.threshold)), style="dim")
@@ -167,8 +167,7 @@ def _show(
 
 def _row(choice: ThresholdChoice, at: AtThreshold) -> list[str]:
     interval = str(choice.interval) if choice.interval is not None else "-"
-    alike = f"{choice.plateau_low:.4f} to {choice.plateau_high:.4f}"
-    return [f"{choice.threshold:.4f}", interval, alike, *_counts(at)]
+    return [f"{choice.threshold:.4f}", interval, *_counts(at)]
 
 
 def _counts(at: AtThreshold) -> list[str]:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 Float = npt.NDArray[np.float64]
 FEW_GROUPS = 20
+"""Below this many source groups, intervals should be read with care."""
+
 CHUNK_ELEMENTS = 2_000_000
 """Weights held at once: resamples are worked on in chunks of about this many numbers."""
 

@@ -26,6 +26,9 @@ Int = npt.NDArray[np.int64]
 
 ALL_POSITIVE, METADATA_ONLY, MEAN_POOLED = "all-positive", "metadata-only", "mean-pooled"
 FLOORS = (ALL_POSITIVE, METADATA_ONLY, MEAN_POOLED)
+NOT_BEATEN = "the head is no better than"
+"""How a note on a floor begins."""
+
 LEAST_CHANGE = 1e-12
 
 
@@ -111,7 +114,7 @@ def beaten_notes(head: Evaluation, floors: tuple[Evaluation, ...]) -> tuple[str,
         if own is not None and other is not None and own <= other + LEAST_CHANGE:
             label = {"f1": "F1", "auroc": "AUROC"}[name]
             notes.append(
-                f"the head does not beat the {floor.name} floor on {head.part}: "
+                f"{NOT_BEATEN} the {floor.name} floor on {head.part}: "
                 f"{label} {own:.3f}{_range(head.intervals[name])} against {other:.3f}"
             )
     return tuple(notes)

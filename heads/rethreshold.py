@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache.errors import InputError, LabelError
 from heads.dataset import DataConfig, HeadDataset, load_dataset
 from heads.evaluate import Evaluation, evaluate
-from heads.floors import beaten_notes, evaluate_floors
+from heads.floors import NOT_BEATEN, beaten_notes, evaluate_floors
 from heads.metrics import Labels, Metrics, Probabilities, compute_metrics
 from heads.splits import Split, choose_split, labelled_rows
 from heads.thresholds import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Part = Literal["val", "all"]
 CHOSEN_AGAIN = "the threshold was chosen again"
-OF_A_THRESHOLD = (CHOSEN_AGAIN, "the head does not beat", "after temperature scaling the best threshold")
+OF_A_THRESHOLD = (CHOSEN_AGAIN, NOT_BEATEN, "after temperature scaling the best threshold")
 """How notes begin that were true of an earlier threshold only."""
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from cache.errors import InputError
+from heads.bootstrap import FEW_GROUPS
 from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset, load_dataset
@@ -176,6 +177,9 @@ def finish(
         dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
     )
     notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, val, config))
+    n_groups = len({table.groups[i] for i in val})
+    if config.n_resamples and n_groups < FEW_GROUPS:
+        notes += (f"val comes from {n_groups} source groups only: its intervals are rough",)
     for evaluation in evaluations[: 1 + bool(len(split.test))]:
         notes += beaten_notes(evaluation, floors)
     record = TrainingRecord(
@@ -245,10 +249,10 @@ def calibration_notes(
     notes: list[str] = []
     if calibration.at_bound:
         notes.append(
-            f"the best temperature lies beyond {calibration.temperature:.2f}: the {calibration.n} val videos "
-            "are separated perfectly or not at all, so probabilities are not calibrated"
+            f"the best temperature lies beyond {calibration.temperature:.2f}, the end of the search: the logits "
+            f"of the {calibration.n} val videos are far from log-odds, so scores are not probabilities"
         )
-    if choice.objective == "f1" and not choice.degenerate:
+    elif choice.objective == "f1" and not choice.degenerate:
         scores = probabilities(table.logits[val], temperature=calibration.temperature)
         calibrated = choose_threshold(table.labels[val], scores)
         applied = calibration.temperature if config.calibration == "temperature" else 1.0

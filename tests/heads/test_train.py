@@ -58,7 +58,7 @@ def test_a_head_that_knows_nothing_says_so(tmp_path: Path, quick: TrainConfig) -
     text = "\n".join(head.info.notes)
     if head.info.threshold.degenerate:
         assert "DEGENERATE" in text
-    assert "does not beat" in text
+    assert "no better than" in text
 
 
 def test_rare_positives_train(tmp_path: Path, quick: TrainConfig) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache.errors import HeadError, InputError, LabelError
+from cache.errors import CacheCorrupt, HeadError, InputError, LabelError
 from cache.fingerprint import is_random, weights_name
 from cache.groups import source_groups
 from cache.schema import UNKNOWN_LABEL
@@ -203,7 +203,7 @@ def load_tokens(
 ) -> TokenSource:
     """Tokens of `videos` (store indices, int64 [V], any order): in memory where they fit, else streamed.
 
-    Raises InputError when `grid` is not one of `streams`.
+    Raises InputError when `grid` is not one of `streams`, CacheCorrupt for a video without tokens.
     """
     reference = _reference(cache, streams, grid)
     counts = {name: cache.streams[name].n_tokens for name in streams}
@@ -221,6 +221,10 @@ def load_tokens(
     ragged = {}
     for name in streams:
         array = cache.load(name)
+        if (np.diff(array.offsets) == 0).any():
+            raise CacheCorrupt(
+                f"{cache.paths[0]}: stream {name} has videos without a token; run onepass verify"
+            )
         ragged[name] = Ragged(array.values, array.spans, array.offsets)
     return in_memory(ragged, separate_streams=separate_streams, grid=reference).take(torch.from_numpy(videos))
 

@@ -61,8 +61,8 @@ def positive_weight(
         return float(config.pos_weight)
     if config.pos_weight == "off" or config.kind == "focal" or balanced_batches:
         return 1.0
-    if n_positive < 1:
-        raise InputError(f"pos_weight auto needs positives; the {n_negative} training videos hold none")
+    if n_positive < 1 or n_negative < 1:
+        raise InputError(f"pos_weight auto needs both classes; train has {n_negative} against {n_positive}")
     return n_negative / n_positive
 
 

@@ -18,8 +18,9 @@ def test_pos_weight_is_negatives_over_positives() -> None:
     assert positive_weight(LossConfig(pos_weight=7.5), n_negative=1, n_positive=9) == 7.5
     assert positive_weight(LossConfig(), n_negative=1, n_positive=9, balanced_batches=True) == 1
     assert positive_weight(LossConfig(kind="focal"), n_negative=1, n_positive=9) == 1
-    with pytest.raises(InputError, match="needs positives"):
-        positive_weight(LossConfig(), n_negative=5, n_positive=0)
+    for negative, positive in ((5, 0), (0, 5)):
+        with pytest.raises(InputError, match="needs both classes"):
+            positive_weight(LossConfig(), n_negative=negative, n_positive=positive)
 
 
 def test_bce_is_torchs_own() -> None:

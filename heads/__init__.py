@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heads.config import TrainConfig as TrainConfig
+    from heads.estimator import HeadClassifier as HeadClassifier
+    from heads.estimator import MeanTokens as MeanTokens
+    from heads.estimator_data import cached_videos as cached_videos
+    from heads.export import export_onnx as export_onnx
+    from heads.outputs import write_training as write_training
+    from heads.timeline import score_over_time as score_over_time
     from heads.train import train_head as train_head
     from heads.trained import Predictions as Predictions
     from heads.trained import TrainedHead as TrainedHead
@@ -23,6 +29,12 @@ _HOMES = {
     "train_head": "heads.train",
     "TrainedHead": "heads.trained",
     "Predictions": "heads.trained",
+    "HeadClassifier": "heads.estimator",
+    "MeanTokens": "heads.estimator",
+    "cached_videos": "heads.estimator_data",
+    "export_onnx": "heads.export",
+    "score_over_time": "heads.timeline",
+    "write_training": "heads.outputs",
 }
 
 __all__ = sorted(_HOMES)

@@ -10,7 +10,18 @@ import heads
 
 
 def test_public_names() -> None:
-    assert heads.__all__ == ["Predictions", "TrainConfig", "TrainedHead", "train_head"]
+    assert heads.__all__ == [
+        "HeadClassifier",
+        "MeanTokens",
+        "Predictions",
+        "TrainConfig",
+        "TrainedHead",
+        "cached_videos",
+        "export_onnx",
+        "score_over_time",
+        "train_head",
+        "write_training",
+    ]
     for name in heads.__all__:
         assert getattr(heads, name).__name__ == name
     with pytest.raises(AttributeError):

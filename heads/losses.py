@@ -54,8 +54,8 @@ def positive_weight(
 ) -> float:
     """The weight of positives: for auto, n_negative / n_positive (893 and 2,393 give 0.3732).
 
-    A balanced sampler already shows both classes equally, so auto is 1 there. Raises InputError without
-    positives.
+    A balanced sampler already shows both classes equally, so auto is 1 there. Raises InputError for
+    auto with a single class.
     """
     if not isinstance(config.pos_weight, str):
         return float(config.pos_weight)

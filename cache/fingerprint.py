@@ -65,7 +65,7 @@ def require_same(
     stream = expected.get("stream") or found.get("stream") or "?"
     if all(field.startswith("libraries.") for field in fields):
         remedy = (
-            "Only library versions differ: install the same versions, or ignore them (--ignore-libraries)."
+            "Only library versions differ: install the same ones, or give the option that accepts others."
         )
     else:
         remedy = "Features made in different ways are never mixed: use the same settings, or another cache."

@@ -531,7 +531,7 @@ def test_a_full_disk_at_any_write_leaves_the_cache_and_the_writer_usable(
     }
     with open_writer(store) as writer:
         monkeypatch.setattr(files, "_write_all", limited)
-        for room_now in range(100):
+        for room_now in range(0, 400, 1 if store.suffix == ".zarr" else 9):  # staging takes many writes
             room[0] = room_now
             try:
                 actions[operation](writer)

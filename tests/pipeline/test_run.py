@@ -1,0 +1,400 @@
+"""Whole extractions in this process: everything found is stored or rejected, resumed runs equal uninterrupted ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from cache.errors import (
+    FingerprintMismatch,
+    InputError,
+    LabelError,
+    RejectLimitExceeded,
+    SourceError,
+    StorageFull,
+)
+from cache.reader import open_cache
+from cache.writer import CacheWriter
+from pipeline import run as run_module
+from pipeline.cli import conclude
+from pipeline.pool import PoolSettings
+from pipeline.run import ExtractConfig, stop_on_signal
+from pipeline.verify import compare_video
+from tests.pipeline.tiny import TinyBackbone, tiny_backbones
+from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+from tests.videos import write_text, write_video
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Runs load tiny backbones; returns {"changes": keyword arguments for them, "last": those of the last run}."""
+    state: dict[str, Any] = {"changes": {}, "last": {}}
+
+    def load(config: Any) -> Mapping[str, TinyBackbone]:
+        state["last"] = tiny_backbones(*config.streams, **state["changes"])
+        found: Mapping[str, TinyBackbone] = state["last"]
+        return found
+
+    monkeypatch.setattr(run_module, "load_backbones", load)
+    return state
+
+
+@pytest.fixture
+def src(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "data")
+
+
+@pytest.fixture(params=["zarr", "h5"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"cache.{request.param}"
+
+
+def n_forward(tiny: dict[str, Any]) -> int:
+    return sum(len(backbone.batches) for backbone in tiny["last"].values())
+
+
+# --- what a run does ----------------------------------------------------------------------------------------
+
+
+def test_everything_found_is_stored_or_rejected(src: Path, out: Path) -> None:
+    report = run(src, out, pool=PoolSettings(workers=2))
+    assert report.found == 8 and report.stored_now == 5 and report.rejected_now == 3
+    assert report.adds_up and report.not_reached == 0 and not report.interrupted
+    found = contents(out)
+    assert set(found["videos"]) == set(GOOD)
+    assert {video_id: row.reason for video_id, row in found["rejects"].items()} == BAD
+    assert {k: reason for k, (reason, _) in report.rejects.items()} == BAD
+    assert found["label_names"] == ("NonFight", "Fight")
+    for video_id, (row, _) in found["videos"].items():
+        assert row.label == int("/Fight/" in video_id)
+        assert row.split == video_id.split("/")[0]
+        assert row.size_bytes == (src / video_id).stat().st_size
+    assert report.tokens == {"clip": 17, "slowfast": 20}
+
+
+def test_what_is_stored_is_the_plain_definition(src: Path, tmp_path: Path) -> None:
+    """Every token of every video against frames that are looked up and prepared one by one."""
+    run(src, tmp_path / "c.zarr", dtype="float32", decoder="decord")
+    rng = np.random.default_rng(0)
+    with open_cache(tmp_path / "c.zarr") as cache:
+        n_tokens = 0
+        for index in range(cache.n_videos):
+            path = src / str(cache.videos.id[index])
+            for comparison in compare_video(cache, index, path, tiny_backbones(), rng=rng):
+                n_tokens += 1
+                assert comparison.relative_error < 1e-5, comparison
+        assert n_tokens > 30
+
+
+def test_neither_workers_nor_batches_nor_decoders_change_a_token(
+    src: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    run(src, tmp_path / "a.zarr")
+    first = contents(tmp_path / "a.zarr")
+    run(src, tmp_path / "b.zarr", pool=PoolSettings(workers=3, slots=2), commit_videos=1)
+    assert contents(tmp_path / "b.zarr") == first
+    run(src, tmp_path / "c.zarr", decoder="opencv")
+    other = contents(tmp_path / "c.zarr")
+    assert {k: tokens for k, (_, tokens) in other["videos"].items()} == {
+        k: tokens for k, (_, tokens) in first["videos"].items()
+    }
+
+
+# --- the second run -----------------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing(src: Path, out: Path, tiny: dict[str, Any]) -> None:
+    run(src, out)
+    before, stamp = contents(out), out.stat().st_mtime_ns
+    report = run(src, out)
+    assert n_forward(tiny) == 0
+    assert (report.stored_before, report.rejected_before, report.stored_now, report.rejected_now) == (
+        5,
+        3,
+        0,
+        0,
+    )
+    assert report.adds_up and report.rejects.keys() == BAD.keys()
+    assert contents(out) == before and out.stat().st_mtime_ns == stamp
+
+
+def test_new_videos_are_added_and_gone_ones_kept(src: Path, out: Path) -> None:
+    run(src, out)
+    write_video(src / "train/Fight/new.mp4", seconds=0.5, seed=77)
+    (src / GOOD[0]).unlink()
+    report = run(src, out)
+    assert (report.found, report.stored_before, report.stored_now, report.gone) == (8, 4, 1, 1)
+    assert set(contents(out)["videos"]) == {*GOOD, "train/Fight/new.mp4"}
+
+
+def test_a_touched_file_is_recognised_by_its_digest(src: Path, out: Path, tiny: dict[str, Any]) -> None:
+    run(src, out)
+    before = contents(out)
+    os.utime(src / GOOD[0], (1, 1))
+    report = run(src, out)
+    assert report.unchanged == 1 and report.stored_now == 0 and report.adds_up
+    assert n_forward(tiny) == 0
+    assert contents(out) == before
+
+
+def test_a_changed_file_replaces_its_old_features(src: Path, out: Path) -> None:
+    run(src, out)
+    before = contents(out)
+    write_video(src / GOOD[1], seconds=2.3, seed=99)
+    report = run(src, out)
+    assert (report.stored_now, report.replaced) == (1, 1) and report.adds_up
+    after = contents(out)
+    assert after["videos"].keys() == before["videos"].keys()
+    assert after["videos"][GOOD[1]][0].duration_seconds == pytest.approx(2.3)
+    assert {k for k in GOOD if after["videos"][k] != before["videos"][k]} == {GOOD[1]}
+    run(src, out.with_name(f"fresh{out.suffix}"))
+    assert contents(out.with_name(f"fresh{out.suffix}"))["videos"] == after["videos"]
+
+
+def test_a_stored_file_that_breaks_becomes_a_reject_and_back(src: Path, out: Path) -> None:
+    run(src, out)
+    original = (src / GOOD[2]).read_bytes()
+    write_text(src / GOOD[2])
+    report = run(src, out)
+    assert (report.stored, report.rejected, report.rejected_now) == (4, 4, 1) and report.adds_up
+    assert contents(out)["rejects"][GOOD[2]].reason == "unreadable-container"
+    (src / GOOD[2]).write_bytes(original)
+    report = run(src, out)
+    assert (report.stored, report.rejected) == (5, 3) and report.adds_up
+    assert contents(out)["rejects"].keys() == BAD.keys()
+
+
+def test_rejects_are_retried_on_demand_only(src: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    run(src, out)
+    assert run(src, out).rejected_now == 0
+    report = run(src, out, retry_rejects=True)
+    assert report.rejected_now == 3 and report.rejected_before == 0 and report.adds_up
+    assert contents(out)["rejects"].keys() == BAD.keys()
+
+
+def test_new_labels_reach_stored_videos_and_touched_ones(src: Path, out: Path, tiny: dict[str, Any]) -> None:
+    run(src, out)
+    labels = src.parent / "labels.csv"
+    rows = [f"{name},{'NonFight' if name == GOOD[0] else name.split('/')[1]},val" for name in (*GOOD, *BAD)]
+    labels.write_text("path,label,split\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    os.utime(src / GOOD[0], (1, 1))  # its size and digest are the same
+    report = run(src, out, labels=labels)
+    assert n_forward(tiny) == 0 and report.unchanged == 1
+    assert report.relabelled == 3  # one label, and the splits of two others
+    videos = contents(out)["videos"]
+    assert (videos[GOOD[0]][0].label, videos[GOOD[0]][0].label_name) == (0, "NonFight")
+    assert {row.split for row, _ in videos.values()} == {"val"}
+
+
+def test_a_manifest_on_an_unmounted_disk_loses_nothing(src: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    lines = [f"data/{name},{name.split('/')[1]}" for name in GOOD]
+    manifest.write_text("path,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    out = tmp_path / "c.zarr"
+    assert run(manifest, out).stored_now == 5
+    before = contents(out)
+    src.rename(tmp_path / "elsewhere")
+    report = run(manifest, out)
+    assert (report.stored, report.rejected, report.gone) == (5, 0, 5) and report.adds_up
+    assert contents(out) == before
+    assert run(manifest, tmp_path / "fresh.zarr").reasons() == {"missing-file": 5}
+
+
+def test_equal_bytes_are_named_and_refused_on_demand(src: Path, tmp_path: Path) -> None:
+    twin = src / "train/Fight/twin.mp4"
+    twin.write_bytes((src / GOOD[0]).read_bytes())
+    report = run(src, tmp_path / "keep.zarr")
+    assert report.stored_now == 6 and len(report.duplicates) == 1
+    assert set(report.duplicates) <= {"train/Fight/twin.mp4", GOOD[0]}
+    report = run(src, tmp_path / "reject.zarr", duplicates="reject")
+    assert report.stored_now == 5 and report.adds_up
+    assert report.rejects["train/Fight/twin.mp4"] == ("duplicate-content", f"same bytes as {GOOD[0]}")
+
+
+# --- what must not be mixed ---------------------------------------------------------------------------------
+
+
+def test_other_weights_and_other_types_are_refused(src: Path, out: Path, tiny: dict[str, Any]) -> None:
+    run(src, out)
+    before = contents(out)
+    with pytest.raises(FingerprintMismatch, match="float16"):
+        run(src, out, dtype="float32")
+    tiny["changes"] = {"seed": 5}
+    with pytest.raises(FingerprintMismatch, match="seed"):
+        run(src, out)
+    with pytest.raises(FingerprintMismatch, match="slowfast"):
+        run(src, out, streams=("clip",))
+    assert contents(out) == before
+
+
+def test_features_that_cannot_be_stored_are_rejects(
+    src: Path, out: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backbone that overflows in one place must not take the run down, nor store what it gave."""
+    embed = TinyBackbone.embed
+
+    def overflow(self: TinyBackbone, frames: Any) -> Any:
+        features = embed(self, frames)
+        if self.name == "slowfast":
+            features[0] = float("nan")
+        return features
+
+    monkeypatch.setattr(TinyBackbone, "embed", overflow)
+    report = run(src, out)
+    assert report.adds_up and report.reasons()["non-finite-features"] > 0
+    for video_id, (reason, detail) in report.rejects.items():
+        assert reason == "non-finite-features" or video_id in BAD
+        assert "slowfast" in detail or video_id in BAD
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"max_rejects": 1.5}, InputError),
+        ({"max_rejects": float("nan")}, InputError),
+        ({"max_error_share": -0.1}, InputError),
+        ({"min_seconds": float("nan")}, InputError),
+        ({"commit_seconds": 0.0}, InputError),
+        ({"labels": Path("nowhere.csv")}, LabelError),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    changes: dict[str, Any], error: type[Exception], src: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error):
+        run(src, tmp_path / "c.zarr", **changes)
+    assert not (tmp_path / "c.zarr").exists()
+
+
+def test_a_source_without_videos_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="no videos"):
+        run(tmp_path / "empty", tmp_path / "c.zarr")
+    assert not (tmp_path / "c.zarr").exists()
+
+
+# --- interruptions ------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a power cut between two commits."""
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    after: int, src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(src, out.with_name(f"whole{out.suffix}"))
+    commit = CacheWriter.commit
+    count = 0
+
+    def cut(self: CacheWriter, *args: Any) -> None:
+        nonlocal count
+        if count == after:
+            raise Killed
+        count += 1
+        commit(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CacheWriter, "commit", cut)
+        run(src, out, commit_videos=1)
+    report = run(src, out)
+    assert report.adds_up and report.stored_before + report.rejected_before >= after
+    assert contents(out) == contents(out.with_name(f"whole{out.suffix}"))
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = CacheWriter.commit
+    count = 0
+
+    def full(self: CacheWriter, *args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise StorageFull("the disk is full")
+        commit(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageFull):
+        patch.setattr(CacheWriter, "commit", full)
+        run(src, out, commit_videos=1)
+    report = run(src, out)
+    assert report.adds_up and report.stored_before + report.rejected_before == 2
+    assert set(contents(out)["videos"]) == set(GOOD)
+
+
+def test_ctrl_c_commits_what_is_whole_and_counts_the_rest(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = CacheWriter.commit
+    pressed = False
+
+    def interrupt(self: CacheWriter, *args: Any) -> None:
+        nonlocal pressed
+        commit(self, *args)
+        if not pressed:
+            pressed = True
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CacheWriter, "commit", interrupt)
+        report = run(src, out, commit_videos=2)
+    assert report.interrupted and report.adds_up and report.not_reached > 0
+    held = contents(out)
+    assert len(held["videos"]) == report.stored_now and len(held["rejects"]) == report.rejected_now
+    with pytest.raises(typer.Exit) as ended:
+        conclude(report, ExtractConfig(src=src, out=out))
+    assert ended.value.exit_code == 130
+    assert run(src, out).adds_up
+    assert set(contents(out)["videos"]) == set(GOOD)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_on_signal() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_signals_are_left_alone_outside_the_main_thread() -> None:
+    seen: list[bool] = []
+
+    def use() -> None:
+        with stop_on_signal() as stop:
+            seen.append(stop.is_set())
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+# --- how a run ends -----------------------------------------------------------------------------------------
+
+
+def test_too_many_rejects_end_with_an_error(src: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    report = run(src, out)
+    conclude(report, ExtractConfig(src=src, out=out, max_rejects=3 / 8))
+    with pytest.raises(RejectLimitExceeded, match=r"3 of 8 inputs were rejected \(37\.5%\)"):
+        conclude(report, ExtractConfig(src=src, out=out, max_rejects=0.37))
+
+
+def test_counts_that_do_not_add_up_are_our_fault(src: Path, tmp_path: Path) -> None:
+    report = run(src, tmp_path / "c.zarr")
+    report.found += 1
+    with pytest.raises(AssertionError, match="is not 9 found"):
+        conclude(report, ExtractConfig(src=src, out=tmp_path / "c.zarr", max_rejects=1.0))

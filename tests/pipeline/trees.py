@@ -1,0 +1,74 @@
+"""Source trees and caches for tests of whole runs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cache.reader import open_cache
+from pipeline.backbones.load import BackboneConfig
+from pipeline.pool import PoolSettings
+from pipeline.report import ExtractReport
+from pipeline.run import ExtractConfig, extract
+from tests.videos import flip_bytes, make_rwf_tree, write_empty, write_text, write_truncated, write_video
+
+GOOD = (
+    *("train/Fight/a_0.mp4", "train/Fight/a_1.mp4", "train/NonFight/b_0.mp4"),
+    *("val/Fight/c_0.mp4", "val/NonFight/d_0.mp4"),
+)
+BAD = {
+    "train/Fight/broken.mp4": "unreadable-container",
+    "train/NonFight/empty.mp4": "empty-file",
+    "val/NonFight/text.avi": "unreadable-container",
+}
+
+
+def make_tree(root: Path) -> Path:
+    """Five good videos of different lengths and three broken files in the layout of RWF-2000."""
+    for number, name in enumerate(GOOD):
+        write_video(root / name, seconds=0.7 + 0.4 * number, seed=number, motion="violent")
+    write_truncated(root / "train/Fight/broken.mp4")
+    write_empty(root / "train/NonFight/empty.mp4")
+    write_text(root / "val/NonFight/text.avi")
+    return root
+
+
+def run(
+    src: Path, out: Path, *, streams: tuple[str, ...] = ("clip", "slowfast"), **changes: Any
+) -> ExtractReport:
+    """One extraction with one worker; what it printed is dropped."""
+    settings: dict[str, Any] = {
+        "backbones": BackboneConfig(streams=streams, clip_weights="random", slowfast_weights="random"),
+        "pool": PoolSettings(workers=1),
+        "decoder": "pyav",
+        "max_rejects": 1.0,
+    }
+    config = ExtractConfig(src=src, out=out, **(settings | changes))
+    return extract(config, console=Console(file=io.StringIO(), width=200))
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Everything that a cache holds, by id: rows, tokens bit for bit, rejects; the order of storing left out."""
+    with open_cache(path) as cache:
+        videos = {}
+        for index in range(cache.n_videos):
+            row = cache.videos.row(index)
+            tokens = {name: cache.tokens(name, index) for name in cache.streams}
+            videos[row.id] = (
+                row,
+                {
+                    name: (t.values.dtype.str, t.values.tobytes(), t.spans.tobytes())
+                    for name, t in tokens.items()
+                },
+            )
+        assert len(videos) == cache.n_videos
+        rejects = {r.id: r for r in (cache.rejects.row(i) for i in range(len(cache.rejects)))}
+        assert len(rejects) == len(cache.rejects)
+        assert not rejects.keys() & videos.keys()
+        return {"videos": videos, "rejects": rejects, "label_names": cache.label_names}
+
+
+__all__ = ["BAD", "GOOD", "contents", "flip_bytes", "make_rwf_tree", "make_tree", "run"]

@@ -82,14 +82,23 @@ def compare_video(
 ) -> Iterator[Comparison]:
     """Compare up to TOKENS_A_VIDEO tokens of each stream of one video with the plain run.
 
-    Raises DecodeProblem where the file changed or can no longer be decoded.
+    Raises DecodeProblem where the file changed or can no longer be decoded, or where tokens are missing or too many.
     """
     row = cache.videos.row(index)
-    if (digest := file_digest(str(path))) != row.digest:
+    try:
+        digest = file_digest(str(path))
+    except OSError as error:
+        raise DecodeProblem("missing-file", f"cannot be read: {error.strerror or error}") from error
+    if digest != row.digest:
         raise DecodeProblem("unreadable-container", f"the file changed since it was extracted ({digest} now)")
     times, duration = _frame_times(path, row)
     for name, backbone in backbones.items():
         stored = cache.tokens(name, index)
+        expected = plain_token_count(duration, backbone.plan.sampling)
+        if len(stored.values) != expected:
+            raise DecodeProblem(
+                "decode-errors", f"{name}: {len(stored.values)} tokens are stored, {expected} were due"
+            )
         chosen = np.arange(len(stored.values))
         if len(chosen) > TOKENS_A_VIDEO:
             chosen = np.sort(rng.choice(chosen, TOKENS_A_VIDEO, replace=False))
@@ -102,11 +111,21 @@ def compare_video(
             yield _compare(row.id, name, token, stored.values[token], plain)
 
 
+def plain_token_count(duration: float, sampling: Sampling) -> int:
+    """Number of tokens, straight from the definition: windows until one reaches the end."""
+    last = max(0, len(_grid(duration, sampling)) - sampling.window)
+    return -(-last // sampling.stride) + 1
+
+
+def _grid(duration: float, sampling: Sampling) -> NDArray[np.float64]:
+    return np.arange(0, max(1, int(np.ceil((duration - TIE_SECONDS) * sampling.fps)))) / sampling.fps
+
+
 def plain_frame_indices(
     times: NDArray[np.float64], duration: float, token: int, sampling: Sampling
 ) -> list[int]:
     """Frames behind a token, straight from the definition: nearest frame to each of the window's grid points."""
-    grid = np.arange(0, max(1, int(np.ceil((duration - TIE_SECONDS) * sampling.fps)))) / sampling.fps
+    grid = _grid(duration, sampling)
     first = token * sampling.stride
     if first + sampling.window > len(grid):
         first = max(0, len(grid) - sampling.window)
@@ -172,8 +191,9 @@ def verdicts(cache: Cache, comparisons: list[Comparison]) -> list[StreamVerdict]
     found = []
     for name, info in cache.streams.items():
         mine = [c for c in comparisons if c.stream == name]
-        worst_cosine = min((c.cosine for c in mine), default=float("nan"))
-        worst_error = max((c.relative_error for c in mine), default=float("nan"))
+        # NaN is worse than any number, also where min() would pass over it
+        worst_cosine = float(np.min([c.cosine for c in mine])) if mine else float("nan")
+        worst_error = float(np.max([c.relative_error for c in mine])) if mine else float("nan")
         found.append(
             StreamVerdict(name, str(info.fingerprint["precision"]), len(mine), worst_cosine, worst_error)
         )

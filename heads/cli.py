@@ -25,7 +25,7 @@ def _text(help_text: str, panel: str, *names: str) -> Any:
 def train_head_command(
     features: Annotated[list[Path], _text("Cache, .zarr or .h5; several may follow.", DATA)],
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
-    out: Annotated[Path | None, _text("Folder to write [default: heads-out/CACHE-MODEL].", DATA)] = None,
+    out: Annotated[Path | None, _text("Folder to write (default: heads-out/CACHE-MODEL).", DATA)] = None,
     labels: Annotated[
         Path | None, _text("Labels that replace those of the cache: CSV, JSON, JSONL.", DATA)
     ] = None,
@@ -42,23 +42,23 @@ def train_head_command(
             "--ignore-libraries", help="Join caches of other library versions.", rich_help_panel=DATA
         ),
     ] = False,
-    streams: Annotated[str | None, _text("Streams, comma-separated [default: all].", DATA)] = None,
+    streams: Annotated[str | None, _text("Streams, comma-separated (default: all).", DATA)] = None,
     grid: Annotated[str | None, _text("Stream whose tokens streams are joined on.", DATA)] = None,
     val_share: Annotated[
-        float | None, _text("Held out where the cache has no val [default: 0.2].", DATA)
+        float | None, _text("Held out where the cache has no val (default: 0.2).", DATA)
     ] = None,
     preset: Annotated[str, typer.Option(help="default or final-model-4.", rich_help_panel=MODEL)] = "default",
     model: Annotated[str | None, _text("transformer, fusion, mlp, linear or attention-pool.", MODEL)] = None,
     pool: Annotated[str | None, _text("mean, attention, cls or max.", MODEL)] = None,
     depth: Annotated[int | None, _text("Encoder layers.", MODEL)] = None,
     width: Annotated[int | None, _text("Width inside the encoder.", MODEL)] = None,
-    heads: Annotated[int | None, _text("Attention heads [default: largest divisor up to 16].", MODEL)] = None,
+    heads: Annotated[int | None, _text("Attention heads (default: largest divisor up to 16).", MODEL)] = None,
     dropout: Annotated[float | None, _text("Dropout of the encoder.", MODEL)] = None,
     scaling: Annotated[str | None, _text("Inputs: none, l2 or standard (fitted on train).", MODEL)] = None,
     loss: Annotated[str | None, _text("bce or focal.", LOSS)] = None,
     pos_weight: Annotated[str | None, _text("auto (negatives / positives), off or a number.", LOSS)] = None,
-    focal_alpha: Annotated[str | None, _text("Weight of positives, or off [default: 0.25].", LOSS)] = None,
-    focal_gamma: Annotated[float | None, _text("Focusing [default: 2].", LOSS)] = None,
+    focal_alpha: Annotated[str | None, _text("Weight of positives, or off (default: 0.25).", LOSS)] = None,
+    focal_gamma: Annotated[float | None, _text("Focusing (default: 2).", LOSS)] = None,
     label_smoothing: Annotated[float | None, _text("Share of each label given away.", LOSS)] = None,
     sampler: Annotated[str | None, _text("shuffle or balanced.", LOSS)] = None,
     epochs: Annotated[int | None, _text("Passes over train.", TRAINING)] = None,
@@ -93,7 +93,7 @@ def train_head_command(
         Path | None, _text("Root of the videos: report.html shows the mistaken ones.", REPORT)
     ] = None,
     tensorboard: Annotated[
-        Path | None, _text("Folder for TensorBoard (extra: onepass[tensorboard]).", REPORT)
+        Path | None, _text("Folder for TensorBoard (extra tensorboard).", REPORT)
     ] = None,
     settings: Annotated[
         list[str] | None, _text("Any other setting, KEY=VALUE; may be repeated.", TRAINING, "--set")

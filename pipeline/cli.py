@@ -54,11 +54,11 @@ def extract_command(
     ] = None,
     clip_model: Annotated[str, typer.Option(help="open_clip model.", rich_help_panel=MODELS)] = "ViT-B-32",
     clip_weights: Annotated[
-        str | None, typer.Option(help="Tag, FILE or 'random' [default: openai].", rich_help_panel=MODELS)
+        str | None, typer.Option(help="Tag, FILE or 'random' (default: openai).", rich_help_panel=MODELS)
     ] = None,
     slowfast_weights: Annotated[
         str | None,
-        typer.Option(help="kinetics400, FILE or 'random' [default: kinetics400].", rich_help_panel=MODELS),
+        typer.Option(help="kinetics400, FILE or 'random' (default: kinetics400).", rich_help_panel=MODELS),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.", rich_help_panel=MODELS)] = 0,
     clip_fps: Annotated[float, typer.Option(help="CLIP frames per second.", rich_help_panel=MODELS)] = 2.0,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from cache.reader import Cache
     from heads.timeline import Timeline
     from heads.trained import Predictions, TrainedHead
+    from pipeline.config import ExtractConfig
     from pipeline.report import ExtractReport
-    from pipeline.run import ExtractConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -167,8 +167,8 @@ def _head_settings(
 ) -> ExtractConfig:
     """The extraction that gives what the head was trained on."""
     from pipeline.backbones.load import config_from_fingerprints
+    from pipeline.config import ExtractConfig
     from pipeline.pool import PoolSettings, default_workers
-    from pipeline.run import ExtractConfig
 
     backbones = config_from_fingerprints(
         {stream.name: stream.fingerprint for stream in trained.info.streams},

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -22,11 +21,9 @@ from cache.schema import Reject, VideoLabel
 from cache.writer import CacheWriter
 from pipeline.assembly import Input
 from pipeline.backbones.base import Backbone
+from pipeline.config import ExtractConfig, make_flow, open_writer
 from pipeline.report import ExtractReport
 from pipeline.sources import ResolvedSources
-
-if TYPE_CHECKING:
-    from pipeline.run import ExtractConfig
 
 
 def missing_streams(out: Path, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -71,8 +68,6 @@ def add_stream(
 
     Raises InputError where stored videos are not in the source, and FingerprintMismatch where a file changed.
     """
-    from pipeline.run import make_flow, open_writer
-
     with CacheWriter.reopen(config.out) as main:
         stored = {video_id: entry for video_id, entry in main.known().items() if entry.state == "stored"}
         by_id = {source.id: source for source in resolved.sources}

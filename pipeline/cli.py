@@ -11,8 +11,8 @@ from cache.cli_errors import INTERRUPTED, run_app
 from cache.errors import InputError, RejectLimitExceeded
 
 if TYPE_CHECKING:
+    from pipeline.config import ExtractConfig
     from pipeline.report import ExtractReport
-    from pipeline.run import ExtractConfig
 
 SOURCES = "Sources and labels"
 MODELS = "Models"
@@ -129,7 +129,8 @@ def extract_command(
     """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
     from rich.console import Console
 
-    from pipeline.run import ExtractConfig, extract
+    from pipeline.config import ExtractConfig
+    from pipeline.run import extract
 
     console = Console(soft_wrap=True)
     config = ExtractConfig(

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.schema import REJECT_REASONS
+from pipeline.config import ExtractConfig
 from pipeline.pool import DecodePool, PoolSettings
 from pipeline.progress import ExtractProgress
 from pipeline.report import ExtractReport
-from pipeline.run import ExtractConfig
 from pipeline.source_tree import discover
 from pipeline.sources import resolve_labels
 from pipeline.worker import Failed, Probed, Task, WorkerSettings

@@ -8,65 +8,23 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 from rich.console import Console
 
-from cache.errors import InputError
 from cache.fingerprint import weights_name
 from cache.reader import open_cache
-from cache.schema import UNKNOWN_LABEL, StreamSpec, TokenDtype
+from cache.schema import UNKNOWN_LABEL
 from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar
 from pipeline.backbones.base import Backbone
-from pipeline.backbones.load import BackboneConfig, load_backbones
-from pipeline.decoders.base import DecoderName
-from pipeline.flow import Flow, FlowSettings
+from pipeline.backbones.load import load_backbones
+from pipeline.config import ExtractConfig, make_flow, open_writer
 from pipeline.inventory import Inventory, take_inventory
-from pipeline.pool import PoolSettings
 from pipeline.profile import profile_lines
 from pipeline.report import ExtractReport
 from pipeline.source_tree import discover
 from pipeline.sources import ResolvedSources, resolve_labels
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractConfig:
-    """What to extract, from where, into which cache; ranges are checked on construction."""
-
-    src: Path
-    out: Path
-    backbones: BackboneConfig = field(default_factory=BackboneConfig)
-    labels: Path | None = None
-    sources: Path | None = None
-    positive: str | None = None
-    allow_unmatched: bool = False
-    dtype: TokenDtype = "float16"
-    decoder: DecoderName = "decord"
-    pool: PoolSettings = field(default_factory=PoolSettings)
-    max_error_share: float = 0.2
-    min_seconds: float = 0.0
-    max_rejects: float = 0.1
-    duplicates: Literal["keep", "reject"] = "keep"
-    retry_rejects: bool = False
-    profile: bool = False
-    ignore_libraries: bool = False
-    commit_videos: int = 16
-    commit_seconds: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_error_share", "max_rejects"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is a share between 0 and 1, got {getattr(self, name)}"
-                )
-        if not self.min_seconds >= 0 or self.commit_videos < 1 or not self.commit_seconds > 0:
-            raise InputError(
-                "--min-seconds must not be negative; commits need at least one video and a positive time"
-            )
 
 
 def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
@@ -113,22 +71,6 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     return report
 
 
-def open_writer(
-    config: ExtractConfig, path: Path, backbones: Mapping[str, Backbone], resolved: ResolvedSources
-) -> CacheWriter:
-    """The single writer of the cache at `path`."""
-    specs = [StreamSpec(name, b.dim, config.dtype, b.fingerprint()) for name, b in backbones.items()]
-    names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
-    return CacheWriter.open(
-        path,
-        streams=specs,
-        dataset=config.src.resolve().name,
-        label_names=names,
-        provenance={"source": str(config.src), "decoder": config.decoder},
-        ignore_libraries=config.ignore_libraries,
-    )
-
-
 def fill_cache(
     writer: CacheWriter,
     config: ExtractConfig,
@@ -151,23 +93,6 @@ def fill_cache(
         digests = {entry.digest: video_id for video_id, entry in known.items() if entry.state == "stored"}
         flow = make_flow(config, backbones, writer=writer, digests=digests)
         flow.run(inventory.work, report=report, console=console, stop=stop)
-
-
-def make_flow(
-    config: ExtractConfig, backbones: Mapping[str, Backbone], *, writer: CacheWriter, digests: dict[str, str]
-) -> Flow:
-    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id."""
-    settings = FlowSettings(
-        dtype=config.dtype,
-        decoder=config.decoder,
-        pool=config.pool,
-        max_error_share=config.max_error_share,
-        min_seconds=config.min_seconds,
-        reject_duplicates=config.duplicates == "reject",
-        commit_videos=config.commit_videos,
-        commit_seconds=config.commit_seconds,
-    )
-    return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)
 
 
 def _relabel(

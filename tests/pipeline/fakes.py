@@ -121,6 +121,23 @@ def main(
     worker.main(connection, memory, pulse, noise_path, settings)
 
 
+def hanging_probe(
+    connection: Connection, memory: Any, pulse: Any, noise_path: str, settings: worker.WorkerSettings
+) -> None:
+    """Entry point of a worker whose quick probe hangs on a_0.mp4."""
+    from pipeline import probe
+
+    real = probe.probe_file
+
+    def probe_file(path: Path) -> Declared:
+        if path.name == "a_0.mp4":
+            misbehave("hang")
+        return real(path)
+
+    probe.probe_file = probe_file
+    worker.main(connection, memory, pulse, noise_path, settings)
+
+
 def dies_at_once(*_: Any) -> None:
     """Entry point of a worker that cannot even start."""
     os._exit(3)

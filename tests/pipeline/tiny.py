@@ -16,7 +16,7 @@ from tests.pipeline.fakes import PLANS
 
 
 class TinyBackbone:
-    """tanh of a matrix product with the mean frame of the window; the matrix follows from the seed."""
+    """tanh of an affine function of the mean frame of the window; the matrix follows from the seed."""
 
     def __init__(self, plan: StreamPlan, *, dim: int = 8, batch_size: int = 4, seed: int = 0) -> None:
         self.name = plan.name
@@ -48,12 +48,12 @@ class TinyBackbone:
         assert frames_BTHWC.shape == (self.batch_size, self.plan.sampling.window, *self.plan.frames.shape)
         self.batches.append(len(frames_BTHWC))
         mean_BP = (frames_BTHWC.float() / self.scale).mean(1).flatten(1)
-        return torch.tanh(mean_BP @ self._matrix)
+        return torch.tanh(mean_BP @ self._matrix + self._matrix[0])
 
     def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:
         prepared = np.stack([prepare_frame(frame, self.plan.frames) for frame in frames])
         mean_P = (torch.from_numpy(prepared).float() / self.scale).mean(0).flatten()
-        return torch.tanh(mean_P @ self._matrix).numpy()
+        return torch.tanh(mean_P @ self._matrix + self._matrix[0]).numpy()
 
 
 def tiny_backbones(*names: str, **changes: Any) -> dict[str, TinyBackbone]:

@@ -1,0 +1,53 @@
+"""`--dry-run`: a forecast in numbers that add up, without weights, features or a cache."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline import dry_run as module
+from pipeline.pool import PoolSettings
+from pipeline.run import ExtractConfig
+from tests.pipeline import fakes
+from tests.pipeline.trees import BAD, make_tree
+
+
+def forecast(src: Path, out: Path, **pool: float) -> tuple[module.ExtractReport, str]:
+    printed = io.StringIO()
+    config = ExtractConfig(src=src, out=out, pool=PoolSettings(workers=2, **pool))  # type: ignore[arg-type]
+    return module.dry_run(config, console=Console(file=printed, width=160)), printed.getvalue()
+
+
+def test_what_would_be_rejected_is_listed_and_nothing_is_made(tmp_path: Path) -> None:
+    src = make_tree(tmp_path / "data")
+    report, printed = forecast(src, tmp_path / "c.zarr")
+    assert {video_id: reason for video_id, (reason, _) in report.rejects.items()} == BAD
+    assert (report.found, report.not_reached, report.rejected) == (8, 5, 3)
+    assert report.adds_up and report.stored == 0
+    for video_id, reason in BAD.items():
+        assert video_id in printed and reason in printed
+    assert "found 8 = 5 readable (8 s declared) + 3 would be rejected; nothing was extracted" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    report.write(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["rejects_by_reason"] == report.reasons()
+
+
+def test_a_clean_source_shows_no_table(tmp_path: Path) -> None:
+    src = make_tree(tmp_path / "data")
+    for name in BAD:
+        (src / name).unlink()
+    report, printed = forecast(src, tmp_path / "c.zarr")
+    assert report.rejected == 0 and "would be rejected (quick probe" not in printed
+
+
+def test_a_probe_that_hangs_is_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.worker.main", fakes.hanging_probe)
+    src = make_tree(tmp_path / "data")
+    report, printed = forecast(src, tmp_path / "c.zarr", deadline_seconds=1.0)
+    assert report.rejects["train/Fight/a_0.mp4"][0] == "deadline"
+    assert report.adds_up and report.rejected == 4
+    assert "no frame for 1 s" in printed

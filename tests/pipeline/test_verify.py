@@ -1,0 +1,195 @@
+"""`verify` passes a right cache and finds every kind of wrong one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cache.errors import CacheCorrupt, FingerprintMismatch, InputError, ParityError
+from cache.reader import open_cache
+from cache.schema import StreamSpec, StreamTokens, VideoFeatures
+from cache.writer import CacheWriter
+from pipeline import run as run_module
+from pipeline.cli_verify import verify_command
+from pipeline.sampling import Sampling, token_spans
+from pipeline.verify import StreamVerdict, check_weights, compare_video, plain_token_count, verdicts
+from tests.pipeline.tiny import tiny_backbones
+from tests.pipeline.trees import GOOD, make_tree, run
+from tests.videos import write_video
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tree(tmp_path_factory.mktemp("verify") / "data")
+
+
+@pytest.fixture(scope="module")
+def right(src: Path) -> Path:
+    """A right cache of tiny features. Read-only by agreement."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_backbones", lambda config: tiny_backbones(*config.streams))
+        run(src, src.parent / "right.zarr")
+    return src.parent / "right.zarr"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pipeline.backbones.load.load_backbones", lambda config: tiny_backbones(*config.streams)
+    )
+
+
+def _rewritten(right: Path, out: Path, change: Callable[[str, str, StreamTokens], StreamTokens]) -> Path:
+    """A copy of the cache whose tokens went through `change(video id, stream, tokens)`."""
+    with open_cache(right) as cache:
+        specs = [StreamSpec(n, i.dim, i.dtype, i.fingerprint) for n, i in cache.streams.items()]
+        videos = []
+        for index in range(cache.n_videos):
+            row = cache.videos.row(index)
+            tokens = {name: change(row.id, name, cache.tokens(name, index)) for name in cache.streams}
+            videos.append(VideoFeatures(row, tokens))
+        with CacheWriter.open(
+            out, streams=specs, dataset="x", label_names=cache.label_names, provenance={}
+        ) as writer:
+            writer.commit(videos, [])
+    return out
+
+
+def verify(cache: Path, src: Path, *, sample: int = 5) -> None:
+    verify_command(cache, src=src, sample=sample, seed=0)
+
+
+def test_a_right_cache_passes(right: Path, src: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verify(right, src)
+    printed = capsys.readouterr().out
+    assert printed.count("cosine 1.000000") == 2 * len(GOOD) + 2  # and one line a stream
+    assert "5 videos, 3 rejects, all values finite, none constant" in printed
+    assert printed.count(": ok\n") == 2 and "BELOW" not in printed
+
+
+def _spoilt(values: NDArray[Any], how: str) -> NDArray[Any]:
+    spoilt = values.copy()
+    if how == "one value":
+        spoilt[-1, 3] += 0.01 * np.abs(spoilt).max()
+    elif how == "swapped tokens":
+        spoilt = spoilt[::-1].copy()
+    elif how == "scaled":
+        spoilt = (spoilt * 1.01).astype(spoilt.dtype)
+    elif how == "other video":
+        spoilt = np.roll(spoilt, 1, axis=1)
+    return spoilt
+
+
+@pytest.mark.parametrize("how", ["one value", "swapped tokens", "scaled", "other video"])
+@pytest.mark.parametrize("stream", ["clip", "slowfast"])
+def test_features_that_were_tampered_with_fail(
+    how: str, stream: str, right: Path, src: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(video_id: str, name: str, tokens: StreamTokens) -> StreamTokens:
+        if name != stream or video_id != GOOD[0]:
+            return tokens
+        return StreamTokens(_spoilt(tokens.values, how), tokens.spans)
+
+    wrong = _rewritten(right, tmp_path / "wrong.zarr", change)
+    with pytest.raises(ParityError, match="1 of 2 streams below the bound, 0 of 5"):
+        verify(wrong, src)
+    assert capsys.readouterr().out.count("BELOW") == 1
+
+
+def test_a_missing_token_fails(right: Path, src: Path, tmp_path: Path) -> None:
+    def drop(video_id: str, name: str, tokens: StreamTokens) -> StreamTokens:
+        if video_id != GOOD[3] or name != "clip":
+            return tokens
+        return StreamTokens(tokens.values[:-1], tokens.spans[:-1])
+
+    wrong = _rewritten(right, tmp_path / "wrong.zarr", drop)
+    with pytest.raises(ParityError, match="1 of 5 videos could not be compared"):
+        verify(wrong, src)
+
+
+def test_a_changed_or_missing_file_cannot_be_compared(right: Path, src: Path, tmp_path: Path) -> None:
+    moved = make_tree(tmp_path / "data")
+    write_video(moved / GOOD[0], seconds=1, seed=1234)
+    (moved / GOOD[1]).unlink()
+    with pytest.raises(ParityError, match="2 of 5 videos could not be compared"):
+        verify(right, moved)
+
+
+def test_other_weights_are_refused(right: Path) -> None:
+    with open_cache(right) as cache, pytest.raises(FingerprintMismatch, match="--clip-weights"):
+        check_weights(cache, tiny_backbones(seed=1))
+
+
+def test_a_broken_structure_is_found_first(right: Path, src: Path, tmp_path: Path) -> None:
+    """A constant token cannot come from a video; the writer alone would not notice."""
+
+    def flat(video_id: str, name: str, tokens: StreamTokens) -> StreamTokens:
+        return StreamTokens(np.ones_like(tokens.values), tokens.spans) if name == "clip" else tokens
+
+    with pytest.raises(CacheCorrupt, match="problems of structure or contents"):
+        verify(_rewritten(right, tmp_path / "wrong.zarr", flat), src)
+
+
+def test_a_sample_needs_a_video(right: Path, src: Path) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        verify(right, src, sample=0)
+
+
+def test_a_long_video_is_sampled_and_order_does_not_matter(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_backbones", lambda config: tiny_backbones(*config.streams))
+        write_video(tmp_path / "data/a.mp4", seconds=12, seed=3)
+        run(tmp_path / "data", tmp_path / "c.zarr")
+    with open_cache(tmp_path / "c.zarr") as cache:
+        for seed in range(3):
+            found = list(
+                compare_video(
+                    cache, 0, tmp_path / "data/a.mp4", tiny_backbones(), rng=np.random.default_rng(seed)
+                )
+            )
+            assert len(found) == 8
+            assert all(c.relative_error < 1e-3 and c.cosine > 0.999999 for c in found)
+
+
+@given(st.floats(0, 200), st.sampled_from([2.0, 15.0]), st.integers(1, 40), st.data())
+def test_the_plain_count_is_that_of_the_spans(
+    duration: float, fps: float, window: int, data: st.DataObject
+) -> None:
+    sampling = Sampling(fps=fps, window=window, stride=data.draw(st.integers(1, window)))
+    assert plain_token_count(duration, sampling) == len(token_spans(duration, sampling))
+
+
+@pytest.mark.parametrize(
+    ("precision", "n_tokens", "cosine", "error", "ok"),
+    [
+        ("fp32", 4, 1.0, 9e-4, True),
+        ("fp32", 4, 1.0, 2e-3, False),
+        ("bf16", 4, 0.9991, 2e-2, True),
+        ("bf16", 4, 0.9989, 1e-9, False),
+        ("fp32", 0, math.nan, math.nan, False),
+        ("bf16", 4, math.nan, 0.0, False),
+        ("fp32", 4, 1.0, math.nan, False),
+    ],
+)
+def test_bounds(precision: str, n_tokens: int, cosine: float, error: float, ok: bool) -> None:
+    verdict = StreamVerdict("clip", precision, n_tokens, cosine, error)
+    assert verdict.ok is ok
+    assert ("relative error" in verdict.bound) == (precision == "fp32")
+
+
+def test_not_a_number_is_the_worst_value(right: Path) -> None:
+    from pipeline.verify import Comparison
+
+    with open_cache(right) as cache:
+        for values in ((0.9999, math.nan), (math.nan, 0.9999)):
+            found = verdicts(cache, [Comparison("a", "clip", n, v, v) for n, v in enumerate(values)])
+            assert not found[0].ok and math.isnan(found[0].worst_cosine)
+            assert not found[1].ok and found[1].n_tokens == 0

@@ -7,7 +7,6 @@ published: a plain state dict, `{"model_state": ...}` (pytorchvideo), `{"state_d
 from __future__ import annotations
 
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,27 +59,19 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
         raise WeightsError(
             f"{flag} {path}: no such file; give a path to weights, a published tag, or {RANDOM}"
         )
-    if _is_torchscript(path):
+    try:
+        torchscript = _is_torchscript(path)
+        loaded: Any = None if torchscript else _load(path)
+    except Exception as error:  # noqa: BLE001 - a damaged file raises whatever its bytes lead to
+        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        raise WeightsError(
+            f"{flag} {path}: cannot be read as weights ({reason[:200]}); a damaged download?"
+        ) from error
+    if torchscript:
         raise WeightsError(
             f"{flag} {path}: this is a TorchScript archive, which holds code to run; "
             "give the same weights as safetensors or as a plain state dict"
         )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: Any = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(
-            f"{flag} {path}: cannot be read as weights ({reason}); a damaged download?"
-        ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise WeightsError(f"{flag} {path}: not a safetensors file ({error}); a damaged download?") from error
     for wrapper in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -116,6 +107,14 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, 
 def _few(what: str, names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{what}: {', '.join(names[:3])}{more}" if names else ""
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -15,6 +15,7 @@ from cache.cli import convert_command, inspect_command
 from cache.cli_errors import run_app
 from cache.errors import InputError
 from heads.cli import train_head_command
+from heads.cli_ablate import ablate_command
 from heads.cli_export import export_onnx_command
 from heads.cli_threshold import threshold_command
 from pipeline.cli import conclude, default_decoder, extract_command
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command(name="extract")(extract_command)
 app.command(name="train-head")(train_head_command)
+app.command(name="ablate")(ablate_command)
 app.command(name="threshold")(threshold_command)
 app.command(name="export-onnx")(export_onnx_command)
 app.command(name="inspect")(inspect_command)

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from cache.errors import InputError
@@ -111,7 +112,18 @@ def _resolve(key: str) -> tuple[str | None, str]:
         found = [section for section, cls in _SECTIONS.items() if key in _names(cls)]
         if len(found) == 1:
             return found[0], key
-    raise InputError(f"unknown setting '{key}'; known: {', '.join(flat_keys())}")
+    bare = key.rsplit(".", 1)[-1]
+    near = [known for known in flat_keys() if get_close_matches(bare, [known.rsplit(".", 1)[-1]])]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(f"unknown setting '{key}'; {hint}known: {', '.join(flat_keys())}")
+
+
+def dotted_key(key: str) -> str:
+    """The full name of a setting: "lr" is "optim.lr", "model" is "model.architecture". Raises InputError for
+    an unknown one, with those that are spelt alike.
+    """
+    section, name = _resolve(key)
+    return name if section is None else f"{section}.{name}"
 
 
 def flat_keys() -> list[str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cache.errors import InputError
-from heads.config import FINAL_MODEL_4, PRESETS, TrainConfig, flat_keys
+from heads.config import FINAL_MODEL_4, PRESETS, TrainConfig, dotted_key, flat_keys
 
 
 def test_flat_keys_reach_every_section() -> None:
@@ -86,3 +86,10 @@ def test_every_setting_has_a_dotted_name() -> None:
     assert {"data.streams", "model.architecture", "loss.kind", "optim.lr", "threshold.grid", "seed"} <= set(
         flat_keys()
     )
+
+
+def test_an_unknown_setting_is_answered_with_those_spelt_alike() -> None:
+    assert dotted_key("lr") == "optim.lr"
+    assert dotted_key("batch-size") == "optim.batch_size"
+    with pytest.raises(InputError, match=r"'dropuot'; did you mean model\.dropout\?"):
+        dotted_key("dropuot")

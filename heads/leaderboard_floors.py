@@ -1,0 +1,75 @@
+"""The floors of a sweep: what `heads.floors` fits, on the sweep's split or folds, kept like finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from heads.ablate_runs import Run, RunRecord, RunStore, parts_digest
+from heads.config import TrainConfig
+from heads.dataset import HeadDataset
+from heads.floors import ALL_POSITIVE, FLOORS, floor_probabilities
+from heads.splits import Split
+from heads.thresholds import choose_threshold
+from heads.train import negative_hours
+
+
+def floor_records(
+    dataset: HeadDataset, splits: Sequence[Split], base: TrainConfig, *, store: RunStore, folds: bool
+) -> dict[str, list[RunRecord]]:
+    """Every floor's records, one a split; thresholds are chosen on val, as the heads' are."""
+    runs: dict[str, list[Run]] = {name: [] for name in FLOORS}
+    for fold, split in enumerate(splits):
+        digest = parts_digest(dataset, split)
+        streams = "+".join(stream.name for stream in dataset.streams)
+        for name in FLOORS:
+            key = f"floor-{name}-{streams}-{digest[:16]}-{'fold' if folds else 'val'}"
+            runs[name].append(Run(key, -1, name, base, fold if folds else None, split))
+    found, _ = store.read(run for members in runs.values() for run in members)
+    for place, split in enumerate(splits):
+        missing = [name for name in FLOORS if runs[name][place].key not in found]
+        if missing:
+            probabilities = floor_probabilities(dataset, split.train)
+            for name in missing:
+                run = runs[name][place]
+                found[run.key] = _record(dataset, run, probabilities[name], name)
+                store.write(found[run.key], run)
+    return {name: [found[run.key] for run in members] for name, members in runs.items()}
+
+
+def _record(
+    dataset: HeadDataset,
+    run: Run,
+    probabilities: npt.NDArray[np.float64],
+    name: str,
+) -> RunRecord:
+    val = np.sort(run.split.val)
+    threshold = 0.5
+    if name != ALL_POSITIVE:
+        threshold = choose_threshold(
+            dataset.labels[val],
+            probabilities[val],
+            config=run.config.threshold,
+            negative_hours=negative_hours(dataset, val),
+        ).threshold
+    return RunRecord(
+        key=run.key,
+        seed=0,
+        fold=run.fold,
+        error=None,
+        probabilities=tuple(probabilities[run.scored].tolist()),
+        threshold=threshold,
+        degenerate=name == ALL_POSITIVE,
+        temperature=1.0,
+        best_epoch=0,
+        threshold_by_epoch=(),
+        auroc_by_epoch=(),
+        train_loss_by_epoch=(),
+        pos_weight=1.0,
+        precision="fp64",
+        n_parameters=0,
+        seconds=0.0,
+        device="cpu",
+    )

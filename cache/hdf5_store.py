@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cache import files
 from cache.errors import CacheCorrupt, CacheError, CacheNotFound
 from cache.layout import (
+    PAGE_BYTES,
     ArraySpec,
     CacheAttributes,
     all_specs,
@@ -30,6 +31,7 @@ from cache.layout import (
 from cache.schema import StreamSpec
 
 _LIBVER = ("v108", "latest")  # 1.8 is the first format that holds attributes above 64 KiB
+_ALIGN_FROM_BYTES = 1024 * 1024
 _JSON_ATTRIBUTES = ("label_names", "provenance")
 
 
@@ -37,7 +39,7 @@ _JSON_ATTRIBUTES = ("label_names", "provenance")
 class _Stored:
     """One dataset. offset: where its rows begin in the file, None unless they are one uncompressed block."""
 
-    dataset: h5py.Dataset
+    dataset: h5py.h5d.DatasetID
     rows: int
     row_bytes: int
     offset: int | None
@@ -74,21 +76,24 @@ class Hdf5Reader:
     def _find_arrays(self) -> dict[str, _Stored]:
         arrays = {}
         for path, spec in all_specs(list(self.streams.values())).items():
-            dataset = self._file.get(path)
-            if not isinstance(dataset, h5py.Dataset):
-                raise CacheCorrupt(f"{self.path}: the array {path} is missing")
+            try:
+                dataset = h5py.h5d.open(self._file.id, path.encode())  # a third of the time of `file[path]`
+            except (KeyError, ValueError, OSError, RuntimeError) as error:
+                raise CacheCorrupt(f"{self.path}: the array {path} is missing") from error
             dtype, shape = dataset.dtype, dataset.shape
-            kind = "string" if h5py.check_string_dtype(dtype) is not None else dtype.name
-            if (kind, shape[1:]) != (spec.kind, spec.row_shape):
+            text = h5py.check_string_dtype(dtype) is not None
+            if (
+                text != (spec.kind == "string")
+                or not (text or dtype == spec.dtype)
+                or shape[1:] != spec.row_shape
+            ):
                 raise CacheCorrupt(
-                    f"{self.path}: {path} is {kind} {list(shape[1:])} a row, "
+                    f"{self.path}: {path} is {'string' if text else dtype} {list(shape[1:])} a row, "
                     f"not {spec.kind} {list(spec.row_shape)}"
                 )
             # None unless the values lie in the file as one plain block
-            offset = dataset.id.get_offset() if kind != "string" and dtype == spec.dtype else None
-            arrays[path] = _Stored(
-                dataset, int(shape[0]), spec.row_bytes if offset is not None else 0, offset
-            )
+            offset = None if text else dataset.get_offset()
+            arrays[path] = _Stored(dataset, int(shape[0]), 0 if text else spec.row_bytes, offset)
         return arrays
 
     def n_rows(self, array: str) -> int:
@@ -97,7 +102,7 @@ class Hdf5Reader:
 
     def read(self, array: str, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop) as a fresh array; strings as an object array of `str`."""
-        dataset = self._arrays[array].dataset
+        dataset = h5py.Dataset(self._arrays[array].dataset)
         try:
             if h5py.check_string_dtype(dataset.dtype) is not None:
                 out = np.empty(stop - start, dtype=object)
@@ -118,7 +123,7 @@ class Hdf5Reader:
                 view = out.reshape(-1).view(np.uint8).data
                 files.read_pieces([(self._file.id.get_vfd_handle(), begin, view)])
             else:
-                stored.dataset.read_direct(out, np.s_[start : start + len(out)])
+                h5py.Dataset(stored.dataset).read_direct(out, np.s_[start : start + len(out)])
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise CacheCorrupt(f"{self.path}: {array} cannot be read: {error}") from error
 
@@ -170,7 +175,9 @@ class Hdf5Builder:
     ) -> None:
         files.remove_file(path)
         self.path = path
-        self._file = h5py.File(path, "w", libver=_LIBVER)
+        self._file = h5py.File(
+            path, "w", libver=_LIBVER, alignment_threshold=_ALIGN_FROM_BYTES, alignment_interval=PAGE_BYTES
+        )
         self._filled = dict.fromkeys(rows, 0)
         for name, value in attributes.to_json().items():
             if name in _JSON_ATTRIBUTES:

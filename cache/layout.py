@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,22 @@ from cache.schema import FORMAT_NAME, FORMAT_VERSION, REJECT_COLUMNS, VIDEO_COLU
 
 ArrayKind = Literal["string", "int8", "int32", "int64", "float16", "float32", "float64"]
 
+PAGE_BYTES = 4096
 VALUES_CHUNK_BYTES = 2 * 1024 * 1024
 TEXT_CHUNK_ROWS = 4096
 NUMBER_CHUNK_ROWS = 32768
+
+
+def empty_rows(n_rows: int, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An uninitialised array to read rows into, C-contiguous, that begins 1 KiB into a page of memory.
+
+    Chunks begin at a page of the file. Copying between addresses that are equal within their pages makes the
+    processor take each load for one of the stores just before it: 39 ms in place of 27 for 184 MB on an EPYC.
+    """
+    size = n_rows * math.prod(row_shape) * dtype.itemsize
+    buffer = np.empty(size + PAGE_BYTES, np.uint8)
+    start = (PAGE_BYTES // 4 - buffer.ctypes.data) % PAGE_BYTES
+    return buffer[start : start + size].view(dtype).reshape(n_rows, *row_shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,11 @@ def column_specs() -> tuple[ArraySpec, ...]:
 def stream_specs(stream: StreamSpec) -> list[ArraySpec]:
     """The arrays `streams/<name>/values`, `spans` and `offsets`."""
     base = f"streams/{stream.name}"
-    rows = max(1, VALUES_CHUNK_BYTES // (stream.dim * np.dtype(stream.dtype).itemsize))
+    row_bytes = stream.dim * np.dtype(stream.dtype).itemsize
+    rows = max(1, VALUES_CHUNK_BYTES // row_bytes)
+    page_rows = PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes)
+    if rows > page_rows:
+        rows -= rows % page_rows  # chunks of whole pages, see `empty_rows`
     return [
         ArraySpec(f"{base}/values", stream.dtype, (stream.dim,), rows, ("token", "feature")),
         ArraySpec(f"{base}/spans", "float32", (2,), NUMBER_CHUNK_ROWS, ("token", "bound")),

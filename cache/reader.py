@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from cache.compatible import read_offsets, require_compatible, require_distinct_ids, require_equal_rows
 from cache.errors import CacheCorrupt, CacheError
 from cache.fingerprint import is_random
-from cache.layout import StoreReader
+from cache.layout import StoreReader, empty_rows
 from cache.schema import StreamSpec, StreamTokens
 from cache.store import open_store
 from cache.tables import RejectTable, StreamInfo, TokenArray, VideoTable
@@ -165,7 +165,7 @@ class Cache:
         unreadable.
         """
         plan, spec = self._plan(stream), self._spec(stream)
-        values = np.empty((int(plan.offsets[-1]), spec.dim), np.dtype(spec.dtype))
+        values = empty_rows(int(plan.offsets[-1]), (spec.dim,), np.dtype(spec.dtype))
         spans = np.empty((len(values), 2), np.float32)
         position = 0
         for run in plan.runs:

@@ -9,6 +9,7 @@ what a killed writer left: rows beyond the record, arrays that the record does n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -121,11 +122,12 @@ class ZarrAppender:
         appender.root_record = (path / "zarr.json").read_bytes()
         for name, spec in all_specs(list(reader.streams.values())).items():
             stored = reader.arrays[name]
-            if not stored.plain or stored.separator != "." or stored.chunk_rows != spec.chunk_rows:
+            if not stored.plain or stored.separator != ".":
                 raise CacheError(
-                    f"{path}: {name} was rewritten with other chunks or codecs, which can be read but not "
+                    f"{path}: {name} was rewritten with other codecs or file names, which can be read but not "
                     "appended to. Make a cache that can with: onepass convert"
                 )
+            spec = dataclasses.replace(spec, chunk_rows=stored.chunk_rows)
             tail = appender._add_tail(spec, stored.rows)
             within = stored.rows % spec.chunk_rows
             if spec.kind == "string" and within:
@@ -179,7 +181,7 @@ class ZarrAppender:
         files.sync(
             {folder for path in touched for folder in path.parents if folder.is_relative_to(self.path)}
         )
-        documents = tree_documents(list(self.streams.values()), self._rows())
+        documents = tree_documents(list(self.streams.values()), self._arrays())
         root = to_bytes(root_document(attributes, documents))
         files.replace(self.path / "zarr.json", root)
         self.root_record, self.attributes = root, attributes
@@ -234,11 +236,11 @@ class ZarrAppender:
                 files.replace(tail.chunk_path(index), values.tobytes() + padding)
         files.sync([tail.folder])
 
-    def _rows(self) -> dict[str, int]:
-        return {name: tail.pending for name, tail in self._tails.items()}
+    def _arrays(self) -> dict[str, tuple[ArraySpec, int]]:
+        return {name: (tail.spec, tail.pending) for name, tail in self._tails.items()}
 
     def _write_mirrors(self, *, check: bool = False) -> None:
-        documents = tree_documents(list(self.streams.values()), self._rows())
+        documents = tree_documents(list(self.streams.values()), self._arrays())
         for name, document in documents.items():
             path = self.path / name / "zarr.json"
             data = to_bytes(document)

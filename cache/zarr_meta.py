@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cache.layout import ArraySpec, CacheAttributes, all_specs, group_paths
+from cache.layout import ArraySpec, CacheAttributes, group_paths
 from cache.schema import StreamSpec
 
 _LENGTH = struct.Struct("<I")
@@ -48,15 +48,17 @@ def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
-def tree_documents(streams: Sequence[StreamSpec], rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """The documents of every group and array below the root, by path."""
+def tree_documents(
+    streams: Sequence[StreamSpec], arrays: Mapping[str, tuple[ArraySpec, int]]
+) -> dict[str, dict[str, Any]]:
+    """The documents of every group and array below the root, by path. arrays: specs and rows by path."""
     fingerprints = {f"streams/{stream.name}": stream.fingerprint for stream in streams}
     documents = {
         path: group_document({"fingerprint": fingerprints[path]} if path in fingerprints else {})
         for path in group_paths(streams)
     }
-    for path, spec in all_specs(streams).items():
-        documents[path] = array_document(spec, rows[path])
+    for path, (spec, rows) in arrays.items():
+        documents[path] = array_document(spec, rows)
     return documents
 
 

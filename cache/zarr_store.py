@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cache import files, relabel
 from cache.errors import CacheCorrupt, CacheError, CacheNotFound
-from cache.layout import CacheAttributes, all_specs, stream_from_attributes
+from cache.layout import CacheAttributes, all_specs, empty_rows, stream_from_attributes
 from cache.schema import RELABEL_COLUMNS, StreamSpec
 from cache.zarr_meta import decode_strings
 
@@ -146,7 +146,7 @@ class ZarrReader:
         stored = self.arrays[array]
         if stored.data_type == "string":
             return self._read_strings(array, start, stop)
-        out = np.empty((stop - start, *stored.row_shape), np.dtype(stored.data_type).newbyteorder("<"))
+        out = empty_rows(stop - start, stored.row_shape, np.dtype(stored.data_type).newbyteorder("<"))
         self.read_into(array, start, out)
         return out
 

@@ -2,22 +2,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache.errors import CacheCorrupt, CacheError
-from cache.layout import VALUES_CHUNK_BYTES, CacheAttributes, all_specs, group_paths
+from cache.layout import PAGE_BYTES, VALUES_CHUNK_BYTES, CacheAttributes, all_specs, empty_rows, group_paths
 from cache.schema import StreamSpec
 from tests.cache.builders import STREAMS
 
 ATTRIBUTES = CacheAttributes("set", ("no", "yes"), {"command": "x"}, (1, 2), (), "abc", "")
 
 
-@pytest.mark.parametrize(("dim", "dtype"), [(512, "float16"), (2304, "float32"), (3_000_000, "float32")])
-def test_chunks_of_values_hold_about_two_megabytes(dim: int, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dim", "dtype", "rows"),
+    [(512, "float16", 2048), (2304, "float16", 448), (2304, "float32", 224), (3_000_000, "float32", 1)],
+)
+def test_chunks_of_values_hold_about_two_megabytes_in_whole_pages(dim: int, dtype: str, rows: int) -> None:
     spec = all_specs([StreamSpec("clip", dim, dtype, {})])["streams/clip/values"]  # type: ignore[arg-type]
-    size = spec.chunk_rows * spec.row_bytes
-    assert spec.chunk_rows >= 1
-    assert size <= VALUES_CHUNK_BYTES < size + spec.row_bytes or spec.chunk_rows == 1
+    assert spec.chunk_rows == rows
+    if rows > 1:
+        assert rows * spec.row_bytes <= VALUES_CHUNK_BYTES
+        assert rows * spec.row_bytes % PAGE_BYTES == 0
+
+
+def test_arrays_to_read_into_begin_a_quarter_into_a_page() -> None:
+    assert empty_rows(0, (3,), np.dtype("<f2")).shape == (0, 3)
+    for size in (1, 1_000_000):
+        rows = empty_rows(size, (3,), np.dtype("<f2"))
+        assert rows.shape == (size, 3)
+        assert rows.flags.c_contiguous
+        assert rows.flags.writeable
+        assert rows.ctypes.data % PAGE_BYTES == PAGE_BYTES // 4
 
 
 def test_parents_come_first() -> None:

@@ -113,3 +113,14 @@ def test_replaced_rows_across_chunks(tmp_path: Path) -> None:
         "last",
     ]
     assert found[8999].size_bytes == 7
+
+
+def test_chunks_of_another_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.layout.VALUES_CHUNK_BYTES", 50)
+    path = write_cache(tmp_path / "c.zarr", [make_video("a.mp4")])
+    monkeypatch.undo()
+    assert zarr.open_group(path, mode="r")["streams/clip/values"].chunks == (4, 6)
+    write_cache(path, [make_video("b.mp4"), make_video("c.mp4")])
+    assert zarr.open_group(path, mode="r")["streams/clip/values"].chunks == (4, 6)
+    whole = write_cache(tmp_path / "whole.zarr", [make_video(f"{name}.mp4") for name in "abc"])
+    assert read_contents(path) == read_contents(whole)

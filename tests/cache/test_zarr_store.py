@@ -63,7 +63,7 @@ def test_a_cache_rewritten_with_compression_is_read_but_not_appended_to(path: Pa
     with open_cache(other) as cache:
         assert check_cache(cache) == []
         assert cache.read("clip", [3, 1])[1].values.shape == cache.tokens("clip", 1).values.shape
-    with pytest.raises(CacheError, match=r"rewritten with other chunks or codecs.*onepass convert"):
+    with pytest.raises(CacheError, match=r"rewritten with other codecs or file names.*onepass convert"):
         open_writer(other)
 
 

@@ -62,7 +62,7 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     try:
         torchscript = _is_torchscript(path)
         loaded: Any = None if torchscript else _load(path)
-    except Exception as error:  # noqa: BLE001 - a damaged file raises whatever its bytes lead to
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
         reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(
             f"{flag} {path}: cannot be read as weights ({reason[:200]}); a damaged download?"

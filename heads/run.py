@@ -63,7 +63,8 @@ def train_from_cache(
                 log.epoch(row)
 
         head = train_on(data, split, config, device=device, on_epoch=on_epoch)
-        show_result(console, head, write_training(head, out, cache=cache, src=src))
+        written = write_training(head, out, cache=cache, src=src)
+        show_result(console, head, written)
         if log is not None:
-            log.result(head)
+            log.result(head, [path for path in written.values() if path.suffix == ".png"])
     return head

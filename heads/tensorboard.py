@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from cache.errors import InputError
 from heads.fit import EpochRow
 from heads.trained import TrainedHead
-
-if TYPE_CHECKING:
-    from heads.report_figures import ReportFigure
 
 VAL_SCALARS = ("threshold", "precision", "recall", "f1", "auroc", "average_precision")
 
@@ -55,8 +51,8 @@ class TensorBoardLog:
             if value is not None:
                 self._writer.add_scalar(name, value, row.epoch)
 
-    def result(self, head: TrainedHead, figures: Sequence[ReportFigure] = ()) -> None:
-        """Weights, threshold, notes and metrics as text, the metrics of every part as scalars, the figures."""
+    def result(self, head: TrainedHead, figures: Iterable[Path] = ()) -> None:
+        """Weights, threshold and notes as text, the metrics of every part as scalars, PNG files as images."""
         info = head.info
         weights = f"RANDOM: {info.weights}" if info.random_weights else info.weights
         lines = [f"backbone weights {weights}", f"split {info.trained_on['split']}; val chose the model"]
@@ -69,13 +65,13 @@ class TensorBoardLog:
             for name in ("auroc", "average_precision", "f1", "accuracy", "brier", "ece"):
                 if metrics[name] is not None:
                     self._writer.add_scalar(f"result-{part}/{name}", metrics[name], info.best_epoch)
-        for figure in figures:
-            name = Path(figure.file).stem
-            self._writer.add_image(name, _pixels(figure.png), dataformats="HWC")
+        for path in figures:
+            self._writer.add_image(path.stem, _pixels(path), dataformats="HWC")
 
 
-def _pixels(png: bytes) -> np.ndarray:
+def _pixels(path: Path) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, 3]."""
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -28,7 +28,7 @@ from cache.convert import convert
 from cache.copying import new_zarr
 from cache.layout import CacheAttributes
 from cache.reader import open_cache
-from cache.schema import VIDEO_COLUMNS, StreamSpec
+from cache.schema import VIDEO_COLUMNS, StreamSpec, StreamTokens, VideoFeatures, VideoRow
 from cache.writer import CacheWriter
 
 TOKENS_PER_VIDEO = 10
@@ -145,6 +145,42 @@ def open_large(folder: Path, n_videos: int) -> None:
             f"{path.suffix:>5} {n_videos:>9,} videos: open and list {seconds(list_videos):.3f} s, "
             f"load {seconds(load):.3f} s, writer open {opened:.3f} s, known() of 1,000 {looked_up * 1e3:.2f} ms"
         )
+    print(f"      {n_videos:>9,} videos: commit of 16 more into .zarr {commit_some(zarr_path) * 1e3:.0f} ms")
+
+
+def commit_some(path: Path, *, rounds: int = 9, batch: int = 16) -> float:
+    """Median seconds of a commit of 16 videos of 10 tokens into the cache at `path`."""
+    spans = np.ones((TOKENS_PER_VIDEO, 2), np.float32)
+    tokens = StreamTokens(
+        np.random.default_rng(0).standard_normal((10, NARROW.dim)).astype(np.float16), spans
+    )
+    taken = []
+    with CacheWriter.reopen(path) as writer:
+        for number in range(rounds):
+            videos = [
+                VideoFeatures(
+                    VideoRow(
+                        id=f"new/{number}/{index}.mp4",
+                        digest=f"blake2b:{index:064x}",
+                        size_bytes=1,
+                        mtime_ns=1,
+                        label=1,
+                        label_name="harmful",
+                        split="train",
+                        source="",
+                        duration_seconds=5.0,
+                        fps=30.0,
+                        width=320,
+                        height=240,
+                        n_frames=150,
+                        decoder="pyav",
+                    ),
+                    {"slowfast": tokens},
+                )
+                for index in range(batch)
+            ]
+            taken.append(seconds(lambda videos=videos: writer.commit(videos, [])))  # type: ignore[misc]
+    return statistics.median(taken)
 
 
 def main() -> int:

@@ -40,7 +40,7 @@ class ExtractConfig:
     profile: bool = False
     ignore_libraries: bool = False
     commit_videos: int = 16
-    commit_seconds: float = 10.0
+    commit_seconds: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("max_error_share", "max_rejects"):

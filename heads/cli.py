@@ -39,7 +39,7 @@ def train_head_command(
     ignore_libraries: Annotated[
         bool,
         typer.Option(
-            "--ignore-libraries", help="Join caches of other library versions.", rich_help_panel=DATA
+            "--allow-library-mismatch", help="Join caches of other library versions.", rich_help_panel=DATA
         ),
     ] = False,
     streams: Annotated[str | None, _text("Streams, comma-separated (default: all).", DATA)] = None,
@@ -92,9 +92,7 @@ def train_head_command(
     src: Annotated[
         Path | None, _text("Root of the videos: report.html shows the mistaken ones.", REPORT)
     ] = None,
-    tensorboard: Annotated[
-        Path | None, _text("Folder for TensorBoard (extra tensorboard).", REPORT)
-    ] = None,
+    tensorboard: Annotated[Path | None, _text("Folder for TensorBoard (extra tensorboard).", REPORT)] = None,
     settings: Annotated[
         list[str] | None, _text("Any other setting, KEY=VALUE; may be repeated.", TRAINING, "--set")
     ] = None,

@@ -45,7 +45,7 @@ def ablate_command(
     ignore_libraries: Annotated[
         bool,
         typer.Option(
-            "--ignore-libraries", help="Join caches of other library versions.", rich_help_panel=WHAT
+            "--allow-library-mismatch", help="Join caches of other library versions.", rich_help_panel=WHAT
         ),
     ] = False,
     seeds: Annotated[int, typer.Option(help="Trainings of every cell.", rich_help_panel=HOW)] = 1,
@@ -58,14 +58,14 @@ def ablate_command(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto",
     out: Annotated[
         Path | None,
-        _text("Folder of results, which a second run goes on from [default: ablate-out/CACHE].", HOW),
+        _text("Folder of results, which a second run goes on from (default: ablate-out/CACHE).", HOW),
     ] = None,
     metric: Annotated[
         str, typer.Option(help="Ranks the cells: auroc, average_precision or f1.", rich_help_panel=READ)
     ] = "auroc",
     baseline: Annotated[
         str | None,
-        _text("Cell that all are compared with, such as 'lr=1e-3 model=mlp' [default: the first].", READ),
+        _text("Cell that all are compared with, such as 'lr=1e-3 model=mlp' (default: the first).", READ),
     ] = None,
     resamples: Annotated[
         int, typer.Option(help="Of the bootstrap by source group; 0 for no intervals.", rich_help_panel=READ)

@@ -48,7 +48,7 @@ def threshold_command(
     allow_unmatched: Annotated[bool, typer.Option(help="Go on without labels that match no video.")] = False,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap by source group; 0: no interval.")] = 1000,
     ignore_libraries: Annotated[
-        bool, typer.Option("--ignore-libraries", help="Accept features of other library versions.")
+        bool, typer.Option("--allow-library-mismatch", help="Accept features of other library versions.")
     ] = False,
     write: Annotated[
         bool, typer.Option("--write", help="Store it in the head; what it was is kept in its history.")

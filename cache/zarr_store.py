@@ -51,7 +51,9 @@ class StoredArray:
             plain = len(codecs) == 1 and codecs[0]["name"] == "bytes"
             plain = plain and codecs[0].get("configuration", {}).get("endian", "little") == "little"
         plain = plain and chunks[1:] == shape[1:] and keys["name"] == "default"
-        plain = plain and document["chunk_grid"]["name"] == "regular" and not document.get("storage_transformers")
+        plain = (
+            plain and document["chunk_grid"]["name"] == "regular" and not document.get("storage_transformers")
+        )
         return cls(shape[0], tuple(shape[1:]), data_type, chunks[0], separator, plain)
 
     def chunk_name(self, index: int) -> str:
@@ -68,7 +70,9 @@ def read_root_document(path: Path) -> dict[str, Any]:
             raise CacheNotFound(f"no cache at {path}") from None
         raise CacheError(f"{path} is not a onepass cache: it has no zarr.json") from None
     except NotADirectoryError:
-        raise CacheError(f"{path} is not a onepass cache: a .zarr cache is a folder, this is a file") from None
+        raise CacheError(
+            f"{path} is not a onepass cache: a .zarr cache is a folder, this is a file"
+        ) from None
     except OSError as error:
         raise CacheError(f"cannot read {path / 'zarr.json'}: {error.strerror}") from error
     try:

@@ -44,13 +44,18 @@ def pr_curve_png(
     """Precision against recall of every cut, the decision point, and each floor at its own threshold."""
     cuts = cut_points(labels, probabilities)
     m = evaluation.metrics
-    figure = new_figure(6.0, 5.4, provenance)
+    figure = new_figure(6.0, 6.0, provenance)
     axes = figure.subplots()
     score = _with_interval(
         "average precision", m.average_precision, evaluation.intervals["average_precision"]
     )
     # as average precision sums it: a cut's precision holds for all recall down to that of the next cut
-    axes.step(cuts.recall, cuts.precision, where="post", color=BLUE, label=f"head, {score}")
+    hits = cuts.recall > 0
+    recall, precision = (
+        np.append(cuts.recall[hits], 0.0),
+        np.append(cuts.precision[hits], cuts.precision[hits][-1]),
+    )
+    axes.step(recall, precision, where="post", color=BLUE, label=f"head, {score}")
     share = m.n_positive / m.n
     axes.axhline(share, color=GREY, ls="--", lw=1, label=f"chance: share of positives, {share:.3f}")
     if m.precision is not None and m.recall is not None:
@@ -68,7 +73,7 @@ def pr_curve_png(
             _floor_point(axes, floor.metrics.recall, floor.metrics.precision, floor.name, marker)
     unit_axes(axes, x="recall", y="precision")
     axes.set_title(f"Precision and recall on {_subject(evaluation)}")
-    axes.legend(loc="lower left", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
     return png_bytes(figure)
 
 
@@ -84,7 +89,7 @@ def roc_curve_png(
     from sklearn.metrics import roc_curve
 
     false_rate, true_rate, _ = roc_curve(labels, probabilities, drop_intermediate=False)
-    figure = new_figure(6.0, 5.6, provenance)
+    figure = new_figure(6.0, 6.6, provenance)
     axes = figure.subplots()
     m = evaluation.metrics
     score = _with_interval("AUROC", m.auroc, evaluation.intervals["auroc"])
@@ -98,7 +103,7 @@ def roc_curve_png(
     unit_axes(axes, x="false positive rate", y="true positive rate (recall)")
     axes.set_aspect("equal")
     axes.set_title(f"ROC on {_subject(evaluation)}")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8)
     return png_bytes(figure)
 
 

@@ -1,0 +1,258 @@
+"""Which backbones a run loads, from where, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cache.errors import InputError, WeightsError
+from cache.fingerprint import is_random, weights_name
+from pipeline.backbones import clip, slowfast
+from pipeline.backbones.base import resolve_device, resolve_precision
+from pipeline.backbones.clip import ClipConfig, load_tower
+from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
+from pipeline.backbones.runtime import resolve_runtime
+from pipeline.backbones.slowfast import SlowFastConfig, load_model
+from tests.pipeline.backbones.conftest import quietly
+
+CPU = torch.device("cpu")
+
+
+def tiny_clip(model: str, **changes: Any) -> Any:
+    config = BackboneConfig(
+        streams=("clip",), clip_model=model, device="cpu", precision="fp32", runtime="torch", **changes
+    )
+    return load_backbones(config)["clip"]
+
+
+# --- random and files ---------------------------------------------------------------------------------------
+
+
+def test_random_weights_follow_from_the_seed_alone(tiny_model: str) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    one, same, other = (tiny_clip(tiny_model, clip_weights="random", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)  # nobody else's random numbers are touched
+    digests = [b.fingerprint()["weights"]["digest"] for b in (one, same, other)]
+    assert digests[0] == digests[1] != digests[2]
+    frames = torch.zeros(16, 1, 32, 32, 3, dtype=torch.uint8)
+    assert torch.equal(one.embed(frames), same.embed(frames))
+    assert is_random(one.fingerprint()) and weights_name(other.fingerprint()) == "random (seed 1)"
+
+
+def test_slowfast_random_weights_follow_from_the_seed(backbone: Any) -> None:
+    _, record = load_model(SlowFastConfig(weights="random", seed=0))
+    assert record.as_fields() == backbone("slowfast", "fp32").fingerprint()["weights"]
+    assert record.seed == 0
+
+
+@pytest.mark.parametrize("wrap", ["model", "tower", "safetensors"])
+def test_clip_files_of_the_whole_model_and_of_the_tower(wrap: str, tiny_model: str, tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(7)
+    model = quietly(lambda: open_clip.create_model(tiny_model, pretrained=None))
+    state = model.state_dict() if wrap != "tower" else model.visual.state_dict()
+    path = tmp_path / ("w.safetensors" if wrap == "safetensors" else "w.pt")
+    if wrap == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
+    loaded = tiny_clip(tiny_model, clip_weights=str(path))
+    fields = loaded.fingerprint()["weights"]
+    assert fields["tag"] == "file" and "seed" not in fields and str(tmp_path) not in json.dumps(fields)
+    frames = torch.randint(0, 256, (16, 1, 32, 32, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(getattr(model.visual, f"image_{name}")) for name in ("mean", "std"))
+    pixels = ((frames[:, 0].float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.embed(frames), model.eval().encode_image(pixels), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_slowfast_file_as_pytorchvideo_publishes_it(tmp_path: Path) -> None:
+    source, record = load_model(SlowFastConfig(weights="random", seed=4))
+    torch.save({"model_state": source.state_dict()}, tmp_path / "SLOWFAST_8x8_R50.pyth")
+    _, loaded = load_model(SlowFastConfig(weights=str(tmp_path / "SLOWFAST_8x8_R50.pyth")))
+    assert loaded.tag == "file" and loaded.digest == record.digest and loaded.seed is None
+    state = {name: t for name, t in source.state_dict().items() if not name.startswith("blocks.6")}
+    torch.save({"model_state": state}, tmp_path / "headless.pyth")
+    with pytest.raises(WeightsError, match=r"--slowfast-weights .*headless.*missing: blocks\.6\.proj"):
+        load_model(SlowFastConfig(weights=str(tmp_path / "headless.pyth")))
+
+
+def test_weights_of_another_model_are_refused(tiny_model: str, tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"--clip-model tiny-vit\): does not fit the model: missing: "):
+        tiny_clip(tiny_model, clip_weights=str(tmp_path / "w.pt"))
+
+
+# --- tags without a network ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tag", "where"),
+    [("openai", "timm/vit_base_patch32_clip_224.openai"), ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32")],
+)
+def test_a_clip_tag_without_network_says_what_to_get(
+    tag: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(clip.open_clip, "create_model", offline)
+    with pytest.raises(WeightsError) as caught:
+        load_tower(ClipConfig(weights=tag))
+    text = str(caught.value)
+    assert "cannot be downloaded (OSError)" in text and f"huggingface.co/{where}" in text
+    assert "--clip-weights PATH/TO/FILE --clip-model ViT-B-32" in text
+    assert ("ViT-B-32-quickgelu" in text) == (tag == "openai")  # its weights were trained with it
+    assert "--clip-weights random" in text
+
+
+def test_kinetics400_without_network_says_what_to_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    with pytest.raises(WeightsError) as caught:
+        load_model(SlowFastConfig())
+    text = str(caught.value)
+    assert slowfast.CHECKPOINT_URL in text and str(Path(torch.hub.get_dir()) / "checkpoints") in text
+    assert "--slowfast-weights PATH/TO/SLOWFAST_8x8_R50.pyth" in text
+
+
+def test_kinetics400_is_loaded_whole_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, record = load_model(SlowFastConfig(weights="random", seed=9))
+
+    def published(url: str, **options: Any) -> dict[str, Any]:
+        assert url == slowfast.CHECKPOINT_URL and options["weights_only"] is True
+        return {"model_state": source.state_dict()}
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", published)
+    _, loaded = load_model(SlowFastConfig())
+    assert loaded.as_fields() == {"tag": "kinetics400", "digest": record.digest}
+
+
+def test_unknown_names_are_answered_with_those_that_exist() -> None:
+    with pytest.raises(InputError, match=r"--clip-model ViT-B32.*did you mean .*ViT-B-32"):
+        load_tower(ClipConfig(model="ViT-B32"))
+    with pytest.raises(WeightsError, match=r"--clip-weights opnai: ViT-B-32 has no such weights.*openai"):
+        load_tower(ClipConfig(weights="opnai"))
+    with pytest.raises(WeightsError, match="--slowfast-weights k400: choose kinetics400"):
+        load_model(SlowFastConfig(weights="k400"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"resize_mode": "squash"}, r"resize mode squash\) is not supported"),
+        ({"interpolation": "bilinear"}, r"\(bilinear interpolation"),
+        ({"size": (32, 64)}, "not square"),
+    ],
+)
+def test_preprocessing_that_is_not_ours_is_refused(
+    change: dict[str, Any], words: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = clip.open_clip.get_model_preprocess_cfg
+    monkeypatch.setattr(clip.open_clip, "get_model_preprocess_cfg", lambda model: {**own(model), **change})
+    with pytest.raises(InputError, match=words):
+        tiny_clip(tiny_model, clip_weights="random")
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"streams": ()}, "--streams"),
+        ({"streams": ("clip", "clip")}, "--streams"),
+        ({"streams": ("audio",)}, "--streams audio"),
+        ({"clip_fps": 0.0}, "--clip-fps"),
+        ({"clip_fps": float("nan")}, "--clip-fps"),
+        ({"clip_fps": float("inf")}, "--clip-fps"),
+        ({"slowfast_stride": 0}, "--slowfast-stride"),
+        ({"slowfast_stride": 33}, "--slowfast-stride"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**64}, "--seed"),
+    ],
+)
+def test_settings_out_of_range_name_their_flag(changes: dict[str, Any], flag: str) -> None:
+    with pytest.raises(InputError, match=flag):
+        BackboneConfig(**changes)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "meta", "mps", "cpu:", "", "cuda:77"])
+def test_devices_that_are_not_here(device: str) -> None:
+    with pytest.raises(InputError, match="--device"):
+        resolve_device(device)
+
+
+def test_precisions() -> None:
+    assert resolve_precision("fp32", CPU) == "fp32"
+    assert resolve_precision("auto", CPU) in ("fp32", "bf16")
+    with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
+        resolve_precision("fp16", CPU)
+    with pytest.raises(InputError, match="--precision fp8"):
+        resolve_precision("fp8", CPU)
+
+
+def test_runtimes() -> None:
+    assert resolve_runtime("torch", CPU) == "torch"
+    assert resolve_runtime("auto", torch.device("cuda")) == "torch"
+    with pytest.raises(InputError, match="--runtime openvino"):
+        resolve_runtime("openvino", torch.device("cuda"))
+    with pytest.raises(InputError, match="--runtime tflite"):
+        resolve_runtime("tflite", CPU)
+
+
+def test_the_order_of_streams_does_not_depend_on_the_flag(backbone: Any, tiny_model: str) -> None:
+    config = BackboneConfig(
+        streams=("slowfast", "clip"),
+        clip_model=tiny_model,
+        clip_weights="random",
+        slowfast_weights="random",
+        device="cpu",
+        precision="fp32",
+        runtime="torch",
+    )
+    assert list(load_backbones(config)) == ["clip", "slowfast"]
+
+
+def test_fingerprints_lead_back_to_the_settings(backbone: Any, tiny_model: str) -> None:
+    loaded = tiny_clip(tiny_model, clip_weights="random", seed=5, clip_fps=4.0)
+    prints = json.loads(json.dumps({"clip": loaded.fingerprint()}))
+    config = config_from_fingerprints(prints, device="cpu")
+    assert (config.streams, config.clip_model, config.clip_weights, config.seed) == (
+        ("clip",),
+        tiny_model,
+        "random",
+        5,
+    )
+    assert (config.clip_fps, config.precision, config.runtime) == (4.0, "fp32", "torch")
+    assert load_backbones(config)["clip"].fingerprint() == loaded.fingerprint()
+    whole = config_from_fingerprints({"slowfast": backbone("slowfast", "fp32").fingerprint()})
+    assert whole.slowfast_stride == 32 and whole.slowfast_weights == "random"
+
+
+def test_fingerprints_that_cannot_be_followed(tiny_model: str) -> None:
+    fields = tiny_clip(tiny_model, clip_weights="random").fingerprint()
+    from_file = {**fields, "weights": {"tag": "file", "digest": "sha256:0"}}
+    with pytest.raises(InputError, match="--clip-weights FILE"):
+        config_from_fingerprints({"clip": from_file})
+    assert config_from_fingerprints({"clip": from_file}, clip_weights="w.pt").clip_weights == "w.pt"
+    with pytest.raises(InputError, match="streams audio were not made by this version"):
+        config_from_fingerprints({"audio": fields})
+    with pytest.raises(InputError, match="different precisions: bf16, fp32"):
+        config_from_fingerprints({"clip": fields, "slowfast": {**fields, "precision": "bf16"}})
+
+
+def test_quick_gelu_is_on_record(tiny_model: str) -> None:
+    assert quietly(lambda: load_tower(ClipConfig(model="ViT-B-32-quickgelu", weights="random")))[3] is True
+    assert tiny_clip(tiny_model, clip_weights="random").fingerprint()["quick_gelu"] is False

@@ -85,7 +85,7 @@ def make_packs(runs: Sequence[Run], *, jobs: int, longest: int) -> list[list[Run
     by_view: dict[View, list[Run]] = {}
     for run in runs:
         by_view.setdefault(view_of(run.config), []).append(run)
-    even = math.ceil(len(runs) / (PACKS_A_PROCESS * jobs))
+    even = math.ceil(len(runs) / (PACKS_A_PROCESS * jobs)) if jobs > 1 else len(runs)
     packs: list[list[Run]] = []
     for members in by_view.values():
         members.sort(key=_feed_order)

@@ -121,7 +121,11 @@ def write_image(path: Path, *, width: int = 64, height: int = 48, seed: int = 0)
 
 def write_over_reporting(path: Path, *, factor: int = 100, **kwargs: Any) -> Path:
     """An mp4 whose header declares `factor` times the frames and the duration that the file holds."""
-    write_video(path, **kwargs)
+    return over_report(write_video(path, **kwargs), factor=factor)
+
+
+def over_report(path: Path, *, factor: int) -> Path:
+    """Make the header of an mp4 declare `factor` times its frames and its duration, in place."""
     data = bytearray(path.read_bytes())
     stts = _box(data, b"stts")  # version/flags, entries, then (count, delta) each
     entries = struct.unpack_from(">I", data, stts + 12)[0]
@@ -390,4 +394,4 @@ def _box(data: bytes | bytearray, kind: bytes) -> int:
 
 
 def _scale(data: bytearray, at: int, factor: int) -> None:
-    struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] * factor)
+    struct.pack_into(">I", data, at, min(struct.unpack_from(">I", data, at)[0] * factor, 0xFFFF_FFFF))

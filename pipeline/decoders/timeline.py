@@ -12,6 +12,8 @@ MAX_STILL_SECONDS = 600.0
 """No gap longer than this is believed, whatever the header says: a broken one would cost hours of repeated frames."""
 MAX_NOMINAL_SECONDS = 10.0
 """Frames without a usable time are placed no further apart than this, whatever rate the header declares."""
+MAX_SINGLE_SECONDS = 1.0
+"""How long a lone frame is shown at most: nothing but the header says how long, and all its tokens would be equal."""
 ROUNDING_SECONDS = 0.002
 """Intervals of one frame rate differ by this much where a container rounds times to milliseconds."""
 FALLBACK_INTERVAL_SECONDS = 1 / 25
@@ -58,8 +60,8 @@ class Timeline:
         """How long the last frame is shown, given what the container says (0: nothing).
 
         The end of the last frame often comes from the header, so it is believed only up to the longest interval that was seen
-        between frames, or up to MAX_GAP_SECONDS where there is one frame only.
+        between frames, or up to MAX_SINGLE_SECONDS where there is one frame only.
         """
         shown = shown_seconds if shown_seconds > 0 else self._nominal
-        limit = self._longest or MAX_GAP_SECONDS
+        limit = self._longest or MAX_SINGLE_SECONDS
         return shown if shown <= limit + ROUNDING_SECONDS else limit

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decoders.timeline import MAX_GAP_SECONDS, MAX_NOMINAL_SECONDS, MAX_STILL_SECONDS, Timeline
+from pipeline.decoders.timeline import (
+    MAX_GAP_SECONDS,
+    MAX_NOMINAL_SECONDS,
+    MAX_SINGLE_SECONDS,
+    MAX_STILL_SECONDS,
+    Timeline,
+)
 
 
 def placed(
@@ -71,8 +77,8 @@ def test_no_header_explains_a_gap_of_hours() -> None:
         ([0.0, 0.1, 0.2], 0.0, 0.1),  # nothing said: the declared rate
         ([0.0, 0.1, 0.2], 99.0, 0.1),  # a header that over-reports
         ([0.0, 0.1, 2.1], 1.5, 1.5),  # an uneven rate
-        ([0.0], 2.0, 2.0),
-        ([0.0], 1e9, MAX_GAP_SECONDS),
+        ([0.0], 0.1, 0.1),
+        ([0.0], 1e9, MAX_SINGLE_SECONDS),
     ],
 )
 def test_the_last_frame_is_shown_no_longer_than_frames_were(

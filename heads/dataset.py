@@ -6,7 +6,6 @@ Rows are sorted by video id, so the order in which a cache was filled never chan
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache.errors import CacheCorrupt, HeadError, InputError, LabelError
+from cache.errors import CacheCorrupt, HeadError, InputError
 from cache.fingerprint import is_random, weights_name
-from cache.groups import source_groups
-from cache.schema import UNKNOWN_LABEL
 from heads.data import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
 from heads.grid import Ragged, join_streams, reference_stream
+from heads.rows import read_rows
 
 if TYPE_CHECKING:
     from cache.labels import LabelJoin
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 0.5
 """Tokens may take this share of free memory; above it they are read from disk batch by batch."""
-
-METADATA_COLUMNS = ("width", "height", "fps", "duration_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class HeadDataset:
     """V videos sorted by id, with their tokens.
 
     labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
-    durations: float64 [V], seconds. metadata: float64 [V, 4], columns METADATA_COLUMNS.
+    durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
     label_names: (negative, positive). cache_digest: which files, whatever their order.
     """
@@ -136,45 +132,27 @@ def load_dataset(
     config = config or DataConfig()
     names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
     grid = _reference(cache, names, config.grid)
-    table = cache.videos
-    ids = [str(i) for i in table.id]
-    if not ids:
-        raise LabelError(f"{cache.paths[0]} holds no videos; extract some first")
-    order = np.argsort(np.array(ids, dtype=object), kind="stable")
-    sorted_ids = [ids[i] for i in order]
-    stored_labels = np.asarray(table.label, dtype=np.int8)[order]
-    splits = [str(table.split[i]) for i in order]
-    sources = [str(table.source[i]) for i in order]
-    label_names = cache.label_names or ("0", "1")
-    if labels is not None:
-        label_names = (labels.names.negative, labels.names.positive)
-        for v, video_id in enumerate(sorted_ids):
-            label = labels.matched.get(video_id)
-            stored_labels[v] = UNKNOWN_LABEL if label is None else label.label
-            splits[v] = (label.split if label else "") or splits[v]
-            sources[v] = (label.source if label else "") or sources[v]
+    rows = read_rows(cache, labels)
     return HeadDataset(
-        ids=tuple(sorted_ids),
-        labels=stored_labels,
-        splits=tuple(splits),
-        groups=tuple(source_groups(sorted_ids, sources)),
-        durations=np.asarray(table.duration_seconds, dtype=np.float64)[order],
-        metadata=np.stack(
-            [np.asarray(getattr(table, c), dtype=np.float64)[order] for c in METADATA_COLUMNS], axis=1
-        ),
+        ids=rows.ids,
+        labels=rows.labels,
+        splits=rows.splits,
+        groups=rows.groups,
+        durations=rows.durations,
+        metadata=rows.metadata,
         streams=tuple(StreamInput(n, cache.streams[n].dim, cache.streams[n].fingerprint) for n in names),
         tokens=load_tokens(
             cache,
             names,
-            order,
+            rows.order,
             separate_streams=separate_streams,
             grid=grid,
             memory_bytes=memory_bytes,
         ),
         grid=grid,
-        label_names=label_names,
+        label_names=rows.label_names,
         cache_name=cache.dataset,
-        cache_digest=_rows_digest(sorted_ids, [str(table.digest[i]) for i in order]),
+        cache_digest=rows.digest,
     )
 
 
@@ -184,12 +162,6 @@ def choose_streams(held: Sequence[str], wanted: Sequence[str] | None, *, where: 
     if missing:
         raise InputError(f"{where} holds no stream {', '.join(missing)}; it holds {', '.join(sorted(held))}")
     return tuple(sorted(held if wanted is None else wanted))
-
-
-def _rows_digest(ids: Sequence[str], digests: Sequence[str]) -> str:
-    """Short digest of which files a cache holds, whatever its order or format."""
-    text = "\n".join(f"{i}\t{d}" for i, d in zip(ids, digests, strict=True))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def load_tokens(

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cache.errors import InputError
 from cache.schema import StreamSpec, TokenDtype
+from cache.store import cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import BackboneConfig
@@ -20,7 +21,7 @@ from pipeline.sources import ResolvedSources
 
 @dataclass(frozen=True, slots=True)
 class ExtractConfig:
-    """What to extract, from where, into which cache; ranges are checked on construction."""
+    """What to extract, from where, into which cache; ranges are checked on construction (InputError, CacheError)."""
 
     src: Path
     out: Path
@@ -43,6 +44,7 @@ class ExtractConfig:
     commit_seconds: float = 5.0
 
     def __post_init__(self) -> None:
+        cache_format(self.out)  # a name that no cache can have, before models are loaded for it
         for name in ("max_error_share", "max_rejects"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(

@@ -73,7 +73,8 @@ class PyAVFrames:
                 packet = next(packets)
             except StopIteration:
                 return
-            except av.error.FFmpegError as error:  # the container ends in the middle of something
+            except (av.error.FFmpegError, IndexError) as error:
+                # the container ends in the middle of something, or speaks of a stream that is not there
                 self._note(error)
                 yield from self._flush()
                 return

@@ -16,6 +16,7 @@ from cache.cli_errors import run_app
 from cache.errors import InputError
 from heads.cli import train_head_command
 from heads.cli_ablate import ablate_command
+from heads.cli_audit import audit_command
 from heads.cli_export import export_onnx_command
 from heads.cli_threshold import threshold_command
 from pipeline.cli import conclude, default_decoder, extract_command
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command(name="extract")(extract_command)
 app.command(name="train-head")(train_head_command)
+app.command(name="audit")(audit_command)
 app.command(name="ablate")(ablate_command)
 app.command(name="threshold")(threshold_command)
 app.command(name="export-onnx")(export_onnx_command)

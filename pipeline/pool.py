@@ -296,9 +296,12 @@ class DecodePool:
 
 @contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """A process started in here never sees Ctrl-C, not even before it can say so; it is the parent's to handle."""
+    """A process started in here never sees Ctrl-C or SIGTERM, not even before it can say so: the parent handles them.
+
+    Both reach the whole group (a terminal, a batch system), and a worker that died of one would cost its video.
+    """
     resource_tracker.ensure_running()  # it unblocks signals when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -257,7 +257,8 @@ def file_digest(path: str, heartbeat: Heartbeat | None = None) -> str:
 
 def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, settings: WorkerSettings) -> None:
     """Entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent's to handle; it ends workers with SIGKILL
     _die_with_parent()
     noise = Noise(Path(noise_path))
     _quiet_libraries()

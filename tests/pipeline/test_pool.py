@@ -397,12 +397,13 @@ def test_workers_die_with_a_parent_that_is_killed(parent: subprocess.Popen[str])
         assert not [name for name in left if name.startswith(("pymp", "psm", "sem.mp"))]
 
 
-def test_ctrl_c_is_the_parents_to_handle(parent: subprocess.Popen[str]) -> None:
-    """Workers are deaf to it from the moment they exist: the terminal sends it to the whole group."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_are_the_parents_to_handle(number: signal.Signals, parent: subprocess.Popen[str]) -> None:
+    """Workers are deaf to them from the moment they exist: terminals and batch systems signal the whole group."""
     assert parent.stdout is not None
     workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()[1:]]
     for worker in workers:
-        worker.send_signal(signal.SIGINT)
+        worker.send_signal(number)
     time.sleep(0.3)
     assert all(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
 

@@ -1,0 +1,23 @@
+"""`extract` with one model more than open_clip knows: a vision transformer so small that a run takes seconds.
+
+Run as a script by tests that need the real command in a process of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TINY_MODELS = Path(__file__).parent / "pipeline" / "backbones" / "tiny-vit.json"
+
+
+def main() -> None:
+    import open_clip
+
+    from pipeline.cli import main as extract
+
+    open_clip.add_model_config(TINY_MODELS)
+    extract()
+
+
+if __name__ == "__main__":
+    main()

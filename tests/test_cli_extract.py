@@ -1,0 +1,383 @@
+"""The `extract` command from outside: exit codes, messages, signals, and the caches that are left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cache.reader import open_cache
+from pipeline import cli
+from tests.pipeline.trees import BAD, GOOD, contents, make_tree
+from tests.videos import write_video
+
+REPOSITORY = Path(__file__).parents[1]
+MODEL = ("--weights", "random", "--clip-model", "tiny-vit", "--runtime", "torch")
+FAST = (*MODEL, "--streams", "clip", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five good and three broken files. Read-only by agreement."""
+    return make_tree(tmp_path_factory.mktemp("cli") / "data")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 videos of 20 seconds: long enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("many")
+    first = write_video(folder / "Fight/00.mp4", seconds=20, fps=25)
+    for number in range(1, 24):
+        path = folder / ("Fight" if number % 2 else "NonFight") / f"{number:02}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(
+            first.read_bytes() + bytes([number])
+        )  # a byte behind the end: other digests, no damage
+    return folder
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """`extract` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.cli_entry", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=REPOSITORY,
+        env={**os.environ, "COLUMNS": "200"},
+        **options,
+    )
+
+
+def finish(process: subprocess.Popen[str], *, seconds: float = 180) -> subprocess.CompletedProcess[str]:
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode is not None
+    assert "Traceback" not in err, err
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def extract(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return finish(start(*arguments))
+
+
+def wait_for(condition: Any, *, seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "what the test waits for did not come"
+        time.sleep(0.02)
+
+
+def is_writing(out: Path) -> bool:
+    """The lock is held; its note is the last thing made before the decode begins."""
+    return out.with_name(out.name + ".lock.json").exists()
+
+
+def n_live(out: Path) -> int:
+    """Videos that are committed; an .h5 cache in the making is read from its staging folder."""
+    if not out.exists() and not out.with_name(out.name + ".staging").exists():
+        return 0
+    with open_cache(out) as cache:
+        return len(cache)
+
+
+def kill_while_writing(process: subprocess.Popen[str], out: Path, *, after_seconds: float) -> None:
+    """SIGKILL to the whole group, some time after the cache was opened for writing."""
+    try:
+        wait_for(lambda: is_writing(out) or process.poll() is not None)
+        time.sleep(after_seconds)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    wait_for(lambda: group_is_gone(process.pid), seconds=10)
+
+
+def group_is_gone(pid: int) -> bool:
+    return not [p for p in psutil.process_iter(["pid"]) if _group(p.pid) == pid]
+
+
+def _group(pid: int) -> int:
+    try:
+        alive = psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return os.getpgid(pid) if alive else -1
+    except (psutil.Error, OSError):
+        return -1
+
+
+# --- the main job -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_both_streams_end_to_end(src: Path, tmp_path: Path) -> None:
+    """Real SlowFast and a small CLIP over good and broken files; the second run is a no-op."""
+    out, report = tmp_path / "c.zarr", tmp_path / "report.json"
+    command = ("--src", src, "--out", out, *MODEL, "--max-rejects", "0.5", "--report", report)
+    done = extract(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "found      8 = 5 stored + 3 rejected: adds up" in done.stdout
+    assert "RANDOM, not pretrained: clip (random (seed 0)), slowfast (random (seed 0))" in done.stdout
+    for video_id, reason in BAD.items():
+        assert f"{video_id}: {reason}" in done.stdout
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert told["stored"] == 5 and told["adds_up"] and told["weights"]["slowfast"] == "random (seed 0)"
+    held = contents(out)
+    assert set(held["videos"]) == set(GOOD) and held["rejects"].keys() == BAD.keys()
+    with open_cache(out) as cache:
+        assert {name: info.dim for name, info in cache.streams.items()} == {"clip": 24, "slowfast": 2304}
+        assert {name: info.n_tokens for name, info in cache.streams.items()} == told["tokens"]
+    again = extract(*command)
+    assert again.returncode == 0 and "nothing new to extract" in again.stdout
+    assert "found      8 = 5 stored (5 of them before this run) + 3 rejected" in again.stdout.replace(
+        "\n", " "
+    ) or ("stored     5 (5 of them before this run)" in again.stdout)
+    assert contents(out) == held
+
+
+def test_the_installed_command_answers_at_once() -> None:
+    command = Path(sys.executable).with_name("extract")
+    if not command.exists():
+        pytest.skip("the project is not installed here")
+    began = time.process_time()
+    done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)
+    assert "--src" in done.stdout and "--max-rejects" in done.stdout
+    assert time.process_time() - began < 0.5  # this process did nothing but wait
+
+
+def test_touched_changed_and_new_files(tmp_path: Path) -> None:
+    src, out = make_tree(tmp_path / "data"), tmp_path / "c.h5"
+    command = ("--src", src, "--out", out, *FAST, "--max-rejects", "1")
+    assert extract(*command).returncode == 0
+    before = contents(out)["videos"]
+    os.utime(src / GOOD[0], (1, 1))
+    write_video(src / GOOD[1], seconds=1.9, seed=50)
+    write_video(src / "val/Fight/new.mp4", seconds=0.6, seed=51)
+    done = extract(*command)
+    assert done.returncode == 0
+    assert "1 stored again because the file changed" in done.stdout
+    assert "1 touched files with unchanged contents" in done.stdout
+    assert "found      9 = 6 stored + 3 rejected: adds up" in done.stdout
+    after = contents(out)["videos"]
+    assert {k for k in after if after[k] != before.get(k)} == {GOOD[1], "val/Fight/new.mp4"}
+    assert after[GOOD[1]][0].duration_seconds == pytest.approx(1.9)
+
+
+# --- exit codes ---------------------------------------------------------------------------------------------
+
+
+def test_too_many_rejects_end_with_1(src: Path, tmp_path: Path) -> None:
+    done = extract("--src", src, "--out", tmp_path / "c.zarr", *FAST)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: 3 of 8 inputs were rejected (37.5%), over --max-rejects 0.1")
+    assert done.stderr.count("\n") == 1
+    assert len(contents(tmp_path / "c.zarr")["videos"]) == 5  # what was stored stays
+
+
+def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command in this process: the exit code."""
+    monkeypatch.setattr(sys, "argv", ["extract", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--src", "nowhere"], 2, "nowhere"),
+        (["--src", "{src}/val/NonFight/text.txt"], 2, "text.txt"),
+        (["--src", "{src}", "--decoder", "vlc"], 2, "--decoder vlc: choose from decord, pyav, opencv"),
+        (["--src", "{src}", "--dtype", "float64"], 2, "--dtype float64"),
+        (["--src", "{src}", "--duplicates", "drop"], 2, "--duplicates drop"),
+        (["--src", "{src}", "--streams", "clip,audio"], 2, "--streams audio"),
+        (["--src", "{src}", "--streams", ","], 2, "--streams"),
+        (["--src", "{src}", "--clip-model", "ViT"], 2, "--clip-model ViT"),
+        (["--src", "{src}", "--clip-fps", "0"], 2, "--clip-fps"),
+        (["--src", "{src}", "--clip-fps", "nan"], 2, "--clip-fps"),
+        (["--src", "{src}", "--clip-fps", "1e9"], 2, "--clip-fps"),
+        (["--src", "{src}", "--slowfast-stride", "40"], 2, "--slowfast-stride"),
+        (["--src", "{src}", "--device", "gpu"], 2, "--device gpu"),
+        (["--src", "{src}", "--device", "cuda:99"], 2, "--device"),
+        (["--src", "{src}", "--precision", "fp8"], 2, "--precision fp8"),
+        (["--src", "{src}", "--precision", "fp16", "--device", "cpu"], 2, "--precision fp16"),
+        (["--src", "{src}", "--runtime", "tflite"], 2, "--runtime tflite"),
+        (["--src", "{src}", "--seed", "-1"], 2, "--seed"),
+        (["--src", "{src}", "--workers", "-1"], 2, "--workers"),
+        (["--src", "{src}", "--workers", "100000"], 2, "--workers"),
+        (["--src", "{src}", "--deadline", "0"], 2, "--deadline"),
+        (["--src", "{src}", "--deadline", "nan"], 2, "--deadline"),
+        (["--src", "{src}", "--worker-memory", "inf"], 2, "--worker-memory"),
+        (["--src", "{src}", "--memory", "-1"], 2, "--memory"),
+        (["--src", "{src}", "--memory", "nan"], 2, "--memory"),
+        (["--src", "{src}", "--max-rejects", "2"], 2, "--max-rejects"),
+        (["--src", "{src}", "--max-rejects", "nan"], 2, "--max-rejects"),
+        (["--src", "{src}", "--max-decode-errors", "-1"], 2, "--max-error-share|--max-decode-errors"),
+        (["--src", "{src}", "--min-seconds", "nan"], 2, "--min-seconds"),
+        (["--src", "{src}", "--labels", "nowhere.csv"], 2, "nowhere.csv"),
+        (["--src", "{src}", "--sources", "nowhere.csv"], 2, "nowhere.csv"),
+        (["--src", "{src}", "--positive", "Fights"], 2, "Fights"),
+        (["--src", "{src}", "--out", "{tmp}/cache.txt", *FAST[:2], "--streams", "clip"], 3, "cache.txt"),
+        (["--src", "{src}", "--clip-weights", "opnai", "--streams", "clip"], 4, "--clip-weights opnai"),
+        (
+            ["--src", "{src}", "--clip-weights", "nowhere.pt", "--streams", "clip"],
+            4,
+            "nowhere.pt: no such file",
+        ),
+        (["--src", "{src}", "--slowfast-weights", "k600", "--streams", "slowfast"], 4, "k600"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_code(
+    arguments: list[str],
+    code: int,
+    words: str,
+    src: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [argument.format(src=src, tmp=tmp_path) for argument in arguments]
+    if "--out" not in filled:
+        filled += ["--out", str(tmp_path / "c.zarr")]
+    assert call(filled, monkeypatch) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    assert any(part in err for part in words.split("|")), err
+    assert not (tmp_path / "c.zarr").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], [], ["--src", "x", "--workers", "two"]])
+def test_what_typer_refuses_ends_with_2(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(arguments, monkeypatch) == 2
+    captured = capsys.readouterr()
+    assert "Usage" in captured.err and "Traceback" not in captured.err
+
+
+def test_a_cache_that_is_none_is_named(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr" / "thesis.txt").write_text("years of work")
+    code = call(
+        ["--src", src, "--out", tmp_path / "c.zarr", "--weights", "random", "--streams", "clip"], monkeypatch
+    )
+    assert code == 3
+    assert "c.zarr" in capsys.readouterr().err
+    assert (tmp_path / "c.zarr" / "thesis.txt").read_text() == "years of work"
+
+
+# --- interruptions ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("whole") / "c.zarr"
+    assert extract("--src", many, "--out", out, *FAST).returncode == 0
+    held = contents(out)
+    assert len(held["videos"]) == 24
+    return held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_kill_9_at_random_moments_then_resume(
+    suffix: str, many: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    """The whole process group dies, twice; then the same command ends as if nothing had happened."""
+    out = tmp_path / f"c.{suffix}"
+    rng = random.Random(suffix)
+    for _ in range(2):
+        killed = start("--src", many, "--out", out, *FAST)
+        kill_while_writing(killed, out, after_seconds=rng.uniform(0.0, 2.0))
+        assert n_live(out) <= 24
+        out.with_name(out.name + ".lock.json").unlink(missing_ok=True)
+    done = extract("--src", many, "--out", out, *FAST)
+    assert done.returncode == 0 and "= 24 stored + 0 rejected: adds up" in done.stdout
+    assert contents(out) == uninterrupted
+    assert sorted(p.name for p in tmp_path.iterdir() if "lock" not in p.name) == [f"c.{suffix}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_with_130_and_resumes(
+    number: signal.Signals, many: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    """To the whole group, as a terminal sends it: workers must not die noisily of it."""
+    out = tmp_path / "c.zarr"
+    process = start("--src", many, "--out", out, *FAST, "--report", tmp_path / "r.json")
+    wait_for(lambda: is_writing(out) or process.poll() is not None)
+    time.sleep(0.7)
+    os.killpg(process.pid, number)
+    done = finish(process)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith(
+        "interrupted: what was whole is committed; run the same command again to resume\n"
+    )
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["interrupted"] and told["adds_up"] and told["not_reached"] > 0
+    assert told["rejected"] == 0 and told["worker_restarts"] == 0
+    assert n_live(out) == told["stored"]
+    wait_for(lambda: group_is_gone(process.pid), seconds=10)
+    assert extract("--src", many, "--out", out, *FAST).returncode == 0
+    assert contents(out) == uninterrupted
+
+
+@pytest.mark.slow
+def test_a_second_extract_at_once_is_told_who_is_writing(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    first = start("--src", many, "--out", out, *FAST)
+    try:
+        wait_for(lambda: is_writing(out) or first.poll() is not None)
+        os.kill(first.pid, signal.SIGSTOP)
+        second = extract("--src", many, "--out", out, *FAST)
+        os.kill(first.pid, signal.SIGCONT)
+        assert second.returncode == 3
+        assert f"is being written by process {first.pid} on " in second.stderr
+        assert "--src" in second.stderr and second.stderr.count("\n") == 1  # the command of the other one
+    finally:
+        done = finish(first)
+    assert done.returncode == 0 and "= 24 stored" in done.stdout
+
+
+def _libraries(process: psutil.Process) -> Iterator[str]:
+    try:
+        yield from (Path(entry.path).name for entry in process.memory_maps())
+    except psutil.Error:
+        return
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
+def test_live_decode_workers_have_not_loaded_torch(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    process = start("--src", many, "--out", out, *FAST)
+    try:
+        wait_for(lambda: is_writing(out) or process.poll() is not None)
+        loaded: set[str] = set()
+        wait_for(
+            lambda: any(
+                "libav" in name
+                for child in psutil.Process(process.pid).children()
+                for name in (loaded.update(_libraries(child)) or loaded)
+            )
+        )
+        assert not [name for name in loaded if "torch" in name]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

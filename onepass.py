@@ -182,7 +182,7 @@ def _head_settings(
     )
     return ExtractConfig(
         src=Path(),
-        out=Path(),
+        out=Path("scratch.zarr"),
         backbones=backbones,
         allow_unmatched=True,
         decoder=decoder or default_decoder(say),  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""Backbones with random weights, loaded once for all tests."""
+"""Backbones with random weights, loaded once for the tests of a module."""
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,9 +30,9 @@ def tiny_model() -> str:
     return TINY
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def backbone() -> Iterator[Loader]:
-    """`backbone(stream, precision)`: the real model with random weights of seed 0 on torch."""
+    """`backbone(stream, precision)`: the real model with random weights of seed 0 on torch, loaded once a module."""
     loaded: dict[tuple[str, Precision], Any] = {}
 
     def load(stream: str, precision: Precision) -> Any:
@@ -51,6 +52,7 @@ def backbone() -> Iterator[Loader]:
 
     yield load
     loaded.clear()
+    gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

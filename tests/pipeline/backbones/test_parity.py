@@ -24,7 +24,7 @@ from tests.pipeline.backbones.conftest import (
 N_FRAMES = 32
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plain_slowfast() -> Any:
     """slowfast_r50 as pytorchvideo's hub makes it, with the weights of seed 0."""
     from pytorchvideo.models.slowfast import create_slowfast
@@ -53,7 +53,7 @@ def slowfast_features(model: Any, frames: list[NDArray[np.uint8]]) -> NDArray[np
     return features
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plain_clip() -> tuple[Any, Any]:
     import open_clip
 
@@ -73,12 +73,12 @@ SIZE = (241, 135)
 """Odd and upright: rounding of the long side and of the crop both count."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def window() -> list[NDArray[np.uint8]]:
     return moving_picture(N_FRAMES, *SIZE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def expected_slowfast(plain_slowfast: Any, window: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return slowfast_features(plain_slowfast, window)
 

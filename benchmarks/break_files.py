@@ -32,14 +32,8 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for tests.videos, which is not installed
 
-from cache.check import check_cache  # noqa: E402
-from cache.reader import open_cache  # noqa: E402
 from cache.schema import REJECT_REASONS  # noqa: E402
-from pipeline.backbones.load import BackboneConfig  # noqa: E402
-from pipeline.config import ExtractConfig  # noqa: E402
-from pipeline.pool import PoolSettings, default_workers  # noqa: E402
 from pipeline.report import ExtractReport  # noqa: E402
-from pipeline.run import extract  # noqa: E402
 from tests.videos import BROKEN_FILES, damage_header, over_report, write_image  # noqa: E402
 
 Rng = np.random.Generator
@@ -215,6 +209,9 @@ def failures(
     report: ExtractReport, kinds: dict[str, str], cache_path: Path, *, wall_seconds: float, deadline: float
 ) -> Iterator[str]:
     """What went wrong, one line each."""
+    from cache.check import check_cache
+    from cache.reader import open_cache
+
     with open_cache(cache_path) as cache:
         stored = {str(video_id) for video_id in cache.videos.id}
         rejected = dict(zip(map(str, cache.rejects.id), map(str, cache.rejects.reason), strict=True))
@@ -270,6 +267,12 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    # not at the top: decode workers import this file again, and must stay small
+    from pipeline.backbones.load import BackboneConfig
+    from pipeline.config import ExtractConfig
+    from pipeline.pool import PoolSettings, default_workers
+    from pipeline.run import extract
+
     with tempfile.TemporaryDirectory(prefix="onepass-broken-") as scratch:
         out = options.out or Path(scratch)
         folder = out / "files"

@@ -384,7 +384,7 @@ def _quiet_libraries() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "16")  # libavutil/log.h: AV_LOG_ERROR
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "16"  # libavutil/log.h: AV_LOG_ERROR; silence would hide damage
     os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0.0"  # share of frames it may make up without a word
     import av.logging
 

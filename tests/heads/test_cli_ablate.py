@@ -40,7 +40,7 @@ def test_a_grid_is_trained_ranked_and_written(toy_path: Path, tmp_path: Path) ->
     assert "RANDOM" in result.output
     assert (tmp_path / "out" / "leaderboard.csv").exists()
     page = (tmp_path / "out" / "leaderboard.html").read_text()
-    assert re.search(r"<dt>command</dt><dd>onepass ", page)
+    assert re.search(r"<dt>command</dt><dd>onepass\b", page)
     again = ablate(*arguments)
     assert "4 runs, 4 of them finished before" in again.output
     assert "val AUROC" not in again.output

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -355,11 +355,16 @@ def test_a_second_extract_at_once_is_told_who_is_writing(many: Path, tmp_path: P
     assert done.returncode == 0 and "= 24 stored" in done.stdout
 
 
-def _libraries(process: psutil.Process) -> Iterator[str]:
-    try:
-        yield from (Path(entry.path).name for entry in process.memory_maps())
-    except psutil.Error:
-        return
+def _worker_libraries(parent: int) -> set[str]:
+    """Shared libraries of the decode workers; a child that is still the parent's twin, before its exec, is none."""
+    names: set[str] = set()
+    for child in psutil.Process(parent).children():
+        try:
+            if any("spawn_main" in part for part in child.cmdline()):
+                names |= {Path(entry.path).name for entry in child.memory_maps()}
+        except psutil.Error:
+            continue
+    return names
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -369,15 +374,8 @@ def test_live_decode_workers_have_not_loaded_torch(many: Path, tmp_path: Path) -
     process = start("--src", many, "--out", out, *FAST)
     try:
         wait_for(lambda: is_writing(out) or process.poll() is not None)
-        loaded: set[str] = set()
-        wait_for(
-            lambda: any(
-                "libav" in name
-                for child in psutil.Process(process.pid).children()
-                for name in (loaded.update(_libraries(child)) or loaded)
-            )
-        )
-        assert not [name for name in loaded if "torch" in name]
+        wait_for(lambda: any("libav" in name for name in _worker_libraries(process.pid)))
+        assert not [name for name in _worker_libraries(process.pid) if "torch" in name]
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

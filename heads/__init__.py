@@ -13,7 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heads.ablate import Sweep as Sweep
+    from heads.ablate_grid import make_cells as make_cells
+    from heads.ablate_grid import read_axes as read_axes
+    from heads.audit import audit_cache as audit_cache
     from heads.config import TrainConfig as TrainConfig
+    from heads.cross_validation import cross_validate as cross_validate
     from heads.estimator import HeadClassifier as HeadClassifier
     from heads.estimator import MeanTokens as MeanTokens
     from heads.estimator_data import cached_videos as cached_videos
@@ -35,6 +40,11 @@ _HOMES = {
     "export_onnx": "heads.export",
     "score_over_time": "heads.timeline",
     "write_training": "heads.outputs",
+    "Sweep": "heads.ablate",
+    "make_cells": "heads.ablate_grid",
+    "read_axes": "heads.ablate_grid",
+    "audit_cache": "heads.audit",
+    "cross_validate": "heads.cross_validation",
 }
 
 __all__ = sorted(_HOMES)

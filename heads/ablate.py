@@ -31,11 +31,11 @@ from heads.ablate_work import (
 )
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset, StreamInput, choose_streams
+from heads.device import Device
 from heads.leaderboard import Leaderboard, Metric, build_leaderboard
 from heads.leaderboard_floors import floor_records
-from heads.model import ModelConfig
+from heads.model import ModelConfig, count_parameters
 from heads.splits import FoldConfig, Split, choose_split, fold_splits
-from heads.train import Device
 
 if TYPE_CHECKING:
     from cache.labels import LabelJoin
@@ -145,7 +145,7 @@ class Sweep:
         todo = list(pending.values())
         jobs = choose_jobs(todo, jobs=self._jobs, device=self._device)
         longest = int(self._dataset(cells[0].config).tokens.lengths.max())
-        packs = make_packs(todo, jobs=jobs, longest=longest)
+        packs = make_packs(todo, jobs=jobs, longest=longest, n_parameters=self._n_parameters)
         if jobs == 1:
             work = work_here(self._local(), packs)
         else:
@@ -192,6 +192,10 @@ class Sweep:
             n_resamples=n_resamples,
         )
 
+    def _n_parameters(self, config: TrainConfig) -> int:
+        read = sorted(config.data.streams or self._streams)
+        return count_parameters(config.model, tuple(self._streams[name].dim for name in read))
+
     def _reading_all_of(self, cells: Sequence[Cell]) -> TrainConfig:
         """A config that reads every stream that any cell reads, joined: what floors are fitted on."""
         read = self._read_by(cells)
@@ -224,7 +228,11 @@ class Sweep:
         if not self._splits:
             if self.cv is not None:
                 self._splits = fold_splits(
-                    dataset.labels, dataset.groups, config=FoldConfig(k=self.cv), seed=self.base.seed
+                    dataset.labels,
+                    dataset.groups,
+                    config=FoldConfig(k=self.cv),
+                    seed=self.base.seed,
+                    rows=dataset.outside_test,
                 )
             else:
                 self._splits = [

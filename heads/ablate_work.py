@@ -25,22 +25,16 @@ import torch
 
 from cache.errors import HeadError, OnepassError
 from heads.ablate_runs import Run, RunRecord, RunStore
-from heads.batched import FitJob, fit_together
-from heads.calibration import fit_temperature, probabilities
+from heads.batched import FitJob, fit_together, heads_together
 from heads.config import TrainConfig
-from heads.data import MAX_TOKENS_PER_BATCH
 from heads.dataset import MEMORY_SHARE, HeadDataset, load_dataset
+from heads.device import Device, resolve_device
 from heads.epochs import EpochRow, FitResult
-from heads.fit import predict_logits
-from heads.thresholds import choose_threshold
-from heads.train import Device, negative_hours, resolve_device
+from heads.held_out import score_rows
 
 if TYPE_CHECKING:
     from cache.labels import LabelJoin
     from cache.reader import Cache
-
-MOST_HEADS = 8
-"""Heads that train together at most: their weights, gradients and moments stay within a processor's caches."""
 
 PACKS_A_PROCESS = 3
 """Packs are made small enough that every process gets about this many, so that none waits long at the end."""
@@ -77,31 +71,34 @@ def view_of(config: TrainConfig) -> View:
     return config.data.streams, config.data.grid, config.model.separate_streams
 
 
-def make_packs(runs: Sequence[Run], *, jobs: int, longest: int) -> list[list[Run]]:
-    """Runs in packs of one view; in a pack those that share batches stand together.
+def make_packs(
+    runs: Sequence[Run], *, jobs: int, longest: int, n_parameters: Callable[[TrainConfig], int]
+) -> list[list[Run]]:
+    """Runs in packs of one view and architecture; in a pack those that share batches stand together.
 
-    longest: most tokens of a video, which bounds how many heads fit beside each other.
+    longest: most tokens of a video. It and the parameters bound how many heads fit beside each other.
     """
-    by_view: dict[View, list[Run]] = {}
+    by_view: dict[tuple[View, str], list[Run]] = {}
     for run in runs:
-        by_view.setdefault(view_of(run.config), []).append(run)
+        by_view.setdefault((view_of(run.config), run.config.model.architecture), []).append(run)
     even = math.ceil(len(runs) / (PACKS_A_PROCESS * jobs)) if jobs > 1 else len(runs)
     packs: list[list[Run]] = []
-    for members in by_view.values():
+    for _, members in sorted(by_view.items(), key=lambda item: repr(item[0])):  # one view after another
         members.sort(key=_feed_order)
-        batch = max(run.config.optim.batch_size for run in members)
-        room = max(1, MAX_TOKENS_PER_BATCH // max(1, batch * longest))
-        size = max(1, min(MOST_HEADS, even, room))
-        n_packs = math.ceil(len(members) / size)
+        room = heads_together(
+            batch_size=max(run.config.optim.batch_size for run in members),
+            longest=longest,
+            n_parameters=max(n_parameters(run.config) for run in members),
+        )
+        n_packs = math.ceil(len(members) / min(even, room))
         packs += [list(part) for part in np.array_split(np.array(members, dtype=object), n_packs)]
     return packs
 
 
-def _feed_order(run: Run) -> tuple[str, ...]:
+def _feed_order(run: Run) -> tuple[int, int, int, str, str]:
     """Runs that read the same batches sort together."""
-    optim, model = run.config.optim, run.config.model
-    feed = (run.fold or 0, run.config.seed, optim.batch_size, optim.sampler, model.scaling)
-    return (model.architecture, *(f"{part:>12}" if isinstance(part, int) else part for part in feed))
+    optim = run.config.optim
+    return run.fold or 0, run.config.seed, optim.batch_size, optim.sampler, run.config.model.scaling
 
 
 def choose_jobs(runs: Sequence[Run], *, jobs: int, device: Device) -> int:
@@ -151,7 +148,7 @@ class Trainer:
         """Train a pack and keep its records on disk."""
         dataset = self.dataset(pack[0].config)
         jobs = [
-            FitJob(run.config, run.split.train, run.split.val, negative_hours(dataset, run.split.val))
+            FitJob(run.config, run.split.train, run.split.val, dataset.negative_hours(run.split.val))
             for run in pack
         ]
         results = fit_together(
@@ -176,28 +173,16 @@ class Trainer:
     def _record(self, dataset: HeadDataset, run: Run, result: FitResult | HeadError) -> RunRecord:
         if isinstance(result, HeadError):
             return RunRecord.failed(run, str(result), device=self._device.type)
-        val = np.sort(run.split.val)
-        logits = predict_logits(result.model, dataset.tokens, val)
-        temperature = 1.0
-        if run.config.calibration == "temperature":
-            temperature = fit_temperature(logits, dataset.labels[val]).temperature
-        choice = choose_threshold(
-            dataset.labels[val],
-            probabilities(logits, temperature=temperature),
-            config=run.config.threshold,
-            negative_hours=negative_hours(dataset, val),
-        )
-        if run.fold is not None:
-            logits = predict_logits(result.model, dataset.tokens, run.scored)
+        scores = score_rows(dataset, run.config, result, val=run.split.val, rows=run.scored)
         return RunRecord(
             key=run.key,
             seed=run.config.seed,
             fold=run.fold,
             error=None,
-            probabilities=tuple(probabilities(logits, temperature=temperature).tolist()),
-            threshold=choice.threshold,
-            degenerate=choice.degenerate,
-            temperature=temperature,
+            probabilities=tuple(scores.probabilities.tolist()),
+            threshold=scores.choice.threshold,
+            degenerate=scores.choice.degenerate,
+            temperature=scores.temperature,
             best_epoch=result.best_epoch,
             threshold_by_epoch=tuple(row.threshold for row in result.history),
             auroc_by_epoch=tuple(row.auroc for row in result.history),

@@ -87,7 +87,7 @@ class AuditReport:
         }
 
 
-def audit(
+def audit_cache(
     cache: Cache,
     *,
     labels: LabelJoin | None = None,

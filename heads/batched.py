@@ -22,15 +22,34 @@ from torch import Tensor, nn
 from cache.errors import HeadError
 from heads.batched_feed import ScaledBatch, ScaledTokens, epoch_batches
 from heads.config import TrainConfig
-from heads.data import TokenSource
+from heads.data import MAX_TOKENS_PER_BATCH, TokenSource
 from heads.epochs import EpochRow, FitResult, epoch_row, selection_score
 from heads.losses import HeadLoss, positive_weight
 from heads.model import HeadModel, only_multiplies_tokens
 from heads.optim import averaged, lr_factor, make_optimizer, parameter_groups, uses_bf16
 from heads.scaling import InputScaling, fit_scaling
 
+MOST_HEADS = 8
+"""Heads that train together at most; beyond it nothing is gained, and more is lost when a sweep is killed."""
+
+PACK_BYTES = 1024**3
+BYTES_A_PARAMETER = 24
+"""Weights, gradients, two moments, averaged and best weights in float32: heads that train together take a GiB
+together at most, though one always trains.
+"""
+
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
+
+
+def heads_together(*, batch_size: int, longest: int, n_parameters: int) -> int:
+    """How many heads fit beside each other, from 1 to MOST_HEADS.
+
+    batch_size: videos a step. longest: most tokens of a video. n_parameters: of the largest head.
+    """
+    by_batches = MAX_TOKENS_PER_BATCH // max(1, batch_size * longest)
+    by_weights = PACK_BYTES // (BYTES_A_PARAMETER * max(1, n_parameters))
+    return max(1, min(MOST_HEADS, by_batches, by_weights))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

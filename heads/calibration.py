@@ -74,5 +74,10 @@ def fit_temperature(logits: Float, labels: Labels) -> Calibration:
         brier_after=float(np.mean((after - labels) ** 2)),
         ece_before=expected_calibration_error(labels, before),
         ece_after=expected_calibration_error(labels, after),
-        at_bound=min(log_temperature - bounds[0], bounds[1] - log_temperature) < 1e-3,
+        at_bound=at_bound(math.exp(log_temperature)),
     )
+
+
+def at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature lies at the end of the search."""
+    return min(temperature / LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE / temperature) < math.exp(1e-3)

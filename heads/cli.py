@@ -12,7 +12,7 @@ from cache.errors import InputError
 
 if TYPE_CHECKING:
     from heads.config import TrainConfig
-    from heads.train import Device
+    from heads.device import Device
 
 DATA, MODEL, LOSS = "Data", "Model", "Loss and imbalance"
 TRAINING, DECISION, REPORT = "Training", "Threshold and selection", "Report"
@@ -89,6 +89,12 @@ def train_head_command(
         str | None, _text("Best epoch by auroc, average_precision, f1 or loss.", DECISION)
     ] = None,
     calibration: Annotated[str | None, _text("temperature or none.", DECISION)] = None,
+    cv: Annotated[
+        int | None,
+        _text(
+            "Folds, by source group: every video outside test is scored by a head that never saw it.", REPORT
+        ),
+    ] = None,
     src: Annotated[
         Path | None, _text("Root of the videos: report.html shows the mistaken ones.", REPORT)
     ] = None,
@@ -154,7 +160,14 @@ def train_head_command(
 
         folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
         train_from_cache(
-            cache, config, out=folder, labels=join, device=chosen_device, src=src, tensorboard=tensorboard
+            cache,
+            config,
+            out=folder,
+            labels=join,
+            device=chosen_device,
+            cv=cv,
+            src=src,
+            tensorboard=tensorboard,
         )
 
 

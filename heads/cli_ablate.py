@@ -50,7 +50,8 @@ def ablate_command(
     ] = False,
     seeds: Annotated[int, typer.Option(help="Trainings of every cell.", rich_help_panel=HOW)] = 1,
     cv: Annotated[
-        int | None, _text("Folds, by source group; every video is scored by heads that never saw it.", HOW)
+        int | None,
+        _text("Folds of all videos outside test, by source group, scored by heads that never saw them.", HOW),
     ] = None,
     jobs: Annotated[
         int, typer.Option(help="Processes; 0: one a core where it pays.", rich_help_panel=HOW)

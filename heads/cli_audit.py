@@ -33,7 +33,7 @@ def audit_command(
 ) -> None:
     """Look for leaks: duplicates and source groups across splits, labels told by metadata. Exit 1 if any."""
     from cache.reader import open_cache
-    from heads.audit import audit
+    from heads.audit import audit_cache
 
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
         join = None
@@ -43,7 +43,7 @@ def audit_command(
             join = label_videos(
                 cache.videos.id.tolist(), labels_file=labels, positive=positive, allow_unmatched=True
             )
-        report = audit(cache, labels=join, near_threshold=near_threshold, shortcut_limit=shortcut_limit)
+        report = audit_cache(cache, labels=join, near_threshold=near_threshold, shortcut_limit=shortcut_limit)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))
     else:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import LabelError
-from heads.metrics import Labels, Probabilities, check_scores
+from heads.metrics import Labels, Probabilities, Threshold, check_scores
 
 Float = npt.NDArray[np.float64]
 
@@ -129,10 +129,13 @@ class ResampledScores:
         both = (positives[:, -1] > 0) & (negatives[:, -1] > 0)
         return np.where(both, (precision * rises).sum(axis=1), np.nan)
 
-    def f1_at(self, threshold: float, weights_RV: Float) -> Float:
-        """F1 at one threshold, [R]; NaN when neither a label nor a decision is positive."""
+    def f1_at(self, threshold: Threshold, weights_RV: Float) -> Float:
+        """F1 at one threshold, or at each video's own (float64 [V]): [R]; NaN when neither a label nor a
+        decision is positive.
+        """
         ranked = weights_RV[:, self._order]
-        flagged = ranked * (self._ranked >= threshold)
+        own = np.broadcast_to(threshold, self._order.shape)[self._order]
+        flagged = ranked * (self._ranked >= own)
         truth = ranked * self._positive
         hits = (flagged * self._positive).sum(axis=1)
         total = flagged.sum(axis=1) + truth.sum(axis=1)

@@ -115,6 +115,16 @@ class HeadDataset:
         """Width of each stream, in the order of `streams`."""
         return tuple(stream.dim for stream in self.streams)
 
+    @property
+    def outside_test(self) -> npt.NDArray[np.int64]:
+        """Rows outside the stored split test, which folds leave alone: int64 [M]."""
+        return np.flatnonzero(np.array(self.splits) != "test")
+
+    def negative_hours(self, rows: npt.NDArray[np.int64]) -> float | None:
+        """Hours of negative video among `rows` (int64 [M]); None when durations are unknown."""
+        hours = float(self.durations[rows][self.labels[rows] == 0].sum()) / 3600
+        return hours if hours > 0 else None
+
 
 def load_dataset(
     cache: Cache,

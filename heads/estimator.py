@@ -23,12 +23,12 @@ from heads.calibration import fit_temperature, probabilities
 from heads.config import TrainConfig
 from heads.data import MemoryTokens
 from heads.dataset import choose_streams, in_memory
+from heads.device import Device, resolve_device
 from heads.estimator_data import groups_of, is_videos, table_to_ragged, to_ragged
 from heads.fit import fit, predict_logits
 from heads.grid import Ragged
 from heads.splits import holdout
 from heads.thresholds import choose_threshold
-from heads.train import Device, resolve_device
 
 Float = npt.NDArray[np.float64]
 SMALLEST = 1e-12

@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from heads.bootstrap import Interval, group_bootstrap
 from heads.cuts import ResampledScores
-from heads.metrics import Labels, Metrics, Probabilities, compute_metrics
+from heads.metrics import Labels, Metrics, Probabilities, Threshold, compute_metrics
 
 WITH_INTERVAL = ("auroc", "average_precision", "f1")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How `name` (the head, or a floor) does on `part` (train, val, test). intervals: by WITH_INTERVAL's
-    names.
+    """How `name` (the head, or a floor) does on `part` (train, val, test, out-of-fold). intervals: by
+    WITH_INTERVAL's names.
     """
 
     name: str
@@ -38,12 +38,14 @@ def evaluate(
     labels: Labels,
     probabilities: Probabilities,
     *,
-    threshold: float,
+    threshold: Threshold,
     groups: Sequence[str],
     n_resamples: int = 0,
     seed: int = 0,
 ) -> Evaluation:
-    """Metrics at `threshold`; with n_resamples > 0 their bootstrap intervals at that same threshold."""
+    """Metrics at `threshold` (a number, or each video's own, float64 [V]); with n_resamples > 0 their bootstrap
+    intervals at that same threshold.
+    """
     metrics = compute_metrics(labels, probabilities, threshold=threshold)
     intervals: dict[str, Interval | None] = dict.fromkeys(WITH_INTERVAL)
     if n_resamples:

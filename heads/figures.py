@@ -91,7 +91,7 @@ def confusion_matrix_png(
     axes.set_xlabel("decision")
     axes.set_ylabel("label")
     f1 = "undefined" if m.f1 is None else f"{m.f1:.3f}"
-    axes.set_title(f"F1 {f1} at threshold {m.threshold:.3f}\n{evaluation.part}, {m.n:,} videos")
+    axes.set_title(f"F1 {f1} at {m.threshold_words}\n{evaluation.part}, {m.n:,} videos")
     figure.colorbar(image, ax=axes, label="share of the label", shrink=0.85)
     return png_bytes(figure)
 

@@ -65,7 +65,7 @@ def pr_curve_png(
             "o",
             color=BLUE,
             ms=8,
-            label=f"head at threshold {m.threshold:.3f}",
+            label=f"head at {m.threshold_words}",
             zorder=5,
         )
     for marker, floor in zip(FLOOR_MARKERS, floors, strict=False):
@@ -96,7 +96,7 @@ def roc_curve_png(
     axes.plot(false_rate, true_rate, color=BLUE, label=f"head, {score}")
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="chance, AUROC 0.5")
     point = _rates(evaluation)
-    axes.plot(*point, "o", color=BLUE, ms=8, label=f"head at threshold {m.threshold:.3f}", zorder=5)
+    axes.plot(*point, "o", color=BLUE, ms=8, label=f"head at {m.threshold_words}", zorder=5)
     for marker, floor in zip(FLOOR_MARKERS, floors, strict=False):
         name = floor.name if floor.metrics.auroc is None else f"{floor.name}, AUROC {floor.metrics.auroc:.3f}"
         _floor_point(axes, *_rates(floor), name, marker)

@@ -19,7 +19,7 @@ from heads.dataset import HeadDataset
 from heads.evaluate import Evaluation, evaluate
 from heads.pooling import mean_pool
 from heads.splits import Split
-from heads.thresholds import ThresholdConfig, choose_threshold
+from heads.thresholds import ThresholdConfig, choose_on_rows
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -32,10 +32,15 @@ NOT_BEATEN = "the head is no better than"
 LEAST_CHANGE = 1e-12
 
 
-def floor_probabilities(dataset: HeadDataset, train: Int) -> Mapping[str, Float]:
-    """Probability of each floor for every video of the dataset, float64 [V]; fitted on rows `train` only."""
+def floor_probabilities(
+    dataset: HeadDataset, train: Int, *, pooled: Float | None = None
+) -> Mapping[str, Float]:
+    """Probability of each floor for every video of the dataset, float64 [V]; fitted on rows `train` only.
+
+    pooled: `mean_tokens` of the dataset where they are at hand, as for several folds.
+    """
     labels = dataset.labels[train]
-    pooled = mean_tokens(dataset.tokens)
+    pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
     return {
         ALL_POSITIVE: np.ones(len(dataset)),
         METADATA_ONLY: _regression(np.nan_to_num(dataset.metadata), labels, train),
@@ -66,23 +71,25 @@ def _regression(features: Float, labels: npt.NDArray[np.int8], train: Int) -> Fl
     return found
 
 
+def floor_threshold(
+    name: str, dataset: HeadDataset, val: Int, probabilities: Float, *, config: ThresholdConfig
+) -> float:
+    """A floor's threshold, chosen on rows `val` as the head's is; all-positive flags at 0.5.
+
+    probabilities: float64 [V], of every video of the dataset.
+    """
+    if name == ALL_POSITIVE:
+        return 0.5
+    return choose_on_rows(dataset, val, probabilities[val], config=config).threshold
+
+
 def evaluate_floors(
     dataset: HeadDataset, split: Split, *, config: ThresholdConfig, n_resamples: int = 0, seed: int = 0
 ) -> tuple[Evaluation, ...]:
     """Every floor on val and, where there is one, on test; thresholds are chosen on val, as the head's is."""
     evaluations = []
     for name, probabilities in floor_probabilities(dataset, split.train).items():
-        if name == ALL_POSITIVE:
-            threshold = 0.5
-        else:
-            negatives = split.val[dataset.labels[split.val] == 0]
-            choice = choose_threshold(
-                dataset.labels[split.val],
-                probabilities[split.val],
-                config=config,
-                negative_hours=float(dataset.durations[negatives].sum()) / 3600,
-            )
-            threshold = choice.threshold
+        threshold = floor_threshold(name, dataset, split.val, probabilities, config=config)
         for part, rows in split.parts().items():
             if part == "train":
                 continue
@@ -114,7 +121,7 @@ def beaten_notes(head: Evaluation, floors: tuple[Evaluation, ...]) -> tuple[str,
         if own is not None and other is not None and own <= other + LEAST_CHANGE:
             label = {"f1": "F1", "auroc": "AUROC"}[name]
             notes.append(
-                f"{NOT_BEATEN} the {floor.name} floor on {head.part}: "
+                f"{NOT_BEATEN} the {floor.name} floor on {head.part} videos: "
                 f"{label} {own:.3f}{_range(head.intervals[name])} against {other:.3f}"
             )
     return tuple(notes)

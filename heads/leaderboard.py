@@ -329,10 +329,8 @@ def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str
             "val chose epoch, temperature and threshold of every cell and ranks them here, so all scores are "
             "optimistic; --cv K ranks by held-out folds"
         )
-        if len(first.split.test):
-            notes.append(
-                f"the {len(first.split.test)} test videos were not looked at; train-head scores its choice there, once"
-            )
+    if n_test := len(dataset) - len(dataset.outside_test):
+        notes.append(f"the {n_test} test videos were not looked at; train-head scores its choice there, once")
     if n_cells > 1:
         notes.append(
             f"the best of {n_cells} cells is partly luck: read the intervals, and confirm the winner on videos "

@@ -10,10 +10,8 @@ import numpy.typing as npt
 from heads.ablate_runs import Run, RunRecord, RunStore, parts_digest
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset
-from heads.floors import ALL_POSITIVE, FLOORS, floor_probabilities
+from heads.floors import ALL_POSITIVE, FLOORS, floor_probabilities, floor_threshold, mean_tokens
 from heads.splits import Split
-from heads.thresholds import choose_threshold
-from heads.train import negative_hours
 
 
 def floor_records(
@@ -28,10 +26,12 @@ def floor_records(
             key = f"floor-{name}-{streams}-{digest[:16]}-{'fold' if folds else 'val'}"
             runs[name].append(Run(key, -1, name, base, fold if folds else None, split))
     found, _ = store.read(run for members in runs.values() for run in members)
+    pooled: npt.NDArray[np.float64] | None = None
     for place, split in enumerate(splits):
         missing = [name for name in FLOORS if runs[name][place].key not in found]
         if missing:
-            probabilities = floor_probabilities(dataset, split.train)
+            pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
+            probabilities = floor_probabilities(dataset, split.train, pooled=pooled)
             for name in missing:
                 run = runs[name][place]
                 found[run.key] = _record(dataset, run, probabilities[name], name)
@@ -45,22 +45,13 @@ def _record(
     probabilities: npt.NDArray[np.float64],
     name: str,
 ) -> RunRecord:
-    val = np.sort(run.split.val)
-    threshold = 0.5
-    if name != ALL_POSITIVE:
-        threshold = choose_threshold(
-            dataset.labels[val],
-            probabilities[val],
-            config=run.config.threshold,
-            negative_hours=negative_hours(dataset, val),
-        ).threshold
     return RunRecord(
         key=run.key,
         seed=0,
         fold=run.fold,
         error=None,
         probabilities=tuple(probabilities[run.scored].tolist()),
-        threshold=threshold,
+        threshold=floor_threshold(name, dataset, run.split.val, probabilities, config=run.config.threshold),
         degenerate=name == ALL_POSITIVE,
         temperature=1.0,
         best_epoch=0,

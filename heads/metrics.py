@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 Labels = npt.NDArray[np.int8]
 Probabilities = npt.NDArray[np.float64]
+Threshold = float | npt.NDArray[np.float64]
+"""One for all videos, or float64 [V], each video's own (out of fold, that of the head that scored it)."""
 
 ECE_BINS = 15
 """Equal-width bins, as in Guo et al. 2017."""
@@ -18,7 +20,7 @@ ECE_BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """n videos, n_positive of them; decisions are probability >= threshold.
+    """n videos, n_positive of them; decisions are probability >= threshold (None: each video had its own).
 
     precision is undefined when nothing is flagged, recall without positives, f1 when both, AUROC and average
     precision with a single class: None then. brier and ece (expected calibration error, 15 equal bins) in [0,
@@ -27,7 +29,7 @@ class Metrics:
 
     n: int
     n_positive: int
-    threshold: float
+    threshold: float | None
     true_negatives: int
     false_positives: int
     false_negatives: int
@@ -41,13 +43,20 @@ class Metrics:
     brier: float
     ece: float
 
+    @property
+    def threshold_words(self) -> str:
+        """What decided, such as "threshold 0.431"."""
+        return "each video's own threshold" if self.threshold is None else f"threshold {self.threshold:.3f}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def compute_metrics(labels: Labels, probabilities: Probabilities, *, threshold: float) -> Metrics:
-    """All metrics. labels: 0 or 1 [V], V > 0; probabilities: float64 [V] in [0, 1]; else ValueError."""
+def compute_metrics(labels: Labels, probabilities: Probabilities, *, threshold: Threshold) -> Metrics:
+    """All metrics. labels: 0 or 1 [V], V > 0; probabilities: float64 [V] in [0, 1]; threshold: a number or
+    float64 [V]; else ValueError.
+    """
     from sklearn.metrics import (
         accuracy_score,
         brier_score_loss,
@@ -58,13 +67,16 @@ def compute_metrics(labels: Labels, probabilities: Probabilities, *, threshold: 
     )
 
     check_scores(labels, probabilities)
+    one = np.ndim(threshold) == 0
+    if not one and np.shape(threshold) != labels.shape:
+        raise ValueError(f"thresholds {np.shape(threshold)} must be one number or [V], V = {len(labels)}")
     decisions = (probabilities >= threshold).astype(np.int8)
     tn, fp, fn, tp = (int(x) for x in confusion_matrix(labels, decisions, labels=[0, 1]).ravel())
     flagged, positives = tp + fp, tp + fn
     return Metrics(
         n=len(labels),
         n_positive=positives,
-        threshold=float(threshold),
+        threshold=float(threshold) if one else None,
         true_negatives=tn,
         false_positives=fp,
         false_negatives=fn,

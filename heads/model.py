@@ -224,6 +224,12 @@ class HeadModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
+def count_parameters(config: ModelConfig, stream_dims: tuple[int, ...]) -> int:
+    """`n_parameters` of a head that is not made: shapes alone, nothing is allocated."""
+    with torch.device("meta"):
+        return HeadModel(config, stream_dims).n_parameters
+
+
 def _attention_encoder(config: ModelConfig, width: int, depth: int) -> AttentionEncoder:
     n_heads = config.n_heads or largest_head_count(width)
     if width % n_heads:

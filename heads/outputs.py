@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heads.checkpoint import save_head, write_file, writing
+from heads.cross_validation import CrossValidation
 from heads.fit import EpochRow
 from heads.report import report_html
 from heads.report_figures import training_figures
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
+CROSS_VALIDATION_FILE = "cross_validation.csv"
 REPORT_FILE = "report.html"
 
 
@@ -39,16 +41,20 @@ def write_training(
         raise ValueError("this head was loaded from disk; only a fresh training has a history to write")
     folder = save_head(head, folder)
     figures = training_figures(head, head.training)
+    folds = head.training.cross_validation
     root = None if src is None else Path(src)
     contents = {
         "metrics": (METRICS_FILE, metrics_json(head, head.training)),
         "history": (HISTORY_FILE, history_csv(head.training.history)),
         "predictions": (PREDICTIONS_FILE, predictions_csv(head, head.training)),
+        **({} if folds is None else {"cross-validation": (CROSS_VALIDATION_FILE, folds_csv(folds))}),
         **{figure.name: (figure.file, figure.png) for figure in figures},
         "report": (REPORT_FILE, report_html(head, head.training, figures, cache=cache, src=root)),
     }
     written = {"head": folder}
     with writing(folder):
+        if folds is None:  # an earlier training's would look like this one's
+            (folder / CROSS_VALIDATION_FILE).unlink(missing_ok=True)
         for name, (file, data) in contents.items():
             write_file(folder / file, data)
             written[name] = folder / file
@@ -56,7 +62,9 @@ def write_training(
 
 
 def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
-    """The head and its floors on every part, calibration, threshold and notes, with which split did what."""
+    """The head and its floors on every part, calibration, threshold and notes, with which split did what;
+    cross_validation is null where it was not asked for.
+    """
     values: dict[str, Any] = {
         "weights": head.info.weights,
         "random_weights": head.info.random_weights,
@@ -67,6 +75,7 @@ def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
         "floors": {f"{e.name} on {e.part}": e.as_dict() for e in record.floors},
         "threshold": asdict(head.info.threshold),
         "calibration": {"applied": head.info.config.calibration, **asdict(record.calibration)},
+        "cross_validation": None if record.cross_validation is None else record.cross_validation.as_dict(),
         "best_epoch": head.info.best_epoch,
         "pos_weight": head.info.pos_weight,
         "notes": list(head.info.notes),
@@ -88,6 +97,23 @@ def predictions_csv(head: TrainedHead, record: TrainingRecord) -> bytes:
         table.ids, table.labels.tolist(), table.splits, table.probabilities.tolist(), decisions, strict=True
     )
     return _csv(["id", "label", "split", "probability", "decision"], rows)
+
+
+def folds_csv(folds: CrossValidation) -> bytes:
+    """One line a video: id, label, fold, probability, threshold, decision; the threshold is that of the head
+    that was trained without the fold.
+    """
+    table = folds.table
+    rows = zip(
+        table.ids,
+        table.labels.tolist(),
+        table.folds.tolist(),
+        table.probabilities.tolist(),
+        table.thresholds.tolist(),
+        table.flagged.astype(int),
+        strict=True,
+    )
+    return _csv(["id", "label", "fold", "probability", "threshold", "decision"], rows)
 
 
 def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heads.bootstrap import Interval
+from heads.cross_validation import OUT_OF_FOLD
 from heads.evaluate import Evaluation
 from heads.figures_curves import objective_words
 from heads.report_figures import ReportFigure, final_evaluation
 from heads.report_mistakes import N_MISTAKES, describe_mistakes, mistaken_rows
+from heads.thresholds import ThresholdChoice, ThresholdConfig
 from heads.timeline import MEANING, choose_method
 from heads.train import PART_ROLES, TrainingRecord
 from heads.trained import TrainedHead
@@ -61,7 +63,7 @@ def report_html(
         facts=facts(head, record),
         columns=COLUMNS,
         tables=result_tables(record),
-        notes=info.notes,
+        notes=all_notes(head, record),
         figures=[
             {
                 "title": figure.title,
@@ -89,11 +91,6 @@ def report_html(
 def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
     """What stands at the top of the page: what was trained, on what, and how it decides."""
     info = head.info
-    choice = info.threshold
-    interval = f"; 95 % interval {choice.interval}" if choice.interval else "; no interval"
-    if choice.interval:
-        rough = ", so few that it is rough" if choice.interval.rough else ""
-        interval += f" over {choice.interval.n_groups} source groups{rough}"
     counts = info.trained_on["counts"]
     parts = "; ".join(
         f"{part} " + ", ".join(f"{n:,} {name}" for name, n in of.items()) for part, of in counts.items()
@@ -109,11 +106,8 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
             "selection",
             f"{scored}; best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection}",
         ),
-        (
-            "threshold",
-            f"{choice.threshold:.4f} by {objective_words(info.config.threshold)} on val; alike from "
-            f"{choice.plateau_low:.4f} to {choice.plateau_high:.4f}{interval}",
-        ),
+        ("threshold", _threshold_fact(info.threshold, info.config.threshold, on="val")),
+        *_fold_facts(head, record),
         (
             "temperature",
             f"{calibration.temperature:.3f}, {applied}; log loss on val {calibration.nll_before:.3f} before "
@@ -130,13 +124,50 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
     ]
 
 
+def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str) -> str:
+    interval = "no interval"
+    if choice.interval:
+        rough = ", so few that it is rough" if choice.interval.rough else ""
+        interval = f"95 % interval {choice.interval} over {choice.interval.n_groups} source groups{rough}"
+    return (
+        f"{choice.threshold:.4f} by {objective_words(config)} on {on}; alike from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f}; {interval}"
+    )
+
+
+def _fold_facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
+    folds = record.cross_validation
+    if folds is None:
+        return []
+    thresholds = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
+    found = _threshold_fact(folds.threshold, head.info.config.threshold, on="all out-of-fold videos")
+    return [
+        (
+            "cross-validation",
+            f"{folds.k} folds by source group, {len(folds.table):,} videos; thresholds {thresholds}, each "
+            "chosen inside its fold's training videos",
+        ),
+        ("out-of-fold threshold", f"{found}. The checkpoint keeps the one chosen on val"),
+    ]
+
+
+def all_notes(head: TrainedHead, record: TrainingRecord) -> tuple[str, ...]:
+    """Notes on the head, then those on its cross-validation."""
+    folds = record.cross_validation
+    return head.info.notes if folds is None else (*head.info.notes, *folds.notes)
+
+
 def result_tables(record: TrainingRecord) -> list[_Table]:
-    """Test first where there is one, then val, then train; floors stand under the head."""
-    order = {"test": 0, "val": 1, "train": 2}
+    """Test first where there is one, then out of fold, then val, then train; floors stand under the head."""
+    order = {"test": 0, OUT_OF_FOLD: 1, "val": 2, "train": 3}
+    evaluations, all_floors = list(record.evaluations), list(record.floors)
+    if record.cross_validation is not None:
+        evaluations.append(record.cross_validation.head)
+        all_floors += record.cross_validation.floors
     tables = []
-    for evaluation in sorted(record.evaluations, key=lambda e: order[e.part]):
+    for evaluation in sorted(evaluations, key=lambda e: order[e.part]):
         m = evaluation.metrics
-        floors = [floor for floor in record.floors if floor.part == evaluation.part]
+        floors = [floor for floor in all_floors if floor.part == evaluation.part]
         tables.append(
             _Table(
                 f"{evaluation.part}: {m.n:,} videos, {m.n_positive:,} positive; {PART_ROLES[evaluation.part]}",

@@ -19,14 +19,7 @@ from heads.evaluate import Evaluation, evaluate
 from heads.floors import NOT_BEATEN, beaten_notes, evaluate_floors
 from heads.metrics import Labels, Metrics, Probabilities, compute_metrics
 from heads.splits import Split, choose_split, labelled_rows
-from heads.thresholds import (
-    ThresholdChoice,
-    ThresholdConfig,
-    choose_threshold,
-    lipton_warning,
-    with_interval,
-)
-from heads.train import negative_hours
+from heads.thresholds import ThresholdChoice, ThresholdConfig, choose_on_rows, lipton_warning
 from heads.trained import HeadInfo, TrainedHead
 
 if TYPE_CHECKING:
@@ -63,7 +56,7 @@ class SelectionScores:
     @property
     def negative_hours(self) -> float | None:
         """Hours of negative video; None when durations are unknown."""
-        return negative_hours(self.dataset, self.rows)
+        return self.dataset.negative_hours(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +149,9 @@ def choose_again(
     scores: SelectionScores, config: ThresholdConfig, *, n_resamples: int = 1000, seed: int = 0
 ) -> ThresholdChoice:
     """The best threshold for `config` on these videos, with its bootstrap interval by source group."""
-    choice = choose_threshold(
-        scores.labels, scores.probabilities, config=config, negative_hours=scores.negative_hours
+    choice = choose_on_rows(
+        scores.dataset, scores.rows, scores.probabilities, config=config, n_resamples=n_resamples, seed=seed
     )
-    if n_resamples:
-        choice = with_interval(
-            choice,
-            scores.labels,
-            scores.probabilities,
-            groups=scores.groups,
-            config=config,
-            seconds=scores.seconds,
-            n_resamples=n_resamples,
-            seed=seed,
-        )
     if scores.calibrated and config.objective == "f1" and config.grid == "exact" and not choice.degenerate:
         warning = lipton_warning(choice.threshold, choice.f1, interval=choice.interval)
         if warning:

@@ -10,13 +10,15 @@ from rich.console import Console
 
 from cache.errors import InputError
 from heads.config import TrainConfig
+from heads.cross_validation import FoldResult
 from heads.dataset import load_dataset
+from heads.device import Device
 from heads.fit import EpochRow
 from heads.outputs import write_training
-from heads.show import EPOCH_HEADER, epoch_line, make_console, show_result, show_start
+from heads.show import EPOCH_HEADER, epoch_line, fold_line, make_console, show_result, show_start
 from heads.splits import choose_split
 from heads.tensorboard import TensorBoardLog
-from heads.train import Device, train_on
+from heads.train import train_on
 from heads.trained import TrainedHead
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def train_from_cache(
     out: Path,
     labels: LabelJoin | None = None,
     device: Device = "auto",
+    cv: int | None = None,
     src: Path | None = None,
     tensorboard: Path | None = None,
     console: Console | None = None,
@@ -38,9 +41,10 @@ def train_from_cache(
     """Train on the cache's split (or a holdout), print every step, write the head and what belongs to it to
     `out`.
 
-    src: root of the videos, for pictures in the report. tensorboard: folder for its events, or None. Raises
-    InputError when `src` is no folder, or without the package tensorboard where it is asked for, and what
-    `heads.train.train_head` and `heads.outputs.write_training` raise.
+    cv: folds that are trained and scored before the head itself, or None. src: root of the videos, for pictures
+    in the report. tensorboard: folder for its events, or None. Raises InputError when `src` is no folder, or
+    without the package tensorboard where it is asked for, and what `heads.train.train_head` and
+    `heads.outputs.write_training` raise.
     """
     console = console or make_console()
     if src is not None and not src.is_dir():
@@ -54,15 +58,21 @@ def train_from_cache(
         data.labels, data.splits, data.groups, val_share=config.data.val_share, seed=config.seed
     )
     show_start(console, data, split, config, caches=cache.paths)
-    console.print(f"{EPOCH_HEADER}   (all but loss on val)", markup=False, soft_wrap=True)
+    if cv is not None:
+        console.print(f"{cv} folds by source group, then the head itself", markup=False, soft_wrap=True)
     with contextlib.nullcontext() if tensorboard is None else TensorBoardLog(tensorboard) as log:
 
+        def on_fold(fold: FoldResult) -> None:
+            console.print(fold_line(fold, cv or fold.number), markup=False, soft_wrap=True)
+
         def on_epoch(row: EpochRow) -> None:
+            if row.epoch == 1:
+                console.print(f"{EPOCH_HEADER}   (all but loss on val)", markup=False, soft_wrap=True)
             console.print(epoch_line(row), markup=False, soft_wrap=True)
             if log is not None:
                 log.epoch(row)
 
-        head = train_on(data, split, config, device=device, on_epoch=on_epoch)
+        head = train_on(data, split, config, device=device, on_epoch=on_epoch, cv=cv, on_fold=on_fold)
         written = write_training(head, out, cache=cache, src=src)
         show_result(console, head, written)
         if log is not None:

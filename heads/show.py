@@ -11,11 +11,13 @@ from rich.text import Text
 
 from heads.bootstrap import Interval
 from heads.config import TrainConfig
+from heads.cross_validation import CrossValidation, FoldResult
 from heads.dataset import HeadDataset, any_random, weights_line
 from heads.evaluate import Evaluation
 from heads.fit import EpochRow
 from heads.losses import positive_weight
 from heads.splits import Split
+from heads.thresholds import ThresholdChoice
 from heads.train import PART_ROLES
 from heads.trained import TrainedHead
 
@@ -101,32 +103,64 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
     record = head.training
     assert record is not None
     info = head.info
+    folds = record.cross_validation
     for evaluation in record.evaluations:
         if evaluation.part != "train":
             floors = [floor for floor in record.floors if floor.part == evaluation.part]
             console.print(result_table(evaluation, floors, weights=info.weights))
-    choice = info.threshold
-    interval = f", 95 % interval {choice.interval}" if choice.interval else ""
-    groups = f" over {choice.interval.n_groups} source groups" if choice.interval else ""
+    if folds is not None:
+        console.print(result_table(folds.head, folds.floors, weights=info.weights))
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
     lines = [
-        f"threshold {choice.threshold:.4f} ({choice.objective} on val; alike from {choice.plateau_low:.4f} "
-        f"to {choice.plateau_high:.4f}{interval}{groups})",
+        f"threshold {_choice_words(info.threshold, on='val')}",
+        *(fold_threshold_lines(folds) if folds is not None else ()),
         f"temperature {record.calibration.temperature:.3f} ({applied}); on val, log loss "
         f"{record.calibration.nll_before:.3f} before and {record.calibration.nll_after:.3f} after, ECE "
         f"{record.calibration.ece_before:.3f} and {record.calibration.ece_after:.3f}",
         f"best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection} on val; "
         f"{info.n_parameters:,} parameters, trained in {info.precision}, seed {info.config.seed}",
     ]
+    if folds is None and not len(record.split.test):
+        lines.append(
+            "val chose the model, and there is no test; --cv K scores every video by heads that never saw it"
+        )
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-    for note in info.notes:
+    for note in (*info.notes, *(folds.notes if folds is not None else ())):
         loud = note.startswith("DEGENERATE")
         console.print(
             Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow"), soft_wrap=True
         )
     for name, path in written.items():
         console.print(Text(f"{name:<17} {path}"), soft_wrap=True)
+
+
+def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
+    interval = ""
+    if choice.interval:
+        interval = f", 95 % interval {choice.interval} over {choice.interval.n_groups} source groups"
+    return (
+        f"{choice.threshold:.4f} ({choice.objective} on {on}; alike from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f}{interval})"
+    )
+
+
+def fold_line(fold: FoldResult, k: int) -> str:
+    """A fold that is trained and scored."""
+    mark = ", one class for everything" if fold.degenerate else ""
+    return (
+        f"fold {fold.number} of {k}: {fold.n} videos held out; best epoch {fold.best_epoch}, temperature "
+        f"{fold.temperature:.3f}, threshold {fold.threshold:.4f}{mark}"
+    )
+
+
+def fold_threshold_lines(folds: CrossValidation) -> list[str]:
+    """Each fold's threshold, and the one that all out-of-fold scores would choose."""
+    each = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
+    return [
+        f"thresholds of the {folds.k} folds {each}",
+        f"out-of-fold threshold {_choice_words(folds.threshold, on='all out-of-fold videos')}; the checkpoint keeps val's",
+    ]
 
 
 def result_table(head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> Table:

@@ -173,15 +173,22 @@ class FoldConfig:
 
 
 def fold_splits(
-    labels: Labels, groups: Sequence[str], *, config: FoldConfig | None = None, seed: int = 0
+    labels: Labels,
+    groups: Sequence[str],
+    *,
+    config: FoldConfig | None = None,
+    seed: int = 0,
+    rows: Int | None = None,
 ) -> list[Split]:
-    """K stratified, group-disjoint folds over all labelled videos, whatever their stored split.
+    """K stratified, group-disjoint folds over all labelled videos, or those of them among `rows` (int64 [M]),
+    whatever their stored split.
 
     Fold i is `test` of split i and is in `train` or `val` of all others; `val` is a group-disjoint share of
     the rest, so that nothing chosen has seen the fold. Raises LabelError when groups are too few.
     """
     config = config or FoldConfig()
-    rows, notes = labelled_rows(labels)
+    known, notes = labelled_rows(labels)
+    rows = known if rows is None else np.intersect1d(known, rows)
     _require_groups(labels, groups, rows, k=config.k)
     splits = []
     for i, (rest, fold) in enumerate(_folds(labels, groups, rows, k=config.k, seed=seed), start=1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from cache.errors import InputError
 from heads.bootstrap import Interval, group_bootstrap
 from heads.cuts import CutPoints, ResampledScores, cut_points, f_beta
 from heads.metrics import Labels, Probabilities
+
+if TYPE_CHECKING:
+    from heads.dataset import HeadDataset
 
 Objective = Literal["f1", "fbeta", "precision-at-recall", "recall-at-precision", "false-alarms-per-hour"]
 Grid = Literal["exact", "coarse", "fine"]
@@ -248,6 +251,37 @@ def with_interval(
 
     (interval,) = group_bootstrap(groups, best_thresholds, n_resamples=n_resamples, seed=seed)
     return replace(choice, interval=interval)
+
+
+def choose_on_rows(
+    dataset: HeadDataset,
+    rows: npt.NDArray[np.int64],
+    probabilities: Probabilities,
+    *,
+    config: ThresholdConfig,
+    n_resamples: int = 0,
+    seed: int = 0,
+) -> ThresholdChoice:
+    """`choose_threshold` on these rows of a dataset; with n_resamples > 0 with its bootstrap interval as well.
+
+    rows: int64 [M]. probabilities: float64 [M], in the same order.
+    """
+    labels = dataset.labels[rows]
+    choice = choose_threshold(
+        labels, probabilities, config=config, negative_hours=dataset.negative_hours(rows)
+    )
+    if not n_resamples:
+        return choice
+    return with_interval(
+        choice,
+        labels,
+        probabilities,
+        groups=[dataset.groups[i] for i in rows],
+        config=config,
+        seconds=dataset.durations[rows],
+        n_resamples=n_resamples,
+        seed=seed,
+    )
 
 
 def lipton_warning(

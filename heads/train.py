@@ -7,22 +7,28 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from cache.errors import InputError
 from heads.bootstrap import FEW_GROUPS
 from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
 from heads.config import TrainConfig
+from heads.cross_validation import (
+    OUT_OF_FOLD,
+    CrossValidation,
+    FoldResult,
+    cross_validate,
+    unlike_out_of_fold_notes,
+)
 from heads.dataset import HeadDataset, load_dataset
+from heads.device import Device, resolve_device
 from heads.evaluate import Evaluation, evaluate
 from heads.fit import EpochRow, FitResult, fit, predict_logits
 from heads.floors import beaten_notes, evaluate_floors
-from heads.splits import Split, choose_split
-from heads.thresholds import ThresholdChoice, choose_threshold, lipton_warning, with_interval
+from heads.splits import Split, choose_split, labelled_rows
+from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
 from heads.trained import HeadInfo, TrainedHead
 
 if TYPE_CHECKING:
@@ -30,10 +36,10 @@ if TYPE_CHECKING:
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
-Device = Literal["auto", "cpu", "cuda"]
 PART_ROLES = {
     "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
     "test": "test was scored once, after everything was chosen",
+    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group",
     "train": "train, what the head was fitted on",
 }
 """What each part of a split was used for: said wherever its scores are shown."""
@@ -67,7 +73,7 @@ class TrainingRecord:
     """What a training leaves for tables, figures and reports; not part of the checkpoint.
 
     evaluations: the head on val, test (where there is one) and train, in this order. floors: the same parts
-    but train. seconds: wall time by step.
+    but train. seconds: wall time by step. cross_validation: out-of-fold scores, where they were asked for.
     """
 
     split: Split
@@ -77,6 +83,7 @@ class TrainingRecord:
     floors: tuple[Evaluation, ...]
     calibration: Calibration
     seconds: Mapping[str, float]
+    cross_validation: CrossValidation | None = None
 
 
 def train_head(
@@ -86,12 +93,16 @@ def train_head(
     labels: LabelJoin | None = None,
     device: Device = "auto",
     on_epoch: Callable[[EpochRow], None] | None = None,
+    cv: int | None = None,
+    on_fold: Callable[[FoldResult], None] | None = None,
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 
-    labels: a join that replaces the stored labels (`cache.labels.label_videos`). on_epoch is called after
-    every epoch. Raises LabelError when labels cannot be trained on, InputError for settings that do not fit
-    the cache, HeadError when the loss stops being finite.
+    labels: a join that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group
+    whose out-of-fold scores go to `head.training.cross_validation`; the head is the same with and without.
+    on_fold is called for every fold, which come first, on_epoch after every epoch of the head itself. Raises
+    LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError
+    when the loss stops being finite.
     """
     config = config or TrainConfig()
     started = time.perf_counter()
@@ -102,7 +113,16 @@ def train_head(
         dataset.labels, dataset.splits, dataset.groups, val_share=config.data.val_share, seed=config.seed
     )
     load_seconds = time.perf_counter() - started
-    return train_on(dataset, split, config, device=device, on_epoch=on_epoch, seconds={"load": load_seconds})
+    return train_on(
+        dataset,
+        split,
+        config,
+        device=device,
+        on_epoch=on_epoch,
+        cv=cv,
+        on_fold=on_fold,
+        seconds={"load": load_seconds},
+    )
 
 
 def train_on(
@@ -112,9 +132,21 @@ def train_on(
     *,
     device: Device = "auto",
     on_epoch: Callable[[EpochRow], None] | None = None,
+    cv: int | None = None,
+    on_fold: Callable[[FoldResult], None] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> TrainedHead:
-    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold."""
+    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold.
+
+    cv: folds over all labelled videos that are not in the split's test.
+    """
+    spent = dict(seconds or {})
+    folds = None
+    if cv is not None:
+        labelled, _ = labelled_rows(dataset.labels)
+        rows = np.setdiff1d(labelled, split.test)
+        folds = cross_validate(dataset, config, k=cv, rows=rows, device=device, on_fold=on_fold)
+        spent["cross-validation"] = folds.seconds
     started = time.perf_counter()
     result = fit(
         dataset.tokens,
@@ -125,11 +157,10 @@ def train_on(
         config=config,
         device=resolve_device(device),
         on_epoch=on_epoch,
-        negative_hours=negative_hours(dataset, split.val),
+        negative_hours=dataset.negative_hours(split.val),
     )
-    return finish(
-        dataset, split, config, result, seconds={**(seconds or {}), "fit": time.perf_counter() - started}
-    )
+    spent["fit"] = time.perf_counter() - started
+    return finish(dataset, split, config, result, cross_validation=folds, seconds=spent)
 
 
 def finish(
@@ -138,9 +169,13 @@ def finish(
     config: TrainConfig,
     result: FitResult,
     *,
+    cross_validation: CrossValidation | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> TrainedHead:
-    """Calibrate and choose the threshold on val, then score every part once and put the floors beside it."""
+    """Calibrate and choose the threshold on val, then score every part once and put the floors beside it.
+
+    cross_validation goes into the record, with a note where its threshold is not like val's.
+    """
     started = time.perf_counter()
     rows = np.sort(np.concatenate(list(split.parts().values())))
     logits = predict_logits(result.model, dataset.tokens, rows)
@@ -158,7 +193,14 @@ def finish(
         logits=logits,
         probabilities=probabilities(logits, temperature=temperature),
     )
-    choice = _chosen_threshold(dataset, table, rows, val, config)
+    choice = choose_on_rows(
+        dataset,
+        rows[val],
+        table.probabilities[val],
+        config=config.threshold,
+        n_resamples=config.n_resamples,
+        seed=config.seed,
+    )
     evaluations = tuple(
         evaluate(
             "head",
@@ -182,6 +224,10 @@ def finish(
         notes += (f"val comes from {n_groups} source groups only: its intervals are rough",)
     for evaluation in evaluations[: 1 + bool(len(split.test))]:
         notes += beaten_notes(evaluation, floors)
+    if cross_validation is not None:
+        own = [note for note in cross_validation.notes if note not in split.notes]
+        unlike = unlike_out_of_fold_notes(cross_validation.threshold, choice)
+        cross_validation = replace(cross_validation, notes=(*own, *unlike))
     record = TrainingRecord(
         split=split,
         history=result.history,
@@ -190,6 +236,7 @@ def finish(
         floors=floors,
         calibration=calibration,
         seconds={**(seconds or {}), "evaluate": time.perf_counter() - started},
+        cross_validation=cross_validation,
     )
     info = HeadInfo(
         config=config,
@@ -209,31 +256,6 @@ def finish(
         versions=library_versions(),
     )
     return TrainedHead(result.model, info, record)
-
-
-def _chosen_threshold(
-    dataset: HeadDataset,
-    table: PredictionTable,
-    rows: npt.NDArray[np.int64],
-    val: npt.NDArray[np.int64],
-    config: TrainConfig,
-) -> ThresholdChoice:
-    labels, scores = table.labels[val], table.probabilities[val]
-    choice = choose_threshold(
-        labels, scores, config=config.threshold, negative_hours=negative_hours(dataset, rows[val])
-    )
-    if config.n_resamples:
-        choice = with_interval(
-            choice,
-            labels,
-            scores,
-            groups=[table.groups[i] for i in val],
-            config=config.threshold,
-            seconds=dataset.durations[rows[val]],
-            n_resamples=config.n_resamples,
-            seed=config.seed,
-        )
-    return choice
 
 
 def calibration_notes(
@@ -264,21 +286,6 @@ def calibration_notes(
         warning = lipton_warning(calibrated.threshold, calibrated.f1, interval=interval)
         notes += [warning] if warning else []
     return tuple(notes)
-
-
-def negative_hours(dataset: HeadDataset, rows: npt.NDArray[np.int64]) -> float | None:
-    """Hours of negative video among `rows`; None when durations are unknown."""
-    hours = float(dataset.durations[rows][dataset.labels[rows] == 0].sum()) / 3600
-    return hours if hours > 0 else None
-
-
-def resolve_device(device: Device) -> torch.device:
-    """auto is CUDA where there is one. Raises InputError for cuda without a device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device; use --device cpu")
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, Any]:

@@ -10,8 +10,13 @@ from heads import ablate_work
 from heads.ablate import Sweep
 from heads.ablate_grid import make_cells, read_axes
 from heads.ablate_runs import Run
-from heads.ablate_work import MOST_HEADS, Stopped, Trainer, WorkSettings, choose_jobs, make_packs, view_of
+from heads.ablate_work import Stopped, Trainer, WorkSettings, choose_jobs, make_packs, view_of
+from heads.batched import MOST_HEADS
 from heads.config import TrainConfig
+
+
+def small(config: TrainConfig) -> int:
+    return 1000
 
 
 @pytest.fixture
@@ -25,22 +30,34 @@ def runs(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> list[Run]:
 
 def test_packs_hold_every_run_once_and_one_view_each(runs: list[Run]) -> None:
     for jobs in (1, 2, 5):
-        packs = make_packs(runs, jobs=jobs, longest=5)
+        packs = make_packs(runs, jobs=jobs, longest=5, n_parameters=small)
         assert sorted(run.key for pack in packs for run in pack) == sorted(run.key for run in runs)
-        assert all(len({view_of(run.config) for run in pack}) == 1 for pack in packs)
+        kinds = [{(view_of(run.config), run.config.model.architecture) for run in pack} for pack in packs]
+        assert all(len(kind) == 1 for kind in kinds)
+        views = [view_of(pack[0].config) for pack in packs]
+        assert len([v for i, v in enumerate(views) if i == 0 or views[i - 1] != v]) == len(set(views))
         assert max(map(len, packs)) <= MOST_HEADS
         assert len(packs) >= jobs
 
 
 def test_runs_that_share_batches_stand_together(runs: list[Run]) -> None:
-    pack = next(pack for pack in make_packs(runs, jobs=1, longest=5) if len(pack) >= 6)
-    order = [(run.config.model.architecture, run.config.seed) for run in pack]
-    assert len(set(order)) < len(order)
-    assert [a for i, a in enumerate(order) if a not in order[:i]] == sorted(set(order))
+    for pack in make_packs(runs, jobs=1, longest=5, n_parameters=small):
+        seeds = [run.config.seed for run in pack]
+        assert seeds == sorted(seeds)
+        assert len(set(seeds)) < len(seeds)
 
 
 def test_long_videos_leave_room_for_fewer_heads(runs: list[Run]) -> None:
-    assert {len(pack) for pack in make_packs(runs, jobs=1, longest=5000)} == {1}
+    assert {len(pack) for pack in make_packs(runs, jobs=1, longest=5000, n_parameters=small)} == {1}
+
+
+def test_large_heads_train_alone(runs: list[Run]) -> None:
+    def sizes(n_parameters: int) -> int:
+        return max(map(len, make_packs(runs, jobs=1, longest=5, n_parameters=lambda config: n_parameters)))
+
+    assert sizes(44_036_097) == 1  # a transformer as wide as 2,816 wide tokens
+    assert sizes(10_000_000) == 4
+    assert sizes(100_000) == 6  # the 12 runs of a view and model, in two packs of at most MOST_HEADS
 
 
 def test_processes_are_started_where_there_is_work_for_them(

@@ -12,7 +12,7 @@ import pytest
 from cache.errors import InputError
 from cache.reader import open_cache
 from cache.schema import StreamTokens, VideoFeatures
-from heads.audit import AuditReport, audit
+from heads.audit import AuditReport, audit_cache
 from tests.heads.synthetic import toy_videos, write_cache
 
 Videos = list[VideoFeatures]
@@ -31,7 +31,7 @@ def clean() -> Videos:
 
 def audited(path: Path, videos: Videos, **options: object) -> AuditReport:
     with open_cache(write_cache(path / "toy.zarr", videos)) as cache:
-        return audit(cache, **options)  # type: ignore[arg-type]
+        return audit_cache(cache, **options)  # type: ignore[arg-type]
 
 
 def kinds(report: AuditReport, *, severity: str = "leak") -> list[str]:
@@ -183,7 +183,7 @@ def test_labels_given_replace_those_stored(clean: Videos, tmp_path: Path) -> Non
         join = label_videos(
             [str(i) for i in cache.videos.id], labels_file=file, positive=None, allow_unmatched=True
         )
-        report = audit(cache, labels=join)
+        report = audit_cache(cache, labels=join)
     assert kinds(report) == ["straddling-group"]
     assert [f.count for f in report.findings if f.kind == "unmatched"] == [2, 1]
 

@@ -6,7 +6,7 @@ import torch
 
 from cache.errors import HeadError
 from cache.reader import Cache
-from heads.batched import FitJob, fit_together
+from heads.batched import MOST_HEADS, FitJob, fit_together, heads_together
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset, load_dataset
 from heads.epochs import EpochRow, FitResult
@@ -136,3 +136,11 @@ def test_epochs_are_reported_by_job_and_the_seed_is_left_alone(toy_cache: Cache,
     assert before.equal(torch.random.get_rng_state())
     assert [(number, row.epoch) for number, row in seen] == [(0, 1), (1, 1), (1, 2), (1, 3)]
     assert np.isfinite([row.seconds for _, row in seen]).all()
+
+
+def test_how_many_fit_together() -> None:
+    assert heads_together(batch_size=8, longest=5, n_parameters=1000) == MOST_HEADS
+    assert heads_together(batch_size=8, longest=2000, n_parameters=1000) == 4
+    assert heads_together(batch_size=8, longest=100_000, n_parameters=1000) == 1
+    assert heads_together(batch_size=8, longest=5, n_parameters=10_000_000) == 4
+    assert heads_together(batch_size=8, longest=5, n_parameters=10**9) == 1

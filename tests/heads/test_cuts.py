@@ -50,6 +50,10 @@ def test_weighted_numbers_are_scikit_learns(drawn: list[tuple[bool, float, int]]
     )
     assert resampled.f1_at(0.5, one)[0] == pytest.approx(f1_score(labels[rows], scores[rows] >= 0.5))
     plain, weighted = cut_points(labels[rows], scores[rows]), resampled.cuts(one)
+    own = np.linspace(0.1, 0.9, len(drawn))
+    assert resampled.f1_at(own, one)[0] == pytest.approx(
+        f1_score(labels[rows], scores[rows] >= own[rows], zero_division=0)
+    )
     for k, high in enumerate(plain.high):
         place = int(np.searchsorted(weighted.high, high))
         assert weighted.precision[0, place] == pytest.approx(plain.precision[k])

@@ -105,3 +105,11 @@ def test_data_config_is_checked() -> None:
     for options in ({"streams": ()}, {"streams": ("",)}, {"val_share": 0.0}, {"val_share": 0.6}):
         with pytest.raises(InputError):
             DataConfig(**options)  # type: ignore[arg-type]
+
+
+def test_hours_of_negative_video(toy_cache: Cache) -> None:
+    data = load_dataset(toy_cache, separate_streams=False)
+    rows = np.arange(0, 60, 3)
+    expected = sum(data.durations[i] for i in rows if data.labels[i] == 0) / 3600
+    assert data.negative_hours(rows) == pytest.approx(expected)
+    assert data.negative_hours(np.flatnonzero(data.labels == 1)) is None

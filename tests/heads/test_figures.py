@@ -34,3 +34,10 @@ def test_a_class_without_videos_is_drawn() -> None:
     assert confusion_matrix_png(found, label_names=("a", "b"), provenance=Provenance("w", True)).startswith(
         b"\x89PNG"
     )
+
+
+def test_thresholds_of_each_video_are_drawn() -> None:
+    labels, scores = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.9, 0.7, 0.8])
+    own = np.array([0.5, 0.5, 0.8, 0.8])
+    found = evaluate("head", "out-of-fold", labels, scores, threshold=own, groups=list("abcd"))
+    assert confusion_matrix_png(found, label_names=("a", "b"), provenance=Provenance("w", False))

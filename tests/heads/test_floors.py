@@ -64,7 +64,7 @@ def test_floors_that_are_not_beaten_are_named() -> None:
     )
     bad = evaluate("head", "val", labels, np.array([0.9, 0.1, 0.2, 0.8]), threshold=0.5, groups=groups)
     assert (
-        "is no better than the mean-pooled floor on val: AUROC 0.250 against 1.000"
+        "is no better than the mean-pooled floor on val videos: AUROC 0.250 against 1.000"
         in beaten_notes(bad, (good,))[0]
     )
     elsewhere = evaluate(

@@ -23,6 +23,18 @@ def test_a_score_at_the_threshold_is_flagged() -> None:
     assert compute_metrics(LABELS, SCORES, threshold=0.7).true_positives == 2
 
 
+def test_every_video_may_have_its_own_threshold() -> None:
+    own = compute_metrics(LABELS, SCORES, threshold=np.array([0.05, 0.7, 0.4, 0.7, 0.95]))
+    assert (own.true_negatives, own.false_positives, own.false_negatives, own.true_positives) == (1, 1, 1, 2)
+    assert own.threshold is None
+    assert own.threshold_words == "each video's own threshold"
+    one = compute_metrics(LABELS, SCORES, threshold=0.5)
+    assert one.threshold_words == "threshold 0.500"
+    assert compute_metrics(LABELS, SCORES, threshold=np.full(5, 0.5)).f1 == one.f1
+    with pytest.raises(ValueError, match="must be one number or"):
+        compute_metrics(LABELS, SCORES, threshold=np.array([0.5]))
+
+
 def test_undefined_is_none_never_zero() -> None:
     nothing_flagged = compute_metrics(LABELS, SCORES, threshold=0.95)
     assert nothing_flagged.precision is None

@@ -8,7 +8,15 @@ import torch
 from cache.errors import InputError
 from heads.data import TokenBatch
 from heads.encoders import AttentionLayer
-from heads.model import ARCHITECTURES, ATTENDING, Architecture, Classifier, HeadModel, ModelConfig
+from heads.model import (
+    ARCHITECTURES,
+    ATTENDING,
+    Architecture,
+    Classifier,
+    HeadModel,
+    ModelConfig,
+    count_parameters,
+)
 from heads.pooling import POOLS, Pool
 
 DIMS = (6, 5)
@@ -133,3 +141,9 @@ def test_options_are_checked(options: dict[str, object]) -> None:
 def test_head_count_must_divide_the_width() -> None:
     with pytest.raises(InputError, match="do not divide"):
         make("transformer", n_heads=4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_parameters_are_counted_without_a_model(architecture: Architecture) -> None:
+    config = ModelConfig(architecture)
+    assert count_parameters(config, (12, 8)) == HeadModel(config, (12, 8)).n_parameters

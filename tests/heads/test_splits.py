@@ -113,6 +113,21 @@ def test_folds_cover_every_video_once_and_never_share_a_group() -> None:
         assert len(split.train) + len(split.val) + len(split.test) == 57
 
 
+def test_folds_of_some_rows_leave_the_others_alone() -> None:
+    labels, _, groups = data(60)
+    labels[:3] = -1
+    some = np.arange(40)
+    splits = fold_splits(labels, groups, config=FoldConfig(k=4), seed=2, rows=some)
+    assert sorted(np.concatenate([s.test for s in splits]).tolist()) == list(range(3, 40))
+    for split in splits:
+        assert max(np.concatenate([split.train, split.val, split.test])) < 40
+    everything = fold_splits(labels, groups, config=FoldConfig(k=4), seed=2, rows=np.arange(60))
+    plain = fold_splits(labels, groups, config=FoldConfig(k=4), seed=2)
+    assert [s.test.tolist() for s in everything] == [s.test.tolist() for s in plain]
+    with pytest.raises(LabelError, match="3 of each are needed"):
+        fold_splits(labels, groups, config=FoldConfig(k=3), rows=np.arange(8))
+
+
 def test_folds_need_groups() -> None:
     labels, _, groups = data(12)
     with pytest.raises(LabelError, match="5 of each are needed"):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError, LabelError
+from cache.errors import LabelError
 from cache.reader import Cache, open_cache
 from heads.config import TrainConfig
-from heads.train import resolve_device, train_head
+from heads.train import train_head
 from tests.heads.synthetic import features, toy_videos, write_cache
 
 
@@ -122,13 +122,3 @@ def test_calibration_can_be_left_out(toy_cache: Cache, quick: TrainConfig) -> No
     assert scaled.info.temperature == pytest.approx(scaled.training.calibration.temperature)  # type: ignore[union-attr]
     assert plain.info.threshold.f1 == pytest.approx(scaled.info.threshold.f1)
     assert plain.info.threshold.interval is None
-
-
-def test_device_names() -> None:
-    assert resolve_device("cpu").type == "cpu"
-    import torch
-
-    if not torch.cuda.is_available():
-        assert resolve_device("auto").type == "cpu"
-        with pytest.raises(InputError, match="no CUDA device"):
-            resolve_device("cuda")

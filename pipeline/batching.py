@@ -16,95 +16,96 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones.base import Backbone
+from pipeline.backbones.base import Backbone, Pending
+from pipeline.busy import BusyTime
+from pipeline.launch import make_launcher
 
 TokenKey = tuple[int, int, int]
 """(video number, attempt, token index)."""
+
+POLL_SECONDS = 0.005
 
 
 @dataclass(slots=True)
 class _Launched:
     keys: list[TokenKey]
-    features: torch.Tensor
-    event: Any
+    pending: Pending
+    buffer: int
+    tickets: list[int]
 
 
 class StreamRunner:
-    """Runs one backbone over the windows it is given.
+    """Runs one backbone over the windows it is given; one buffer more than batches under way, so that one can fill.
 
-    On CUDA two pinned buffers alternate: the copy and the forward pass of one run while the other fills, and device memory stays
-    flat, since nothing but the two batches ever lives there.
+    all_models: a clock that several runners share.
     """
 
-    def __init__(self, backbone: Backbone, *, device: torch.device) -> None:
-        self._backbone = backbone
-        self._device = device
-        self._cuda = device.type == "cuda"
+    def __init__(
+        self, backbone: Backbone, *, device: torch.device, all_models: BusyTime | None = None
+    ) -> None:
+        self.busy = BusyTime()
+        self._clocks = [self.busy, *([all_models] if all_models else [])]
+        self._launcher = make_launcher(backbone, device)
+        self._batch_size = backbone.batch_size
         plan = backbone.plan
-        shape = (backbone.batch_size, plan.sampling.window, *plan.frames.shape)
+        shape = (self._batch_size, plan.sampling.window, *plan.frames.shape)
         dtype = torch.uint8 if plan.frames.dtype == np.uint8 else torch.int16
-        count = 2 if self._cuda else 1
-        self._buffers = [torch.zeros(shape, dtype=dtype, pin_memory=self._cuda) for _ in range(count)]
+        count = self._launcher.in_flight + (self._launcher.in_flight > 1)
+        self._buffers = [self._launcher.buffer(shape, dtype) for _ in range(count)]
         self._views: list[NDArray[Any]] = [buffer.numpy() for buffer in self._buffers]
-        self._stream: Any = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
-        self._in_use: list[_Launched | None] = [None] * count
-        self._turn = 0
+        self._free = list(range(1, count))
+        self._filling = 0
         self._keys: list[TokenKey] = []
         self._ready: deque[tuple[TokenKey, NDArray[np.float32]]] = deque()
-        self._launched: deque[_Launched] = deque()
-        self.busy_seconds = 0.0
+        self._launched: list[_Launched] = []
         self.n_tokens = 0
 
     def add(self, number: int, attempt: int, first: int, frames: NDArray[Any]) -> None:
         """Take consecutive windows ([count, T, H, W, C]) of one video; copies them."""
         for index, window in enumerate(frames):
-            self._views[self._turn][len(self._keys)] = window
+            self._views[self._filling][len(self._keys)] = window
             self._keys.append((number, attempt, first + index))
-            if len(self._keys) == self._backbone.batch_size:
+            if len(self._keys) == self._batch_size:
                 self._run()
 
     def flush(self) -> None:
-        """Run what waits, whatever its size."""
+        """Run what waits, whatever its size, and wait for all of it."""
         if self._keys:
             self._run()
         while self._launched:
-            self._collect(self._launched.popleft())
+            self._wait_for_one()
 
     def results(self) -> Iterator[tuple[TokenKey, NDArray[np.float32]]]:
         """Features that are on the CPU by now: (key, float32 [D])."""
-        while self._launched and self._launched[0].event.query():
-            self._collect(self._launched.popleft())
+        self._collect_done()
         while self._ready:
             yield self._ready.popleft()
 
     def _run(self) -> None:
-        began = time.perf_counter()
         keys, self._keys = self._keys, []
         self.n_tokens += len(keys)
-        if not self._cuda:
-            features = self._backbone.embed(self._buffers[0]).numpy()
-            self._ready.extend((key, features[index]) for index, key in enumerate(keys))
-        else:
-            launched = self._launch(keys)
-            self._launched.append(launched)
-            self._in_use[self._turn] = launched
-            self._turn = (self._turn + 1) % len(self._buffers)
-            previous = self._in_use[self._turn]
-            if previous is not None:
-                previous.event.synchronize()  # the buffer about to be filled must have left for the device
-        self.busy_seconds += time.perf_counter() - began
+        while len(self._launched) >= self._launcher.in_flight:
+            self._wait_for_one()
+        now = time.perf_counter()
+        tickets = [clock.begin(now) for clock in self._clocks]
+        pending = self._launcher.launch(self._buffers[self._filling])
+        self._launched.append(_Launched(keys, pending, self._filling, tickets))
+        if self._launcher.in_flight == 1:
+            self._wait_for_one()
+        self._filling = self._free.pop()
 
-    def _launch(self, keys: list[TokenKey]) -> _Launched:
-        with torch.cuda.stream(self._stream):
-            frames = self._buffers[self._turn].to(self._device, non_blocking=True)
-            features = self._backbone.embed(frames)
-            host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
-            host.copy_(features, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(self._stream)
-        return _Launched(keys, host, event)
+    def _wait_for_one(self) -> None:
+        """Until at least one batch is done."""
+        while not self._collect_done():
+            self._launched[0].pending.poll(POLL_SECONDS)
 
-    def _collect(self, launched: _Launched) -> None:
-        launched.event.synchronize()
-        features = launched.features.numpy()
-        self._ready.extend((key, features[index]) for index, key in enumerate(launched.keys))
+    def _collect_done(self) -> bool:
+        done = [item for item in self._launched if item.pending.poll()]
+        for item in done:
+            self._launched.remove(item)
+            features = item.pending.features()
+            for clock, ticket in zip(self._clocks, item.tickets, strict=True):
+                clock.end(ticket, item.pending.ended_seconds)
+            self._free.append(item.buffer)
+            self._ready.extend((key, features[index]) for index, key in enumerate(item.keys))
+        return bool(done)

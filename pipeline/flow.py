@@ -15,6 +15,7 @@ from cache.writer import CacheWriter
 from pipeline.assembly import Assembler, Input
 from pipeline.backbones.base import Backbone
 from pipeline.batching import StreamRunner
+from pipeline.busy import BusyTime
 from pipeline.decoders.base import DecoderName
 from pipeline.pool import DecodePool, Event, PoolSettings, TokenFrames
 from pipeline.progress import ExtractProgress
@@ -54,7 +55,11 @@ class Flow:
         self._settings, self._writer, self._digests = settings, writer, digests
         self._names = tuple(backbones)
         self._plans = tuple(backbone.plan for backbone in backbones.values())
-        self._runners = {name: StreamRunner(backbone, device=device) for name, backbone in backbones.items()}
+        self._models = BusyTime()
+        self._runners = {
+            name: StreamRunner(backbone, device=device, all_models=self._models)
+            for name, backbone in backbones.items()
+        }
         self._assembler = Assembler(backbones, dtype=settings.dtype)
         self._stored: list[VideoFeatures] = []
         self._rejected: list[Reject] = []
@@ -68,6 +73,7 @@ class Flow:
         self._report = report
         self._replaced = {item.source.id for item in work if item.known_digest}
         ended_before = report.stored_now + report.rejected_now + report.unchanged
+        began = time.perf_counter()
         limits = WorkerSettings(
             self._plans,
             max_error_share=self._settings.max_error_share,
@@ -88,11 +94,11 @@ class Flow:
                 assert not len(self._assembler), "a video was decoded but never completed"
             self._commit()
             report.worker_restarts += pool.restarts
-            report.idle_seconds += pool.idle_seconds
+        report.idle_seconds += max(0.0, time.perf_counter() - began - self._models.seconds)
         ended = report.stored_now + report.rejected_now + report.unchanged - ended_before
         report.not_reached += len(work) - ended
         for name, runner in self._runners.items():
-            report.embed_seconds[name] = report.embed_seconds.get(name, 0.0) + runner.busy_seconds
+            report.embed_seconds[name] = report.embed_seconds.get(name, 0.0) + runner.busy.seconds
 
     def _tasks(self, work: Sequence[Input], stop: threading.Event) -> Iterator[Task]:
         for number, item in enumerate(work):

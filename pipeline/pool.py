@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -121,8 +123,6 @@ class DecodePool:
         self._false_starts = 0
         self.restarts = 0
         """Workers that had to be replaced."""
-        self.idle_seconds = 0.0
-        """Time that the parent waited for frames."""
 
     def __enter__(self) -> DecodePool:
         try:
@@ -153,9 +153,7 @@ class DecodePool:
             if not busy:
                 return
             waitables: list[Any] = [item.connection for item in busy]
-            began = time.perf_counter()
             ready = wait(waitables, timeout=WATCH_SECONDS)
-            self.idle_seconds += time.perf_counter() - began
             for item in busy:
                 if item.connection in ready:
                     yield from self._receive(item)
@@ -275,7 +273,7 @@ class DecodePool:
             daemon=True,
             name=f"decode-{index}",
         )
-        with _no_interrupts():
+        with _no_interrupts(), _no_main_module():
             process.start()
         theirs.close()
         buffer = np.frombuffer(memory, dtype=np.uint8)
@@ -306,6 +304,20 @@ def _no_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """A process spawned in here does not import the calling script again: workers need nothing of it, and what it imports
+
+    (torch, models) would cost each of them seconds and hundreds of megabytes.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def default_workers() -> int:

@@ -26,6 +26,9 @@ from pipeline.report import ExtractReport
 from pipeline.source_tree import discover
 from pipeline.sources import ResolvedSources, resolve_labels
 
+CALIBRATE_FROM_VIDEOS = 100
+"""Measuring which batches are fastest takes up to a minute, once a machine: worth it from about this many videos."""
+
 
 def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     """Run stage 1. Raises an OnepassError for what a user can mend; returns the report otherwise (also after Ctrl-C)."""
@@ -44,7 +47,7 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     report.found, report.skipped_files = len(tree.sources), len(tree.skipped)
     with stop_on_signal() as stop:
         missing = missing_streams(config.out, config.backbones.streams)
-        backbones = load_backbones(config.backbones)
+        backbones = load_backbones(config.backbones, calibrate=len(tree.sources) >= CALIBRATE_FROM_VIDEOS)
         describe(backbones, config, report, console)
         report.setup_seconds = time.perf_counter() - began
         for name in missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
@@ -22,6 +23,33 @@ DTYPES: Mapping[Precision, torch.dtype] = {
 }
 
 
+class Pending(Protocol):
+    """A batch on its way through a backbone."""
+
+    def poll(self, timeout_seconds: float = 0.0) -> bool:
+        """Whether it is done, after waiting no longer than that."""
+        ...
+
+    def features(self) -> NDArray[np.float32]:
+        """float32 [B, D], waited for; memory of its own."""
+        ...
+
+    @property
+    def ended_seconds(self) -> float:
+        """When it was done, by `time.perf_counter`; valid once `poll` said so."""
+        ...
+
+
+class ForwardQueue(Protocol):
+    """Forward passes that run beside the caller, `n_streams` at a time."""
+
+    n_streams: int
+
+    def start(self, frames: NDArray[Any]) -> Pending:
+        """Start one batch; `frames` stays untouched until it is done. At most `n_streams` may be under way."""
+        ...
+
+
 class Backbone(Protocol):
     """One stream's frozen model, ready on its device in its precision."""
 
@@ -30,6 +58,11 @@ class Backbone(Protocol):
     plan: StreamPlan
     batch_size: int
     """Windows a forward pass takes; the runner pads the last batch, so that a token never depends on what it ran beside."""
+
+    @property
+    def queue(self) -> ForwardQueue | None:
+        """Where batches can run beside the caller on the CPU; None: `embed` is called."""
+        ...
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that can change a feature, as nested JSON-able values."""
@@ -82,6 +115,13 @@ def cpu_has_bf16() -> bool:
     """True where the CPU has bfloat16 dot products (AVX512-BF16 or AMX); emulated bf16 is slower than float32."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called, to tell machines apart: a GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def library_versions(*names: str) -> dict[str, str]:

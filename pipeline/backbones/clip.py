@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions
-from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, runtime_libraries
+from pipeline.backbones.base import DTYPES, Precision, device_name, library_versions
+from pipeline.backbones.calibrate import Batching, Run, best_batching, candidates
+from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -34,6 +35,9 @@ from pipeline.frames import FramePlan, RgbFrame
 from pipeline.sampling import Sampling
 
 FLAG = "--clip-weights"
+CPU_BATCHES = (16, 32)
+CUDA_BATCHES = (128, 64, 256)
+"""Frames a forward pass that calibration tries; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,13 @@ class ClipBackbone:
     name = "clip"
 
     def __init__(
-        self, config: ClipConfig, *, device: torch.device, precision: Precision, runtime: Runtime = "torch"
+        self,
+        config: ClipConfig,
+        *,
+        device: torch.device,
+        precision: Precision,
+        runtime: Runtime = "torch",
+        calibrate: bool = False,
     ) -> None:
         self._config = config
         self._device = device
@@ -67,26 +77,47 @@ class ClipBackbone:
         std = torch.tensor(preprocess["std"], dtype=torch.float32, device=device)
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self.plan = StreamPlan(self.name, Sampling(fps=config.fps), FramePlan("pil-bicubic", size))
-        self.batch_size = 128 if device.type == "cuda" else 16
-        self._compiled: OpenVinoModel | None = None
+        self.queue: OpenVinoModel | None = None
         if runtime == "openvino":
             self._dtype = torch.float32  # the compiler lowers it
             self._tower: Any = copy.deepcopy(tower)
-            example = torch.zeros(self.batch_size, 1, size, size, 3, dtype=torch.uint8)
-            key = f"clip {config.model} {self._weights.digest} {preprocess}"
-            self._compiled = OpenVinoModel(
-                lambda: Forward(self._forward), example, precision=precision, key=key
-            )
         else:
             self._tower = copy.deepcopy(tower).to(device, self._dtype).to(memory_format=torch.channels_last)
-        probe = torch.zeros(self.batch_size, 1, size, size, 3, dtype=torch.uint8, device=device)
-        self.dim = int(self.embed(probe).shape[1])
+        batching = best_batching(
+            candidates(CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES, runtime=runtime),
+            self._measured,
+            key=f"clip {config.model} {size} {precision} {runtime} {device_name(device)}",
+            measure=calibrate,
+        )
+        self.batching, self.batch_size = batching, batching.batch_size
+        if runtime == "openvino":
+            self.queue = self._compile(batching)
+        self.dim = int(self.embed(self._blank(1 if self.queue is None else self.batch_size)).shape[1])
+
+    def _blank(self, batch_size: int) -> torch.Tensor:
+        size = self.plan.frames.size
+        return torch.zeros(batch_size, 1, size, size, 3, dtype=torch.uint8, device=self._device)
+
+    def _compile(self, batching: Batching) -> OpenVinoModel:
+        return OpenVinoModel(
+            lambda: Forward(self._forward),
+            self._blank(batching.batch_size),
+            precision=self._precision,
+            key=f"clip {self._config.model} {self._weights.digest} {self._preprocess}",
+            n_streams=batching.n_streams,
+        )
+
+    def _measured(self, batching: Batching) -> Run:
+        frames = self._blank(batching.batch_size)
+        if self._runtime == "openvino":
+            return run_side_by_side(self._compile(batching), frames.numpy())
+        return lambda: self.embed(frames).cpu()
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 1, H, W, 3] to float32 [B, D]; OpenVINO takes whole batches of `batch_size` only."""
-        if self._compiled is not None:
-            return self._compiled(frames_BTHWC.numpy())
+        if self.queue is not None:
+            return self.queue(frames_BTHWC.numpy())
         return self._forward(frames_BTHWC)
 
     def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:

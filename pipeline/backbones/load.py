@@ -127,8 +127,11 @@ def config_from_fingerprints(
     return BackboneConfig(**chosen)
 
 
-def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
-    """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError."""
+def load_backbones(config: BackboneConfig, *, calibrate: bool = False) -> dict[str, Backbone]:
+    """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError.
+
+    calibrate: measure which batches are fastest here, once a machine, which takes seconds (`backbones/calibrate.py`).
+    """
     from pipeline.backbones.runtime import resolve_runtime
 
     device, precision = config.torch_device(), config.resolved_precision()
@@ -143,13 +146,17 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
                 from pipeline.backbones.clip import ClipBackbone
 
                 backbones["clip"] = ClipBackbone(
-                    config.clip(), device=device, precision=precision, runtime=runtime
+                    config.clip(), device=device, precision=precision, runtime=runtime, calibrate=calibrate
                 )
             if "slowfast" in config.streams:
                 from pipeline.backbones.slowfast import SlowFastBackbone
 
                 backbones["slowfast"] = SlowFastBackbone(
-                    config.slowfast(), device=device, precision=precision, runtime=runtime
+                    config.slowfast(),
+                    device=device,
+                    precision=precision,
+                    runtime=runtime,
+                    calibrate=calibrate,
                 )
         finally:
             logging.getLogger().removeFilter(_drop_random_note)

@@ -1,5 +1,8 @@
 """What multiplies: torch, or OpenVINO on a CPU, which fuses convolution, addition and activation into one pass over memory.
 
+OpenVINO runs several forward passes side by side, each on its share of the cores. One pass on all cores waits in every layer for
+the slowest core, and decode workers make some core slow all the time.
+
 Converting a model for OpenVINO takes seconds, so the result is kept in the user's cache folder, under a name that changes with
 the weights, the shapes and the library versions.
 """
@@ -9,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cache.errors import InputError
-from pipeline.backbones.base import Precision, library_versions
+from pipeline.backbones.base import Pending, Precision, library_versions
+from pipeline.backbones.calibrate import cache_folder
 
 Runtime = Literal["torch", "openvino"]
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
@@ -61,13 +66,11 @@ class Forward(torch.nn.Module):
         return self._function(frames_BTHWC)
 
 
-def model_cache_folder() -> Path:
-    """Where converted models are kept: $XDG_CACHE_HOME/onepass, else ~/.cache/onepass."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onepass" / "openvino"
-
-
 class OpenVinoModel:
-    """A module compiled for the CPU at one input shape. Callable: array of that shape and dtype to float32 features."""
+    """A module compiled for the CPU at one input shape, `n_streams` passes at a time. A `ForwardQueue`.
+
+    Callable too: array of that shape and dtype to float32 features, on the first stream.
+    """
 
     def __init__(
         self,
@@ -76,13 +79,14 @@ class OpenVinoModel:
         *,
         precision: Precision,
         key: str,
+        n_streams: int = 1,
     ) -> None:
         import openvino
 
         versions = library_versions("openvino", "torch")
         identity = json.dumps([key, list(example.shape), str(example.dtype), versions], sort_keys=True)
         name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-        path = model_cache_folder() / f"{name}.xml"
+        path = cache_folder() / "openvino" / f"{name}.xml"
         core = openvino.Core()
         model: Any = None
         if path.exists():
@@ -92,22 +96,72 @@ class OpenVinoModel:
             model = _convert(make_module(), example)
             with contextlib.suppress(OSError):  # no room or no right to keep it: convert again next time
                 _keep(model, path)
-        self._compiled = core.compile_model(
+        compiled = core.compile_model(
             model,
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": HINTS[precision],
-                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": n_streams,
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             },
         )
-        self._request = self._compiled.create_infer_request()
+        self.n_streams = n_streams
+        self._passes = [_Pass(compiled.create_infer_request()) for _ in range(n_streams)]
 
-    def __call__(self, frames: np.ndarray[Any, Any]) -> torch.Tensor:
+    def __call__(self, frames: NDArray[Any]) -> torch.Tensor:
         """Features as float32 [B, D]."""
-        return torch.from_numpy(
-            np.array(self._request.infer([frames], share_inputs=True)[0], dtype=np.float32)
-        )
+        return torch.from_numpy(self.start(frames).features())
+
+    def start(self, frames: NDArray[Any]) -> Pending:
+        """Start a batch on a free stream; `frames` stays untouched until it is done."""
+        free = next(one for one in self._passes if not one.busy)
+        free.start(frames)
+        return free
+
+
+class _Pass:
+    """One stream's forward pass; used again once its features were fetched."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._frames: NDArray[Any] | None = None
+        self._ended_seconds = 0.0
+        request.set_callback(self._end, None)
+
+    @property
+    def busy(self) -> bool:
+        return self._frames is not None
+
+    def start(self, frames: NDArray[Any]) -> None:
+        self._frames = frames  # the compiled model reads it in place
+        self._ended_seconds = 0.0
+        self._request.start_async([frames], share_inputs=True)
+
+    def _end(self, _: object) -> None:
+        self._ended_seconds = time.perf_counter()
+
+    @property
+    def ended_seconds(self) -> float:
+        return self._ended_seconds or time.perf_counter()
+
+    def poll(self, timeout_seconds: float = 0.0) -> bool:
+        return bool(self._request.wait_for(int(timeout_seconds * 1000)))
+
+    def features(self) -> NDArray[np.float32]:
+        self._request.wait()
+        found = np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+        self._frames = None
+        return found
+
+
+def run_side_by_side(model: OpenVinoModel, frames: NDArray[Any]) -> Callable[[], None]:
+    """What `best_batching` measures: one batch on every stream."""
+
+    def run() -> None:
+        for pending in [model.start(frames) for _ in range(model.n_streams)]:
+            pending.features()
+
+    return run
 
 
 def _convert(module: torch.nn.Module, example: torch.Tensor) -> Any:

@@ -25,8 +25,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cache.errors import WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions
-from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, runtime_libraries
+from pipeline.backbones.base import DTYPES, Precision, device_name, library_versions
+from pipeline.backbones.calibrate import Batching, Run, best_batching, candidates
+from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -43,6 +44,9 @@ FLAG = "--slowfast-weights"
 CHECKPOINT_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/SLOWFAST_8x8_R50.pyth"
 """pytorchvideo/models/hub/slowfast.py, key slowfast_r50."""
 KINETICS_TAG = "kinetics400"
+CPU_BATCHES = (1, 2)
+CUDA_BATCHES = (8, 4, 16)
+"""Windows a forward pass that calibration tries; the first is the default."""
 SIZE = 256
 N_FRAMES = 32
 ALPHA = 4
@@ -81,6 +85,7 @@ class SlowFastBackbone:
         device: torch.device,
         precision: Precision,
         runtime: Runtime = "torch",
+        calibrate: bool = False,
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -94,27 +99,50 @@ class SlowFastBackbone:
             Sampling(fps=15.0, window=N_FRAMES, stride=config.stride),
             FramePlan("linear-fixed", SIZE),
         )
-        self.batch_size = 8 if device.type == "cuda" else 1
         self.dim = int(fast.blocks[6].proj.in_features)
-        self._compiled: OpenVinoModel | None = None
+        self._device = device
+        self.queue: OpenVinoModel | None = None
         if runtime == "openvino":
             self._dtype = torch.float32  # the compiler lowers it
             self._blocks = fast.blocks[:5]
-            example = torch.zeros(self.batch_size, N_FRAMES, SIZE, SIZE, 3, dtype=torch.int16)
-            key = f"slowfast {self._weights.digest}"
-            self._compiled = OpenVinoModel(
-                lambda: Forward(self._forward), example, precision=precision, key=key
-            )
         else:
             self._blocks = fast.blocks[:5].to(
                 device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
             )
+        batching = best_batching(
+            candidates(CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES, runtime=runtime),
+            self._measured,
+            key=f"slowfast {precision} {runtime} {device_name(device)}",
+            measure=calibrate,
+        )
+        self.batching, self.batch_size = batching, batching.batch_size
+        if runtime == "openvino":
+            self.queue = self._compile(batching)
+
+    def _blank(self, batch_size: int) -> torch.Tensor:
+        shape = (batch_size, N_FRAMES, SIZE, SIZE, 3)
+        return torch.zeros(shape, dtype=torch.int16, device=self._device)
+
+    def _compile(self, batching: Batching) -> OpenVinoModel:
+        return OpenVinoModel(
+            lambda: Forward(self._forward),
+            self._blank(batching.batch_size),
+            precision=self._precision,
+            key=f"slowfast {self._weights.digest}",
+            n_streams=batching.n_streams,
+        )
+
+    def _measured(self, batching: Batching) -> Run:
+        frames = self._blank(batching.batch_size)
+        if self._runtime == "openvino":
+            return run_side_by_side(self._compile(batching), frames.numpy())
+        return lambda: self.embed(frames).cpu()
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         """int16 [B, 32, 256, 256, 3], grey level * 128, to float32 [B, 2304]; OpenVINO takes whole batches only."""
-        if self._compiled is not None:
-            return self._compiled(frames_BTHWC.numpy())
+        if self.queue is not None:
+            return self.queue(frames_BTHWC.numpy())
         return self._forward(frames_BTHWC)
 
     def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:

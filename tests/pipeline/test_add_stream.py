@@ -23,7 +23,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, TinyBackbone]:
     """Runs load tiny backbones; those of the last run are returned."""
     last: dict[str, TinyBackbone] = {}
 
-    def load(config: Any) -> Mapping[str, TinyBackbone]:
+    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
         last.clear()
         last.update(tiny_backbones(*config.streams))
         return dict(last)

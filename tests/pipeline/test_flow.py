@@ -19,7 +19,7 @@ from tests.videos import truncate, write_over_reporting, write_video
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(config: Any) -> Mapping[str, TinyBackbone]:
+    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
         return tiny_backbones(*config.streams)
 
     monkeypatch.setattr(run_module, "load_backbones", load)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -417,3 +418,29 @@ def test_settings_are_checked() -> None:
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
     assert pool_module._resident_bytes(2**22 - 1) == 0
+
+
+def test_a_worker_does_not_import_the_calling_script(tmp_path: Path) -> None:
+    """A script without a guard, with heavy imports, may use the pool: its own code never runs in a worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os
+            from pathlib import Path
+            from pipeline.pool import DecodePool, PoolSettings
+            from pipeline.worker import Failed, Task, WorkerSettings
+            from tests.pipeline.fakes import PLANS
+
+            with Path(__file__).with_name("ran.txt").open("a") as file:
+                file.write(f"{os.getpid()}\\n")
+            settings = WorkerSettings(PLANS, max_error_share=0.2)
+            with DecodePool(PoolSettings(workers=2), worker_settings=settings) as pool:
+                tasks = [Task(number, "/no/such/video.mp4", "pyav") for number in range(4)]
+                assert [type(event) for event in pool.run(tasks)] == [Failed] * 4
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, script], check=True, timeout=120, env=environment)
+    assert len((tmp_path / "ran.txt").read_text().split()) == 1

@@ -38,7 +38,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Runs load tiny backbones; returns {"changes": keyword arguments for them, "last": those of the last run}."""
     state: dict[str, Any] = {"changes": {}, "last": {}}
 
-    def load(config: Any) -> Mapping[str, TinyBackbone]:
+    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
         state["last"] = tiny_backbones(*config.streams, **state["changes"])
         found: Mapping[str, TinyBackbone] = state["last"]
         return found

@@ -23,6 +23,7 @@ class TinyBackbone:
         self.plan = plan
         self.dim = dim
         self.batch_size = batch_size
+        self.queue = None
         self.seed = seed
         self.batches: list[int] = []
         side = plan.frames.size

@@ -169,8 +169,8 @@ def test_openvino(
     """The other runtime holds the same bound, and a converted model read from disk gives the same bits."""
     pytest.importorskip("openvino")
     from pipeline.backbones.base import cpu_has_bf16
+    from pipeline.backbones.calibrate import cache_folder
     from pipeline.backbones.load import BackboneConfig, load_backbones
-    from pipeline.backbones.runtime import model_cache_folder
 
     if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this CPU does not multiply bfloat16")
@@ -190,7 +190,7 @@ def test_openvino(
     assert cosine(found, expected) >= MIN_COSINE
     if precision == "fp32":
         assert relative_error(found, expected) <= MAX_RELATIVE_ERROR
-    assert list(model_cache_folder().glob("*.xml"))
+    assert list((cache_folder() / "openvino").glob("*.xml"))
     if stream == "clip":
         again = load_backbones(config)[stream]
         np.testing.assert_array_equal(again.embed(batch)[0].numpy(), found)

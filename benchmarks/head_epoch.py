@@ -4,19 +4,17 @@
 
 Without --features the cache is made up as in benchmarks/sweep.py: 2,000 videos (1,600 train, 400 val) of 8 to 12 tokens, 2,816
 wide. Every matrix product of one epoch (forward, backward, and scoring val) is recorded with its shapes, layout and type, then
-run alone on random numbers; the sum of these times is the limit. An epoch is what `train-head` does in it: drawing batches,
-training, averaging weights, scoring val and its threshold. Prints epoch / limit (bar 1.25) and where the rest goes.
+run alone on random numbers right after each epoch; the sum of these times is the epoch's limit. An epoch is what `train-head`
+does in it: drawing batches, training, averaging weights, scoring val and its threshold. Prints epoch / limit (bar 1.25).
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,18 +99,15 @@ class Recorder(TorchDispatchMode):
         self.products[Product(*((tuple(x.shape), x.stride(), x.dtype) for x in (a, b)))] += 1
 
 
-def product_seconds(product: Product, *, rounds: int = 5) -> float:
-    """Seconds of one product alone: the median of rounds of at least 20 ms."""
+def product_seconds(product: Product) -> float:
+    """Seconds of one product alone, over at least 20 ms after a first one."""
     a, b = (_operand(*layout) for layout in (product.a, product.b))
     a @ b
-    found = []
-    for _ in range(rounds):
-        began, count = time.perf_counter(), 0
-        while count == 0 or time.perf_counter() - began < 0.02:
-            a @ b
-            count += 1
-        found.append((time.perf_counter() - began) / count)
-    return statistics.median(found)
+    began, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - began < 0.02:
+        a @ b
+        count += 1
+    return (time.perf_counter() - began) / count
 
 
 def _operand(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -122,26 +117,37 @@ def _operand(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the fastest half of the epochs (their median), of the products, and the work in GFLOP."""
+    """One epoch and the products of an epoch run right after it, in seconds; work in GFLOP."""
 
     epoch: float
     limit: float
     gflop: float
     precision: str
 
+    @property
+    def ratio(self) -> float:
+        """How many times the limit the epoch took."""
+        return self.epoch / self.limit
 
-def measure(features: Path, settings: dict[str, Any], *, epochs: int) -> Measured:
-    """Train so many epochs: the first warms up, products are recorded in the second, the others are timed."""
-    config = TrainConfig(n_resamples=0).updated({"epochs": epochs, "patience": "off", **settings})
+
+def measure(features: Path, settings: dict[str, Any], *, epochs: int) -> list[Measured]:
+    """Train so many epochs after two: the first warms up, the products of the second are recorded."""
+    config = TrainConfig(n_resamples=0).updated({"epochs": epochs + 2, "patience": "off", **settings})
     recorder = Recorder()
-    ends: list[float] = []
+    found: list[tuple[float, float]] = []
+    began = 0.0
 
     def on_epoch(_: int, row: EpochRow) -> None:
+        nonlocal began
+        epoch = time.perf_counter() - began
         if row.epoch == 1:
             recorder.__enter__()
         elif row.epoch == 2:
             recorder.__exit__(None, None, None)
-        ends.append(time.perf_counter())
+        else:
+            limit = sum(count * product_seconds(product) for product, count in recorder.products.items())
+            found.append((epoch, limit))
+        began = time.perf_counter()
 
     with open_cache(features) as cache:
         dataset = load_dataset(cache, separate_streams=config.model.separate_streams, config=config.data)
@@ -151,10 +157,8 @@ def measure(features: Path, settings: dict[str, Any], *, epochs: int) -> Measure
             dataset.tokens, dataset.labels, [job], stream_dims=dataset.stream_dims, on_epoch=on_epoch
         )
     assert not isinstance(result, Exception), result
-    seconds = [b - a for a, b in zip(ends[1:], ends[2:], strict=False)]
-    limit = sum(count * product_seconds(product) for product, count in recorder.products.items())
     gflop = sum(count * product.gflop for product, count in recorder.products.items())
-    return Measured(statistics.median(seconds), limit, gflop, result.precision)
+    return [Measured(epoch, limit, gflop, result.precision) for epoch, limit in found]
 
 
 def main() -> None:
@@ -164,24 +168,22 @@ def main() -> None:
     )
     parser.add_argument("--features", type=Path)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         features = options.features or Path(folder) / "planted.zarr"
         if not features.exists():
             make_cache(features)
-        once: Callable[[str], Measured] = lambda name: measure(features, MODELS[name], epochs=options.epochs)  # noqa: E731
         print(
             f"{'model':<16}{'type':>6}{'epoch, s':>10}{'limit, s':>10}{'GFLOP':>9}{'GFLOP/s':>9}{'epoch / limit':>15}"
         )
         for name in options.models:
-            rounds = [once(name) for _ in range(options.rounds)]
-            middle = sorted(rounds, key=lambda m: m.epoch / m.limit)[len(rounds) // 2]
-            ratios = ", ".join(f"{m.epoch / m.limit:.2f}" for m in rounds)
+            found = sorted(measure(features, MODELS[name], epochs=options.epochs), key=lambda one: one.ratio)
+            middle = found[len(found) // 2]
             print(
                 f"{name:<16}{middle.precision:>6}{middle.epoch:>10.3f}{middle.limit:>10.3f}{middle.gflop:>9.0f}"
-                f"{middle.gflop / middle.limit:>9.0f}{middle.epoch / middle.limit:>15.2f}   (bar {BAR}; rounds {ratios})",
+                f"{middle.gflop / middle.limit:>9.0f}{middle.ratio:>15.2f}   (bar {BAR}; {len(found)} epochs, "
+                f"{found[0].ratio:.2f} to {found[-1].ratio:.2f})",
                 flush=True,
             )
 

@@ -29,6 +29,10 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.backbones.base import Batching
+
 FPS = 25
 SEGMENT_SECONDS = 10
 SIZE = (1920, 1080)
@@ -74,12 +78,11 @@ def repeat(segment: Path, path: Path, *, times: int) -> None:
 class StandIn:
     """A backbone whose network is a mean over the frames."""
 
-    batch_size = 16
     queue = None
 
     def __init__(self, name: str, plan: Any, dim: int) -> None:
         self.name, self.plan, self.dim = name, plan, dim
-        self.batch_size = 16 if plan.sampling.window == 1 else 1
+        self.batching = Batching(16 if plan.sampling.window == 1 else 1)
 
     def fingerprint(self) -> dict[str, Any]:
         """Named for what it is."""

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from heads.dropout import Dropout
+
 LONGEST_PERIOD_SECONDS = 3600.0
 SHORTEST_PERIOD_SECONDS = 1.0
 
@@ -26,7 +28,7 @@ class TokenMLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i in range(depth):
-            layers += [nn.Linear(dim if i == 0 else width, width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(dim if i == 0 else width, width), nn.ReLU(), Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
         self.dim = width if depth else dim
 
@@ -53,7 +55,7 @@ class AttentionLayer(nn.Module):
         self.shrink = nn.Linear(feedforward, width)
         self.norm_attention = nn.LayerNorm(width)
         self.norm_feedforward = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.xavier_uniform_(self.qkv.weight)
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)

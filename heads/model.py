@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cache.errors import InputError
 from heads.data import TokenBatch
+from heads.dropout import Dropout
 from heads.encoders import AttentionEncoder, StreamFusion, TokenMLP, largest_head_count
 from heads.pooling import POOLS, Pool, TokenPool
 from heads.scaling import SCALINGS, InputScaling, Scaling
@@ -121,11 +122,11 @@ class Classifier(nn.Sequential):
             nn.Linear(dim, 256),
             nn.ReLU(),
             nn.BatchNorm1d(256),
-            nn.Dropout(0.5),
+            Dropout(0.5),
             nn.Linear(256, 128),
             nn.ReLU(),
             nn.BatchNorm1d(128),
-            nn.Dropout(0.4),
+            Dropout(0.4),
             nn.Linear(128, 1),
         )
 
@@ -162,7 +163,7 @@ class HeadModel(nn.Module):
             self.mlp = TokenMLP(dim, width=width, depth=depth, dropout=config.dropout)
             dim = self.mlp.dim
         self.pool = TokenPool(config.pooling, dim)
-        self.dropout = nn.Dropout(0.0 if self.attention or (self.mlp and depth) else config.dropout)
+        self.dropout = Dropout(0.0 if self.attention or (self.mlp and depth) else config.dropout)
         self.classifier: nn.Module = nn.Linear(dim, 1) if config.architecture == "linear" else Classifier(dim)
 
     def encode(

@@ -46,7 +46,7 @@ class StreamRunner:
         self.busy = BusyTime()
         self._clocks = [self.busy, *([all_models] if all_models else [])]
         self._launcher = make_launcher(backbone, device)
-        self._batch_size = backbone.batch_size
+        self._batch_size = backbone.batching.batch_size
         plan = backbone.plan
         shape = (self._batch_size, plan.sampling.window, *plan.frames.shape)
         dtype = torch.uint8 if plan.frames.dtype == np.uint8 else torch.int16

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from rich.console import Console
@@ -47,7 +48,10 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     report.found, report.skipped_files = len(tree.sources), len(tree.skipped)
     with stop_on_signal() as stop:
         missing = missing_streams(config.out, config.backbones.streams)
-        backbones = load_backbones(config.backbones, calibrate=len(tree.sources) >= CALIBRATE_FROM_VIDEOS)
+        worth_measuring = len(tree.sources) >= CALIBRATE_FROM_VIDEOS
+        backbones = load_backbones(
+            config.backbones, calibrate=partial(console.print, highlight=False) if worth_measuring else None
+        )
         describe(backbones, config, report, console)
         report.setup_seconds = time.perf_counter() - began
         for name in missing:
@@ -128,7 +132,8 @@ def describe(
     report.precision = config.backbones.resolved_precision()
     for name, fields in prints.items():
         console.print(
-            f"stream {name}: {fields['model']}, weights {report.weights[name]}, {report.precision} on {report.device}",
+            f"stream {name}: {fields['model']}, weights {report.weights[name]}, {report.precision} on {report.device}, "
+            f"{backbones[name].batching}",
             highlight=False,
             markup=False,
         )

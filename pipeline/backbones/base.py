@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
 
@@ -21,6 +22,21 @@ DTYPES: Mapping[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """batch_size: windows a forward pass. n_streams: passes side by side, each on its share of the cores."""
+
+    batch_size: int
+    n_streams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.n_streams < 1:
+            raise ValueError(f"batches and streams count from 1, got {self.batch_size} and {self.n_streams}")
+
+    def __str__(self) -> str:
+        return f"batches of {self.batch_size}" + (f", {self.n_streams} at a time" * (self.n_streams > 1))
 
 
 class Pending(Protocol):
@@ -56,8 +72,8 @@ class Backbone(Protocol):
     name: str
     dim: int
     plan: StreamPlan
-    batch_size: int
-    """Windows a forward pass takes; the runner pads the last batch, so that a token never depends on what it ran beside."""
+    batching: Batching
+    """How windows go through it; the runner pads the last batch, so that a token never depends on what it ran beside."""
 
     @property
     def queue(self) -> ForwardQueue | None:

@@ -16,12 +16,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from pipeline.backbones.base import library_versions
+from pipeline.backbones.base import Batching, library_versions
 
 ROUNDS = 2
 SECONDS_A_ROUND = 0.7
@@ -31,23 +31,9 @@ WORTH_CHANGING = 1.03
 """A candidate must be this much faster than the one before it: less is noise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """batch_size: windows a forward pass. n_streams: passes side by side, each on its share of the cores."""
-
-    batch_size: int
-    n_streams: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.n_streams < 1:
-            raise ValueError(f"batches and streams count from 1, got {self.batch_size} and {self.n_streams}")
-
-    def __str__(self) -> str:
-        return f"batches of {self.batch_size}" + (f", {self.n_streams} at a time" * (self.n_streams > 1))
-
-
 Run = Callable[[], object]
 """One measurement: as many batches as are under way at once, waited for."""
+Say = Callable[[str], None]
 
 
 def candidates(sizes: Sequence[int], *, runtime: str) -> list[Batching]:
@@ -67,12 +53,13 @@ def cache_folder() -> Path:
 
 
 def best_batching(
-    candidates: Sequence[Batching], prepare: Callable[[Batching], Run], *, key: str, measure: bool
+    candidates: Sequence[Batching], prepare: Callable[[Batching], Run], *, key: str, measure: Say | None
 ) -> Batching:
     """The candidate that measured best here before, or, with `measure`, now; else the first one.
 
     candidates: the default first. prepare: makes ready what one measurement of a candidate runs. key: everything that may
-    change the answer but the versions of torch and OpenVINO and the number of cores.
+    change the answer but the versions of torch and OpenVINO and the number of cores. measure: told that it is measured, which
+    takes seconds; None measures nothing.
     """
     identity = json.dumps(
         [key, [asdict(c) for c in candidates], torch.get_num_threads(), library_versions("torch", "openvino")]
@@ -81,8 +68,9 @@ def best_batching(
     known = _read(path, candidates)
     if known is not None:
         return known
-    if not measure or not _can_write(path.parent):
+    if measure is None or not _can_write(path.parent):
         return candidates[0]
+    measure(f"measuring on this machine, once, which batches are fastest: {key}")
     rates = measure_rates(candidates, prepare)
     chosen = choose(candidates, rates)
     record = {

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
-from pipeline.backbones.base import DTYPES, Precision, device_name, library_versions
-from pipeline.backbones.calibrate import Batching, Run, best_batching, candidates
+from pipeline.backbones.base import DTYPES, Batching, Precision, device_name, library_versions
+from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
 from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
@@ -62,7 +62,7 @@ class ClipBackbone:
         device: torch.device,
         precision: Precision,
         runtime: Runtime = "torch",
-        calibrate: bool = False,
+        calibrate: Say | None = None,
     ) -> None:
         self._config = config
         self._device = device
@@ -83,16 +83,17 @@ class ClipBackbone:
             self._tower: Any = copy.deepcopy(tower)
         else:
             self._tower = copy.deepcopy(tower).to(device, self._dtype).to(memory_format=torch.channels_last)
-        batching = best_batching(
+        self.batching = best_batching(
             candidates(CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES, runtime=runtime),
             self._measured,
             key=f"clip {config.model} {size} {precision} {runtime} {device_name(device)}",
             measure=calibrate,
         )
-        self.batching, self.batch_size = batching, batching.batch_size
         if runtime == "openvino":
-            self.queue = self._compile(batching)
-        self.dim = int(self.embed(self._blank(1 if self.queue is None else self.batch_size)).shape[1])
+            self.queue = self._compile(self.batching)
+        self.dim = int(
+            self.embed(self._blank(1 if self.queue is None else self.batching.batch_size)).shape[1]
+        )
 
     def _blank(self, batch_size: int) -> torch.Tensor:
         size = self.plan.frames.size
@@ -115,7 +116,7 @@ class ClipBackbone:
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 [B, 1, H, W, 3] to float32 [B, D]; OpenVINO takes whole batches of `batch_size` only."""
+        """uint8 [B, 1, H, W, 3] to float32 [B, D]; OpenVINO takes whole batches of the batching's size only."""
         if self.queue is not None:
             return self.queue(frames_BTHWC.numpy())
         return self._forward(frames_BTHWC)

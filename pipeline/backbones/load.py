@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbones.base import Backbone, Precision
+    from pipeline.backbones.calibrate import Say
     from pipeline.backbones.clip import ClipConfig
     from pipeline.backbones.slowfast import SlowFastConfig
 
@@ -127,10 +128,11 @@ def config_from_fingerprints(
     return BackboneConfig(**chosen)
 
 
-def load_backbones(config: BackboneConfig, *, calibrate: bool = False) -> dict[str, Backbone]:
+def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> dict[str, Backbone]:
     """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError.
 
-    calibrate: measure which batches are fastest here, once a machine, which takes seconds (`backbones/calibrate.py`).
+    calibrate: told when it is measured which batches are fastest here, which takes up to a minute, once a machine
+    (`backbones/calibrate.py`); None: the default, unless it was measured before.
     """
     from pipeline.backbones.runtime import resolve_runtime
 

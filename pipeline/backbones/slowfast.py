@@ -25,8 +25,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cache.errors import WeightsError
-from pipeline.backbones.base import DTYPES, Precision, device_name, library_versions
-from pipeline.backbones.calibrate import Batching, Run, best_batching, candidates
+from pipeline.backbones.base import DTYPES, Batching, Precision, device_name, library_versions
+from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
 from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
@@ -85,7 +85,7 @@ class SlowFastBackbone:
         device: torch.device,
         precision: Precision,
         runtime: Runtime = "torch",
-        calibrate: bool = False,
+        calibrate: Say | None = None,
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -109,15 +109,14 @@ class SlowFastBackbone:
             self._blocks = fast.blocks[:5].to(
                 device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
             )
-        batching = best_batching(
+        self.batching = best_batching(
             candidates(CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES, runtime=runtime),
             self._measured,
             key=f"slowfast {precision} {runtime} {device_name(device)}",
             measure=calibrate,
         )
-        self.batching, self.batch_size = batching, batching.batch_size
         if runtime == "openvino":
-            self.queue = self._compile(batching)
+            self.queue = self._compile(self.batching)
 
     def _blank(self, batch_size: int) -> torch.Tensor:
         shape = (batch_size, N_FRAMES, SIZE, SIZE, 3)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.backbones.base import Batching
 from pipeline.decode import StreamPlan
 from pipeline.frames import RgbFrame, prepare_frame
 from tests.pipeline.fakes import PLANS
@@ -24,6 +25,7 @@ class TinyBackbone:
         self.dim = dim
         self.batch_size = batch_size
         self.queue = None
+        self.batching = Batching(batch_size)
         self.seed = seed
         self.batches: list[int] = []
         side = plan.frames.size

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pipeline.backbones import calibrate
-from pipeline.backbones.calibrate import Batching, best_batching, candidates, choose, measure_rates
+from pipeline.backbones.base import Batching
+from pipeline.backbones.calibrate import best_batching, candidates, choose, measure_rates
 
 TWO = [Batching(1), Batching(4)]
 
@@ -38,38 +39,42 @@ def sleeping(seconds: dict[int, float], log: list[int]) -> Callable[[Batching], 
 
 def test_the_fastest_is_taken_and_kept(own_cache: Path) -> None:
     log: list[int] = []
+    said: list[str] = []
     prepare = sleeping({1: 0.01, 4: 0.01}, log)  # four times the windows in the same time
-    assert best_batching(TWO, prepare, key="a", measure=True) == Batching(4)
+    assert best_batching(TWO, prepare, key="a", measure=said.append) == Batching(4)
     measured = len(log)
+    assert said == ["measuring on this machine, once, which batches are fastest: a"]
     assert measured >= 2 * (calibrate.ROUNDS + 1)
-    assert best_batching(TWO, prepare, key="a", measure=True) == Batching(4)
-    assert best_batching(TWO, prepare, key="a", measure=False) == Batching(4)
+    assert best_batching(TWO, prepare, key="a", measure=said.append) == Batching(4)
+    assert best_batching(TWO, prepare, key="a", measure=None) == Batching(4)
     assert len(log) == measured
     (kept,) = own_cache.glob("*.json")
     assert json.loads(kept.read_text())["chosen"] == {"batch_size": 4, "n_streams": 1}
     kept.write_text("{")  # damaged: the default, until it is measured again
-    assert best_batching(TWO, prepare, key="a", measure=False) == Batching(1)
-    assert best_batching(TWO, prepare, key="a", measure=True) == Batching(4)
+    assert best_batching(TWO, prepare, key="a", measure=None) == Batching(1)
+    assert best_batching(TWO, prepare, key="a", measure=said.append) == Batching(4)
 
 
 def test_nothing_is_measured_unless_asked_or_where_it_cannot_be_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     log: list[int] = []
+    said: list[str] = []
     prepare = sleeping({1: 0.01, 4: 0.01}, log)
-    assert best_batching(TWO, prepare, key="a", measure=False) == Batching(1)
+    assert best_batching(TWO, prepare, key="a", measure=None) == Batching(1)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert best_batching(TWO, prepare, key="a", measure=True) == Batching(1)
-    assert not log
+    assert best_batching(TWO, prepare, key="a", measure=said.append) == Batching(1)
+    assert not log and not said
 
 
 def test_another_model_is_measured_on_its_own() -> None:
     log: list[int] = []
+    said: list[str] = []
     prepare = sleeping({1: 0.001, 4: 0.02}, log)
-    assert best_batching(TWO, prepare, key="a", measure=True) == Batching(1)
+    assert best_batching(TWO, prepare, key="a", measure=said.append) == Batching(1)
     before = len(log)
-    best_batching(TWO, prepare, key="b", measure=True)
+    best_batching(TWO, prepare, key="b", measure=said.append)
     assert len(log) > before
 
 

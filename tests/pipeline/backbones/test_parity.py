@@ -88,7 +88,7 @@ def test_slowfast_fp32(
 ) -> None:
     model = backbone("slowfast", "fp32")
     batch = prepared(window, model)
-    assert len(batch) == model.batch_size == 1  # a window has no neighbours on a CPU
+    assert len(batch) == model.batching.batch_size == 1  # a window has no neighbours on a CPU
     first = model.embed(batch)
     found = first[0].numpy()
     assert found.shape == (model.dim,) == (2304,) and found.dtype == np.float32
@@ -136,12 +136,12 @@ def test_clip_bf16(backbone: Loader, plain_clip: tuple[Any, Any]) -> None:
 def test_a_clip_token_does_not_depend_on_its_neighbours(backbone: Loader, precision: str) -> None:
     """Bit for bit: otherwise a resumed run, whose batches are cut elsewhere, would differ."""
     model = backbone("clip", precision)  # type: ignore[arg-type]
-    frames = moving_picture(model.batch_size)
+    frames = moving_picture(model.batching.batch_size)
     batch = torch.cat([prepared([frame], model) for frame in frames])
     together = model.embed(batch)
     lonely = torch.zeros_like(batch)
-    lonely[model.batch_size // 2] = batch[0]
-    assert torch.equal(model.embed(lonely)[model.batch_size // 2], together[0])
+    lonely[model.batching.batch_size // 2] = batch[0]
+    assert torch.equal(model.embed(lonely)[model.batching.batch_size // 2], together[0])
 
 
 def test_features_are_neither_constant_nor_alike(backbone: Loader) -> None:
@@ -184,7 +184,7 @@ def test_openvino(
     )
     model = load_backbones(config)[stream]
     frames = window if stream == "slowfast" else window[:1]
-    batch = torch.cat([prepared(frames, model)] * model.batch_size)
+    batch = torch.cat([prepared(frames, model)] * model.batching.batch_size)
     found = model.embed(batch)[0].numpy()
     expected = expected_slowfast if stream == "slowfast" else clip_features(plain_clip, frames[0])
     assert cosine(found, expected) >= MIN_COSINE

@@ -94,6 +94,7 @@ class Flow:
                 assert not len(self._assembler), "a video was decoded but never completed"
             self._commit()
             report.worker_restarts += pool.restarts
+        report.model_seconds += self._models.seconds
         report.idle_seconds += max(0.0, time.perf_counter() - began - self._models.seconds)
         ended = report.stored_now + report.rejected_now + report.unchanged - ended_before
         report.not_reached += len(work) - ended

@@ -59,31 +59,33 @@ def profile_lines(
     rate = matrix_rate(device, precision)
     flops = {name: token_flops(backbone) * report.tokens.get(name, 0) for name, backbone in backbones.items()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    limit = report.decode_seconds / cores + sum(flops.values()) / rate
-    embed = sum(report.embed_seconds.values())
+    total, busy = sum(flops.values()), report.model_seconds
     lines = [
         f"profile    {wall:.1f} s after start-up; {workers} decode workers on {cores} cores",
         f"  decode    {report.decode_seconds:8.1f} s in the workers, {report.decode_wait_seconds:.1f} s waiting for a slot",
         f"  wait      {report.idle_seconds:8.1f} s ({report.idle_seconds / wall:.0%}) the models waited for frames",
     ]
     for name, seconds in report.embed_seconds.items():
-        achieved = flops[name] / max(seconds, 1e-9)
         lines.append(
-            f"  {name:<9} {seconds:8.1f} s ({seconds / wall:.0%}), {flops[name] / 1e12:.2f} TFLOP, "
-            f"{achieved / 1e9:.0f} GFLOP/s = {achieved / rate:.0%} of the {precision} matrix rate ({rate / 1e9:.0f} GFLOP/s)"
+            f"  {name:<9} {seconds:8.1f} s ({seconds / wall:.0%}) with a pass under way, {flops[name] / 1e12:.2f} TFLOP"
         )
+    achieved = total / max(busy, 1e-9)
+    lines.append(
+        f"  models    {busy:8.1f} s ({busy / wall:.0%}) with any pass under way, {achieved / 1e9:.0f} GFLOP/s = "
+        f"{achieved / rate:.0%} of the {precision} matrix rate ({rate / 1e9:.0f} GFLOP/s)"
+    )
     lines.append(f"  write     {report.write_seconds:8.1f} s")
+    limit = report.decode_seconds / cores + total / rate
     lines.append(
         f"  ceiling   {limit:8.1f} s = decode / cores + FLOPs / matrix rate; reached {limit / wall:.0%} of it"
     )
-    lines.append(f"change first: {_advice(report, wall, embed, device, precision, runtime, workers, cores)}")
+    lines.append(f"change first: {_advice(report, wall, device, precision, runtime, workers, cores)}")
     return lines
 
 
 def _advice(
     report: ExtractReport,
     wall: float,
-    embed: float,
     device: torch.device,
     precision: Precision,
     runtime: str,
@@ -101,5 +103,7 @@ def _advice(
     if device.type == "cpu" and runtime == "torch":
         return "--runtime openvino (pip install 'onepass[openvino]'): it fuses what torch runs apart"
     if device.type == "cpu":
-        return f"--device cuda where there is one: the models took {embed / wall:.0%} of the time"
+        return (
+            f"--device cuda where there is one: the models took {report.model_seconds / wall:.0%} of the time"
+        )
     return "nothing obvious: the device is busy with the models"

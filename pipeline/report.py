@@ -44,6 +44,7 @@ class ExtractReport:
     decode_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
     embed_seconds: dict[str, float] = field(default_factory=dict)
+    model_seconds: float = 0.0
     write_seconds: float = 0.0
     idle_seconds: float = 0.0
     profile: list[str] = field(default_factory=list)

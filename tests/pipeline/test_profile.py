@@ -19,7 +19,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, **changes: float) -> list[str]:
     report = ExtractReport(src="a", out="b")
     report.seconds, report.setup_seconds, report.stored_now = 110.0, 10.0, 5
     report.tokens = {"clip": 10, "slowfast": 40}
-    report.embed_seconds = {"clip": 20.0, "slowfast": 60.0}
+    report.embed_seconds, report.model_seconds = {"clip": 20.0, "slowfast": 60.0}, 75.0  # 5 s side by side
     report.decode_seconds, report.write_seconds = 30.0, 1.0
     for name, value in changes.items():
         setattr(report, name, value)
@@ -31,7 +31,8 @@ def lines(monkeypatch: pytest.MonkeyPatch, **changes: float) -> list[str]:
 def test_times_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(lines(monkeypatch))
     assert "100.0 s after start-up; 2 decode workers" in text
-    assert "60.0 s (60%), 0.04 TFLOP" in text and "= 67% of the fp32 matrix rate" in text
+    assert "60.0 s (60%) with a pass under way, 0.04 TFLOP" in text
+    assert "75.0 s (75%) with any pass under way, 1 GFLOP/s = 67% of the fp32 matrix rate" in text
     cores = profile.os.cpu_count() if not hasattr(profile.os, "sched_getaffinity") else None
     cores = cores or len(profile.os.sched_getaffinity(0))
     assert f"{30 / cores + 50:8.1f} s = decode / cores + FLOPs / matrix rate" in text

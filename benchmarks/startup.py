@@ -28,16 +28,15 @@ COMMANDS = ("extract", "train-head", "audit", "ablate", "threshold", "export-onn
 BARS = {"help": 0.5, "first step": 5.0, "inspect": 2.0}
 FIRST_STEP = """
 import os, sys, time
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-def hook(*_):
+def first_step(optimizer):
     os.write(2, b"first step\\n")
     os._exit(0)
-register_optimizer_step_pre_hook(hook)
 sys.argv = ["train-head", "--features", sys.argv[1], "--out", sys.argv[2]]
-from heads.cli import main
-main()
+from heads import adamw, cli
+adamw.AdamW.step = first_step
+cli.main()
 """
-"""train-head as its entry point runs it, ended by a hook before the first optimiser step."""
+"""train-head as its entry point runs it, ended where its first optimiser step would be."""
 
 
 def seconds(command: list[str], *, says: str = "") -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cache.errors import OnepassError, StorageFull
 
@@ -16,10 +16,13 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 
 
-def run_app(app: typer.Typer) -> None:
-    """Run a typer app and exit with its code; `OnepassError` becomes `error: ...` on stderr and its own code."""
+def run_app(app: typer.Typer, *, args: list[str] | None = None, prog_name: str | None = None) -> NoReturn:
+    """Run a typer app and exit with its code; `OnepassError` becomes `error: ...` on stderr and its own code.
+
+    args, prog_name: None for what the process was called with.
+    """
     try:
-        app()
+        app(args=args, prog_name=prog_name)
     except OnepassError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -40,8 +43,9 @@ def run_app(app: typer.Typer) -> None:
                 2,
             )
         raise
+    sys.exit(0)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import HeadError
+from heads.adamw import AdamW
 from heads.batched_feed import ScaledBatch, ScaledTokens, epoch_batches
 from heads.config import TrainConfig
 from heads.data import MAX_TOKENS_PER_BATCH, TokenSource
 from heads.epochs import EpochRow, FitResult, epoch_row, selection_score
 from heads.losses import HeadLoss, positive_weight
 from heads.model import HeadModel, only_multiplies_tokens
-from heads.optim import averaged, lr_factor, make_optimizer, parameter_groups, uses_bf16
+from heads.optim import averaged, lr_factor, parameter_groups, uses_bf16
 from heads.scaling import InputScaling, fit_scaling
 
 MOST_HEADS = 8
@@ -271,7 +272,7 @@ class _Pack:
             feeds[feed_key].heads.append(head)
             head.start(fitted[scaling_key], n_steps=optim.epochs * feeds[feed_key].steps_per_epoch)
         self._feeds = list(feeds.values())
-        self._optimizer = make_optimizer([group for head in self.heads for group in head.groups])
+        self._optimizer = AdamW([group for head in self.heads for group in head.groups])
 
     def train_epoch(self) -> None:
         """One epoch of every active head."""
@@ -282,7 +283,7 @@ class _Pack:
             for head in feed.active:
                 head.model.train()
         for step in range(max(len(feed.batches) for feed in feeds)):
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.zero_grad()
             stepping: list[_Head] = []
             losses: list[Tensor] = []
             for feed in feeds:

@@ -27,7 +27,7 @@ def audit_command(
     ] = None,
     shortcut_limit: Annotated[float, typer.Option(help="AUROC that metadata alone may reach.")] = 0.55,
     ignore_libraries: Annotated[
-        bool, typer.Option("--ignore-libraries", help="Join caches of other library versions.")
+        bool, typer.Option("--allow-library-mismatch", help="Join caches of other library versions.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

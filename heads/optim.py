@@ -92,11 +92,6 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-    """AdamW over the groups of one head, or of several that train together."""
-    return torch.optim.AdamW(groups, fused=True)
-
-
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights. The decay warms up as (1 + n) / (10 + n); buffers follow the
     model.

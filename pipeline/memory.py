@@ -11,8 +11,10 @@ import psutil
 
 from pipeline.pool import PoolSettings
 
-MIN_WORKER_BYTES = 512 << 20
-"""Room for one decode worker: 170 to 185 MiB resident were seen on real clips up to 1080p; the rest is headroom."""
+MIN_WORKER_BYTES = 768 << 20
+"""Room for one decode worker: decord was seen at 170 to 185 MiB on short clips and at 565 MiB on two hours of 1080p
+(benchmarks/memory.py); the rest is headroom.
+"""
 DEFAULT_SHARE = 0.5
 """Share of the memory that is free at the start which decoding may take where nothing was said."""
 

@@ -26,11 +26,11 @@ def test_a_large_budget_changes_nothing() -> None:
     asked = PoolSettings(workers=4, worker_memory_bytes=4 * GIB)
     assert fit_pool(asked, 16 * GIB) == asked
     assert fit_pool(asked, 8 * GIB) == PoolSettings(workers=4, worker_memory_bytes=2 * GIB)
-    assert fit_pool(asked, GIB) == PoolSettings(workers=2, worker_memory_bytes=GIB // 2)
+    assert fit_pool(asked, 2 * GIB) == PoolSettings(workers=2, worker_memory_bytes=GIB)
 
 
 def test_less_than_one_worker_is_refused() -> None:
-    with pytest.raises(ValueError, match="100 MiB are too little: one decode worker needs 512 MiB"):
+    with pytest.raises(ValueError, match="100 MiB are too little: one decode worker needs 768 MiB"):
         fit_pool(PoolSettings(), 100 << 20)
 
 

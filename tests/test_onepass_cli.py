@@ -1,0 +1,65 @@
+"""The umbrella command: a named command runs alone, and behaves as in the group of all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onepass
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(
+    command.name or command.callback.__name__
+    for command in onepass.app.registered_commands
+    if command.callback
+)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["onepass", *words])
+    with pytest.raises(SystemExit) as stopped:
+        onepass.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_its_whole_name(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, name, "--help") == 0
+    assert f"Usage: onepass {name} " in capsys.readouterr().out
+
+
+def test_the_group_lists_all_and_refuses_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--help") == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in COMMANDS)
+    assert call(monkeypatch, "nonsense") == 2
+    assert "No such command 'nonsense'" in capsys.readouterr().err
+
+
+def test_user_errors_are_one_line_and_a_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "inspect", "nowhere.zarr") == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+sys.argv = ["onepass", "train-head", "--help"]
+import onepass
+try:
+    onepass.main()
+finally:
+    heavy = {"torch", "numpy", "zarr", "h5py", "sklearn", "matplotlib", "cv2", "pydantic"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT, capture_output=True)

@@ -1,6 +1,6 @@
 """Memory of an extraction by the length of the video: a clip of 2 s against one long 1080p file.
 
-    python benchmarks/memory.py [--minutes 120] [--models real|stand-in] [--decoder decord]
+    python benchmarks/memory.py [--minutes 120] [--fps 5] [--models real|stand-in] [--decoder decord]
 
 Makes both files (10 s are encoded, the long one repeats their packets with later times), extracts each in a process of its own
 and samples the proportional set size of that process and of its decode workers twice a second: shared memory counts once.
@@ -33,22 +33,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.backbones.base import Batching
 
-FPS = 25
 SEGMENT_SECONDS = 10
 SIZE = (1920, 1080)
 
 
-def write_segment(path: Path, *, seconds: int = SEGMENT_SECONDS) -> None:
-    """Moving squares over noise in 1080p h264."""
+def write_segment(path: Path, *, fps: int, seconds: int = SEGMENT_SECONDS) -> None:
+    """A square that moves over still noise, in 1080p h264."""
     import av
 
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "g": str(FPS)})
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "g": str(4 * fps)})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         noise = rng.integers(0, 60, (SIZE[1] // 8, SIZE[0] // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-        for index in range(seconds * FPS):
-            picture = np.roll(noise, 7 * index, axis=1)
+        for index in range(seconds * fps):
+            picture = noise.copy()
             left = (11 * index) % (SIZE[0] - 300)
             picture[300:600, left : left + 300] = (230, 40, 40)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -193,6 +192,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=int, default=120)
+    parser.add_argument(
+        "--fps", type=int, default=5, help="of both files; a surveillance camera's by default"
+    )
     parser.add_argument("--models", choices=["real", "stand-in"], default="stand-in")
     parser.add_argument("--decoder", default="decord")
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -204,8 +206,8 @@ def main() -> None:
         folder = Path(scratch)
         (folder / "short").mkdir()
         (folder / "long").mkdir()
-        write_segment(folder / "short" / "clip.mp4", seconds=2)
-        write_segment(folder / "segment.mp4")
+        write_segment(folder / "short" / "clip.mp4", fps=options.fps, seconds=2)
+        write_segment(folder / "segment.mp4", fps=options.fps)
         repeat(
             folder / "segment.mp4",
             folder / "long" / "long.mp4",

@@ -154,9 +154,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parts: list[tuple[str, str, dict[str, Points]]] = []
     if "extract" in arguments.parts and arguments.src:
-        parts.append(
-            ("extraction, CLIP stream", "videos", extraction(arguments.src, [8, 16, 32, 64], [1, 2, 4]))
-        )
+        parts.append(("extraction, CLIP stream", "videos", extraction(arguments.src, [8, 16, 32], [1, 2, 4])))
     if "cache" in arguments.parts:
         parts.append(("cache", "videos", caches([1_000, 10_000, 100_000, 1_000_000])))
     if "train" in arguments.parts:

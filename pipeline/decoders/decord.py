@@ -17,6 +17,9 @@ from pipeline.decoders.base import Declared, DecodeProblem, FrameRef
 from pipeline.decoders.timeline import Timeline
 from pipeline.frames import RgbFrame
 
+LONGEST_SECONDS = 600.0
+"""Longer videos are left to PyAV: on two hours of 1080p decord grew to 4 GiB (benchmarks/memory.py)."""
+
 
 class DecordFrames:
     """Frames of one video through decord, on one thread. Raises `DecodeProblem` on open and while decoding."""
@@ -36,6 +39,10 @@ class DecordFrames:
             # an edit list cuts the start: decord counts the frames that are not to be shown and fills in copies for them
             raise DecodeProblem("decode-errors", f"its first frame is at {self._shown[0, 0]:.3f} s")
         duration = float(self._shown[-1, 1])
+        if duration > LONGEST_SECONDS:
+            raise DecodeProblem(
+                "decode-errors", f"{duration:.0f} s are too long for decord, whose memory grows"
+            )
         self.declared = Declared(
             n_frames=n_frames, fps=fps if np.isfinite(fps) else 0.0, duration_seconds=duration
         )

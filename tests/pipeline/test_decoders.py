@@ -226,3 +226,15 @@ def test_gaps_of_hours_in_every_frame_are_damage(tmp_path: Path) -> None:
 def test_a_missing_file_is_a_problem_with_its_reason(tmp_path: Path) -> None:
     for decoder in DECODERS:
         assert "No such file" in problem(tmp_path / "nowhere.mp4", decoder).detail
+
+
+def test_long_videos_are_left_to_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """decord keeps more memory the longer it decodes; PyAV does not."""
+    from pipeline.decoders import decord as module
+
+    path = write_video(tmp_path / "v.mp4", seconds=2.0)
+    module.DecordFrames(path).close()
+    monkeypatch.setattr(module, "LONGEST_SECONDS", 1.0)
+    with pytest.raises(DecodeProblem, match="too long for decord"):
+        module.DecordFrames(path)
+    assert open_frames(path, "pyav").declared.duration_seconds > 1.0

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
-from pipeline.backbones.base import DTYPES, Batching, Precision, device_name, library_versions
-from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
-from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side, runtime_libraries
+from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.calibrate import Say
+from pipeline.backbones.engine import Engine
+from pipeline.backbones.runtime import Runtime, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -65,7 +66,6 @@ class ClipBackbone:
         calibrate: Say | None = None,
     ) -> None:
         self._config = config
-        self._device = device
         self._precision: Precision = precision
         tower, preprocess, self._weights, self._quick_gelu = load_tower(config)
         self._plain = tower
@@ -77,49 +77,28 @@ class ClipBackbone:
         std = torch.tensor(preprocess["std"], dtype=torch.float32, device=device)
         self._scale, self._shift = 1 / (255 * std), -mean / std
         self.plan = StreamPlan(self.name, Sampling(fps=config.fps), FramePlan("pil-bicubic", size))
-        self.queue: OpenVinoModel | None = None
         if runtime == "openvino":
             self._dtype = torch.float32  # the compiler lowers it
             self._tower: Any = copy.deepcopy(tower)
         else:
             self._tower = copy.deepcopy(tower).to(device, self._dtype).to(memory_format=torch.channels_last)
-        self.batching = best_batching(
-            candidates(CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES, runtime=runtime),
-            self._measured,
-            key=f"clip {config.model} {size} {precision} {runtime} {device_name(device)}",
-            measure=calibrate,
+        self._engine = Engine(
+            self._forward,
+            lambda n: torch.zeros(n, 1, size, size, 3, dtype=torch.uint8, device=device),
+            sizes=CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES,
+            device=device,
+            precision=precision,
+            runtime=runtime,
+            name=f"clip {config.model} {size}",
+            weights_key=f"clip {config.model} {self._weights.digest} {preprocess}",
+            calibrate=calibrate,
         )
-        if runtime == "openvino":
-            self.queue = self._compile(self.batching)
-        self.dim = int(
-            self.embed(self._blank(1 if self.queue is None else self.batching.batch_size)).shape[1]
-        )
+        self.batching, self.queue = self._engine.batching, self._engine.queue
+        self.dim = self._engine.feature_width()
 
-    def _blank(self, batch_size: int) -> torch.Tensor:
-        size = self.plan.frames.size
-        return torch.zeros(batch_size, 1, size, size, 3, dtype=torch.uint8, device=self._device)
-
-    def _compile(self, batching: Batching) -> OpenVinoModel:
-        return OpenVinoModel(
-            lambda: Forward(self._forward),
-            self._blank(batching.batch_size),
-            precision=self._precision,
-            key=f"clip {self._config.model} {self._weights.digest} {self._preprocess}",
-            n_streams=batching.n_streams,
-        )
-
-    def _measured(self, batching: Batching) -> Run:
-        frames = self._blank(batching.batch_size)
-        if self._runtime == "openvino":
-            return run_side_by_side(self._compile(batching), frames.numpy())
-        return lambda: self.embed(frames).cpu()
-
-    @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         """uint8 [B, 1, H, W, 3] to float32 [B, D]; OpenVINO takes whole batches of the batching's size only."""
-        if self.queue is not None:
-            return self.queue(frames_BTHWC.numpy())
-        return self._forward(frames_BTHWC)
+        return self._engine(frames_BTHWC)
 
     def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         pixels_BHWC = frames_BTHWC[:, 0].to(torch.float32) * self._scale + self._shift

@@ -25,9 +25,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cache.errors import WeightsError
-from pipeline.backbones.base import DTYPES, Batching, Precision, device_name, library_versions
-from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
-from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side, runtime_libraries
+from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.calibrate import Say
+from pipeline.backbones.engine import Engine
+from pipeline.backbones.runtime import Runtime, runtime_libraries
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -100,8 +101,6 @@ class SlowFastBackbone:
             FramePlan("linear-fixed", SIZE),
         )
         self.dim = int(fast.blocks[6].proj.in_features)
-        self._device = device
-        self.queue: OpenVinoModel | None = None
         if runtime == "openvino":
             self._dtype = torch.float32  # the compiler lowers it
             self._blocks = fast.blocks[:5]
@@ -109,40 +108,22 @@ class SlowFastBackbone:
             self._blocks = fast.blocks[:5].to(
                 device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
             )
-        self.batching = best_batching(
-            candidates(CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES, runtime=runtime),
-            self._measured,
-            key=f"slowfast {precision} {runtime} {device_name(device)}",
-            measure=calibrate,
+        self._engine = Engine(
+            self._forward,
+            lambda n: torch.zeros(n, N_FRAMES, SIZE, SIZE, 3, dtype=torch.int16, device=device),
+            sizes=CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES,
+            device=device,
+            precision=precision,
+            runtime=runtime,
+            name="slowfast",
+            weights_key=f"slowfast {self._weights.digest}",
+            calibrate=calibrate,
         )
-        if runtime == "openvino":
-            self.queue = self._compile(self.batching)
+        self.batching, self.queue = self._engine.batching, self._engine.queue
 
-    def _blank(self, batch_size: int) -> torch.Tensor:
-        shape = (batch_size, N_FRAMES, SIZE, SIZE, 3)
-        return torch.zeros(shape, dtype=torch.int16, device=self._device)
-
-    def _compile(self, batching: Batching) -> OpenVinoModel:
-        return OpenVinoModel(
-            lambda: Forward(self._forward),
-            self._blank(batching.batch_size),
-            precision=self._precision,
-            key=f"slowfast {self._weights.digest}",
-            n_streams=batching.n_streams,
-        )
-
-    def _measured(self, batching: Batching) -> Run:
-        frames = self._blank(batching.batch_size)
-        if self._runtime == "openvino":
-            return run_side_by_side(self._compile(batching), frames.numpy())
-        return lambda: self.embed(frames).cpu()
-
-    @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         """int16 [B, 32, 256, 256, 3], grey level * 128, to float32 [B, 2304]; OpenVINO takes whole batches only."""
-        if self.queue is not None:
-            return self.queue(frames_BTHWC.numpy())
-        return self._forward(frames_BTHWC)
+        return self._engine(frames_BTHWC)
 
     def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         scale = 1 / (FIXED_POINT_SCALE * 255 * STD)

@@ -1,0 +1,76 @@
+"""A frozen forward pass made ready for its runtime: batched as measures best here, compiled where OpenVINO runs it.
+
+Shapes: B batch, T frames, H W pixels, C channels, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from pipeline.backbones.base import Batching, Precision, device_name
+from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
+from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side
+
+Blank = Callable[[int], torch.Tensor]
+
+
+class Engine:
+    """Callable: prepared frames [B, T, H, W, C] on the device to float32 [B, D] there.
+
+    forward: the same, in plain torch. blank: frames of zeros for a batch size. sizes: of batches, the default first.
+    name: of model and input shape, for what was measured. weights_key: what tells one compiled model from another.
+    OpenVINO takes whole batches of the batching's size only, and runs them beside the caller through `queue`.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        blank: Blank,
+        *,
+        sizes: Sequence[int],
+        device: torch.device,
+        precision: Precision,
+        runtime: Runtime,
+        name: str,
+        weights_key: str,
+        calibrate: Say | None,
+    ) -> None:
+        self._forward, self._blank = forward, blank
+        self._precision, self._runtime, self._weights_key = precision, runtime, weights_key
+        self.queue: OpenVinoModel | None = None
+        self.batching = best_batching(
+            candidates(sizes, runtime=runtime),
+            self._measured,
+            key=f"{name} {precision} {runtime} {device_name(device)}",
+            measure=calibrate,
+        )
+        if runtime == "openvino":
+            self.queue = self._compile(self.batching)
+
+    @torch.inference_mode()
+    def __call__(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
+        """Features of one batch, waited for."""
+        if self.queue is not None:
+            return self.queue(frames_BTHWC.numpy())
+        return self._forward(frames_BTHWC)
+
+    def feature_width(self) -> int:
+        """D, found by a forward pass of zeros."""
+        return int(self(self._blank(1 if self.queue is None else self.batching.batch_size)).shape[1])
+
+    def _compile(self, batching: Batching) -> OpenVinoModel:
+        return OpenVinoModel(
+            lambda: Forward(self._forward),
+            self._blank(batching.batch_size),
+            precision=self._precision,
+            key=self._weights_key,
+            n_streams=batching.n_streams,
+        )
+
+    def _measured(self, batching: Batching) -> Run:
+        frames = self._blank(batching.batch_size)
+        if self._runtime == "openvino":
+            return run_side_by_side(self._compile(batching), frames.numpy())
+        return lambda: self(frames).cpu()

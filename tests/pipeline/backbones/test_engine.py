@@ -1,0 +1,74 @@
+"""One forward pass on either runtime: the same features, whole batches, and what was measured is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.backbones import calibrate
+from pipeline.backbones.calibrate import Say
+from pipeline.backbones.engine import Engine
+from pipeline.backbones.runtime import Runtime
+
+CPU = torch.device("cpu")
+WEIGHTS = torch.arange(12, dtype=torch.float32).reshape(3, 4) / 7
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrate, "SECONDS_A_ROUND", 0.01)
+    return tmp_path / "onepass"
+
+
+def forward(frames_BTHWC: torch.Tensor) -> torch.Tensor:
+    return frames_BTHWC.to(torch.float32).mean(dim=(1, 2, 3)) @ WEIGHTS
+
+
+def engine(runtime: Runtime, *, calibrate: Say | None = None) -> Engine:
+    return Engine(
+        forward,
+        lambda n: torch.zeros(n, 1, 8, 8, 3, dtype=torch.uint8),
+        sizes=(2, 4),
+        device=CPU,
+        precision="fp32",
+        runtime=runtime,
+        name="means",
+        weights_key="means 1",
+        calibrate=calibrate,
+    )
+
+
+def frames(n: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 1, 8, 8, 3), dtype=torch.uint8, generator=generator)
+
+
+def test_torch_takes_any_batch_and_has_no_queue() -> None:
+    made = engine("torch")
+    assert made.queue is None and made.batching.batch_size == 2 and made.feature_width() == 4
+    torch.testing.assert_close(made(frames(3)), forward(frames(3)))
+
+
+def test_openvino_gives_the_same_features(own_cache: Path) -> None:
+    pytest.importorskip("openvino")
+    made = engine("openvino")
+    assert made.queue is not None and made.queue.n_streams == made.batching.n_streams
+    assert made.feature_width() == 4
+    torch.testing.assert_close(made(frames(2)), forward(frames(2)), rtol=1e-4, atol=1e-4)
+    assert list((own_cache / "openvino").glob("*.xml"))
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_what_was_measured_is_used_by_the_next(runtime: Runtime, own_cache: Path) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    said: list[str] = []
+    first = engine(runtime, calibrate=said.append)
+    assert len(said) == 1 and f"means fp32 {runtime}" in said[0]
+    assert engine(runtime, calibrate=said.append).batching == first.batching
+    assert len(said) == 1
+    batch = frames(first.batching.batch_size)
+    torch.testing.assert_close(first(batch), forward(batch), rtol=1e-4, atol=1e-4)

@@ -18,8 +18,8 @@ EPS = 1e-8
 class AdamW:
     """What `torch.optim.AdamW(groups, fused=True)` computes (Loshchilov and Hutter 2019).
 
-    groups: dicts of `params` (float tensors), `lr` and `weight_decay`, both read at every step. A parameter without a gradient
-    is left alone.
+    groups: dicts of `params` (float tensors), `lr` and `weight_decay`, and `divisor`, a scalar tensor that gradients are divided
+    by, or None; all read at every step. A parameter without a gradient is left alone.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -55,6 +55,7 @@ class AdamW:
                 eps=EPS,
                 amsgrad=False,
                 maximize=False,
+                grad_scale=group.get("divisor"),
             )
 
     def _state_of(self, parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:

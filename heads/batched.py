@@ -17,17 +17,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cache.errors import HeadError
 from heads.adamw import AdamW
+from heads.average import AveragedWeights
 from heads.batched_feed import ScaledBatch, ScaledTokens, epoch_batches
 from heads.config import TrainConfig
 from heads.data import MAX_TOKENS_PER_BATCH, TokenSource
 from heads.epochs import EpochRow, FitResult, epoch_row, selection_score
 from heads.losses import HeadLoss, positive_weight
 from heads.model import HeadModel, only_multiplies_tokens
-from heads.optim import averaged, lr_factor, parameter_groups, uses_bf16
+from heads.optim import clip_divisor, lr_factor, parameter_groups, uses_bf16
 from heads.scaling import InputScaling, fit_scaling
 
 MOST_HEADS = 8
@@ -154,7 +155,7 @@ class _Head:
             own.load_state_dict(fitted.state_dict())
         self.model.to(self._device)
         decay = self.config.optim.ema_decay
-        self._average = averaged(self.model, decay) if decay is not None else None
+        self._average = AveragedWeights(self.model, decay) if decay is not None else None
         self._parameters = list(self.model.parameters())
         self._n_steps = n_steps
         self.groups = parameter_groups(self.model, self.config.optim)
@@ -191,17 +192,19 @@ class _Head:
 
     def clip(self) -> None:
         if self.config.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_norm)
+            divisor = clip_divisor(self._parameters, self.config.optim.clip_norm)
+            for group in self.groups:
+                group["divisor"] = divisor
 
     def after_step(self) -> None:
         if self._average is not None:
-            self._average.update_parameters(self.model)
+            self._average.update()
         self._step += 1
 
     @property
     def scored(self) -> HeadModel:
         """The weights that are scored and kept: the averaged ones where there are such."""
-        model = self._average.module if self._average is not None else self.model
+        model = self._average.model if self._average is not None else self.model
         assert isinstance(model, HeadModel)
         return model
 

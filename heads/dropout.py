@@ -41,5 +41,6 @@ def keep_mask(shape: torch.Size, dropped: int, *, dtype: torch.dtype) -> Tensor:
     """0 with probability dropped / 65,536, else 65,536 / (65,536 - dropped)."""
     n = shape.numel()
     draws = torch.empty((n + 3) // 4, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-    kept = draws.view(torch.int16)[:n].view(shape) >= dropped - LEVELS // 2
-    return kept.to(dtype).mul_(LEVELS / (LEVELS - dropped))
+    kept = torch.empty(shape, dtype=dtype)  # compared straight into floats: a third less than over a bool
+    torch.ge(draws.view(torch.int16)[:n].view(shape), dropped - LEVELS // 2, out=kept)
+    return kept.mul_(LEVELS / (LEVELS - dropped))

@@ -1,21 +1,22 @@
-"""How a head is trained: learning rate over time, clipping, averaged weights, precision."""
+"""How a head is trained: learning rate over time, clipping, precision."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from cache.errors import InputError
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 Precision = Literal["auto", "fp32", "bf16"]
 BF16_WORTHWHILE_WIDTH = 512
 """auto uses bf16 from this token width on: below it, casting costs more than the faster products save."""
+CLIP_EPS = 1e-6
+"""Added to the norm, as `torch.nn.utils.clip_grad_norm_` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +93,17 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights. The decay warms up as (1 + n) / (10 + n); buffers follow the
-    model.
+@torch.no_grad()
+def clip_divisor(parameters: Sequence[Tensor], clip_norm: float) -> Tensor:
+    """What gradients are divided by so that their joint norm is at most `clip_norm`: a scalar, 1 or more.
+
+    `torch.nn.utils.clip_grad_norm_` multiplies by the inverse of this in a pass of its own over all gradients; here the
+    optimiser's kernel divides while it reads them.
     """
-
-    @torch.no_grad()
-    def average(old: Tensors, new: Tensors, n_averaged: Tensor | int) -> None:
-        n = float(n_averaged)
-        torch._foreach_lerp_(list(old), list(new), 1 - min(decay, (1 + n) / (10 + n)))
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=False)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    divisor: Tensor = ((norm + CLIP_EPS) / clip_norm).clamp_(min=1.0)
+    return divisor
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from cache.errors import InputError
-from heads.optim import OptimConfig, averaged, lr_factor, parameter_groups, uses_bf16
+from heads.adamw import AdamW
+from heads.optim import OptimConfig, clip_divisor, lr_factor, parameter_groups, uses_bf16
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -20,19 +21,25 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert {lr_factor(step, n_steps=5, config=constant) for step in range(5)} == {1.0}
 
 
-def test_average_warms_up_then_follows_slowly() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-    average = averaged(model, 0.9)
-    average.update_parameters(model)
-    nn.init.ones_(model.weight)
-    seen = []
-    for _ in range(200):
-        average.update_parameters(model)
-        seen.append(average.module.weight.item())  # type: ignore[union-attr, operator]
-    assert seen[0] == pytest.approx(1 - 2 / 11)
-    assert seen == sorted(seen)
-    assert seen[-1] == pytest.approx(1, abs=1e-3)
+@pytest.mark.parametrize("clip_norm", [0.5, 1e6])
+def test_clipping_is_torch_s_own(clip_norm: float) -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(7, 5), torch.randn(5), torch.randn(3)]
+    own, other = ([nn.Parameter(x.clone()) for x in start] for _ in range(2))
+    groups = [{"params": own, "lr": 0.01, "weight_decay": 0.1, "divisor": None}]
+    mine, torchs = AdamW(groups), torch.optim.AdamW(other, lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        for one, two in zip(own[:2], other[:2], strict=True):  # the third has no gradient
+            one.grad = torch.randn_like(one)
+            two.grad = one.grad.clone()
+        divisor = clip_divisor(own, clip_norm)
+        norm = nn.utils.clip_grad_norm_(other, clip_norm)
+        assert float(divisor) == pytest.approx(max(1.0, float(norm) / clip_norm), rel=1e-5)
+        groups[0]["divisor"] = divisor
+        mine.step()
+        torchs.step()
+    for one, two in zip(own, other, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
 def test_weight_decay_is_for_matrices_only() -> None:

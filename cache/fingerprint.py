@@ -89,8 +89,10 @@ def is_random(fingerprint: Fingerprint) -> bool:
 
 
 def weights_name(fingerprint: Fingerprint) -> str:
-    """The weights as every table prints them: `"random (seed 0)"`, `"openai"`, or `"unknown"`."""
+    """The weights as every table prints them: `"random (seed 0)"`, `"openai"`, `"file (openai)"`, or `"unknown"`."""
     weights = _weights(fingerprint)
     if is_random(fingerprint):
         return f"random (seed {weights.get('seed', '?')})"
+    if weights.get("published_as"):
+        return f"{weights.get('tag')} ({weights['published_as']})"
     return str(weights.get("tag") or "unknown")

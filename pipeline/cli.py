@@ -56,6 +56,9 @@ def extract_command(
     clip_weights: Annotated[
         str | None, typer.Option(help="Tag, FILE or 'random' (default: openai).", rich_help_panel=MODELS)
     ] = None,
+    clip_tag: Annotated[
+        str, typer.Option(help="Published tag whose weights the FILE holds.", rich_help_panel=MODELS)
+    ] = "",
     slowfast_weights: Annotated[
         str | None,
         typer.Option(help="kinetics400, FILE or 'random' (default: kinetics400).", rich_help_panel=MODELS),
@@ -144,6 +147,7 @@ def extract_command(
             streams=tuple(name.strip() for name in streams.split(",") if name.strip()),
             clip_model=clip_model,
             clip_weights=clip_weights or weights or "openai",
+            clip_tag=clip_tag,
             slowfast_weights=slowfast_weights or weights or "kinetics400",
             seed=seed,
             clip_fps=clip_fps,

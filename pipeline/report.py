@@ -34,6 +34,7 @@ class ExtractReport:
     gone: int = 0
     interrupted: bool = False
     weights: dict[str, str] = field(default_factory=dict)
+    note: str = ""
     device: str = ""
     precision: str = ""
     tokens: dict[str, int] = field(default_factory=dict)
@@ -94,6 +95,8 @@ class ExtractReport:
             lines.append(
                 "weights    " + ", ".join(f"{name} {weights}" for name, weights in self.weights.items())
             )
+        if self.note:
+            lines.append(f"note       {self.note}")
         before = f" ({self.stored_before} of them before this run)" if self.stored_before else ""
         lines.append(f"stored     {self.stored}{before}")
         before = f" ({self.rejected_before} of them before this run)" if self.rejected_before else ""

@@ -137,6 +137,12 @@ def describe(
             highlight=False,
             markup=False,
         )
+    if "clip" in backbones:
+        from pipeline.backbones.clip import file_note
+
+        report.note = file_note(config.backbones.clip())
+        if report.note:
+            console.print(f"note: {report.note}", highlight=False, markup=False)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ channels, D feature width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ from pipeline.frames import FramePlan, RgbFrame
 from pipeline.sampling import Sampling
 
 FLAG = "--clip-weights"
+TAG_FLAG = "--clip-tag"
+DEFAULT_MODEL = "ViT-B-32"
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+"""Fields of a published tag that change what the image tower sees."""
 CPU_BATCHES = (16, 32)
 CUDA_BATCHES = (128, 64, 256)
 """Frames a forward pass that calibration tries; the first is the default."""
@@ -43,12 +47,17 @@ CUDA_BATCHES = (128, 64, 256)
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
-    """model: an open_clip name. weights: a tag of that model, a file, or `random`. fps: frames per second of the grid."""
+    """model: an open_clip name. weights: a tag of that model, a file, or `random`. fps: frames per second of the grid.
 
-    model: str = "ViT-B-32"
+    tag: the published tag whose weights a file holds, for the activation and preprocessing they were trained with. Empty: the
+    model's own defaults.
+    """
+
+    model: str = DEFAULT_MODEL
     weights: str = "openai"
     seed: int = 0
     fps: float = 2.0
+    tag: str = ""
 
 
 class ClipBackbone:
@@ -90,7 +99,7 @@ class ClipBackbone:
             precision=precision,
             runtime=runtime,
             name=f"clip {config.model} {size}",
-            weights_key=f"clip {config.model} {self._weights.digest} {preprocess}",
+            weights_key=f"clip {config.model} {self._weights.digest} {self._quick_gelu} {preprocess}",
             calibrate=calibrate,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
@@ -149,6 +158,8 @@ def load_tower(config: ClipConfig) -> tuple[torch.nn.Module, dict[str, Any], Wei
         raise InputError(
             f"--clip-model {config.model}: open_clip has no such model; did you mean {', '.join(near)}?"
         )
+    if config.tag and not looks_like_file(config.weights):
+        raise InputError(f"{TAG_FLAG} {config.tag}: says what a file holds, and needs {FLAG} FILE")
     if config.weights == RANDOM:
         model, record = _random(config), None
     elif looks_like_file(config.weights):
@@ -168,34 +179,84 @@ def load_tower(config: ClipConfig) -> tuple[torch.nn.Module, dict[str, Any], Wei
         if config.weights == RANDOM:
             record = WeightsRecord(RANDOM, digest, seed=config.seed)
         else:
-            record = WeightsRecord("file", digest, file=config.weights)
+            record = WeightsRecord("file", digest, file=config.weights, published_as=config.tag)
     quick = any(type(module).__name__ == "QuickGELU" for module in visual.modules())
     return visual, preprocess, record, quick
 
 
-def _random(config: ClipConfig) -> Any:
+def file_note(config: ClipConfig) -> str:
+    """What a user should know who gives a file without saying what it holds: empty where nothing is open.
+
+    A state dict holds neither activation nor preprocessing. Where the published weights of the model differ in them, the wrong
+    ones give plausible, wrong features.
+    """
+    if config.tag or not looks_like_file(config.weights):
+        return ""
+    kinds: dict[str, list[str]] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(config.model):
+        kinds.setdefault(_trained_with(open_clip.get_pretrained_cfg(config.model, tag)), []).append(tag)
+    if len(kinds) < 2:
+        return ""
+    own = _trained_with({"quick_gelu": open_clip.get_model_config(config.model).get("quick_gelu", False)})
+    others = "; ".join(
+        f"{', '.join(tags[:3])}{' ...' if len(tags) > 3 else ''}: {kind}"
+        for kind, tags in kinds.items()
+        if kind != own
+    )
+    return (
+        f"{FLAG} {config.weights} is run with {own}. Published weights of {config.model} that need something else: {others}. "
+        f"If the file holds one of these, say which with {TAG_FLAG}"
+    )
+
+
+def _trained_with(published: Mapping[str, Any]) -> str:
+    """Activation and preprocessing of published weights in words; what is not said is open_clip's default."""
+    defaults = asdict(open_clip.transform.PreprocessCfg())
+    mean, std, mode = (published.get(key) or defaults[key] for key in ("mean", "std", "resize_mode"))
+    activation = "QuickGELU" if published.get("quick_gelu") else "GELU"
+    return f"{activation}, mean {_three(mean)}, std {_three(std)}, resize {mode}"
+
+
+def _three(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.3g}" for value in values)
+
+
+def _random(config: ClipConfig, published: Mapping[str, Any] | None = None) -> Any:
+    published = published or {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return open_clip.create_model(config.model, pretrained=None, precision="fp32", device="cpu")
+        return open_clip.create_model(
+            config.model,
+            pretrained=None,
+            precision="fp32",
+            device="cpu",
+            force_quick_gelu=bool(published.get("quick_gelu", False)),
+            force_preprocess_cfg={key: published[key] for key in PREPROCESSING if published.get(key)},
+        )
 
 
 def _from_file(config: ClipConfig) -> Any:
     state = read_state_dict(Path(config.weights), flag=FLAG)
-    model = _random(config)
+    published = _published(config.model, config.tag, flag=TAG_FLAG, other="") if config.tag else {}
+    model = _random(config, published)
     origin = f"{FLAG} {config.weights} (--clip-model {config.model})"
     visual = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
     load_exactly(model.visual, visual or state, origin=origin)
     return model
 
 
-def _from_tag(config: ClipConfig) -> tuple[Any, WeightsRecord]:
-    tags = open_clip.list_pretrained_tags_by_model(config.model)
-    if config.weights not in tags:
+def _published(model: str, tag: str, *, flag: str, other: str) -> dict[str, Any]:
+    """What open_clip says of a tag. Raises WeightsError where the model has no such tag; other: what could be given instead."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
         raise WeightsError(
-            f"{FLAG} {config.weights}: {config.model} has no such weights; choose one of {', '.join(tags) or '(none)'}, "
-            f"a file, or {RANDOM}"
+            f"{flag} {tag}: {model} has no such weights; choose one of {', '.join(tags) or '(none)'}{other}"
         )
-    published = open_clip.get_pretrained_cfg(config.model, config.weights)
+    return dict(open_clip.get_pretrained_cfg(model, tag))
+
+
+def _from_tag(config: ClipConfig) -> tuple[Any, WeightsRecord]:
+    published = _published(config.model, config.weights, flag=FLAG, other=f", a file, or {RANDOM}")
     try:
         model = open_clip.create_model(
             config.model,
@@ -208,10 +269,11 @@ def _from_tag(config: ClipConfig) -> tuple[Any, WeightsRecord]:
         where = published.get("hf_hub") or published.get("url") or "its publisher"
         if published.get("hf_hub"):
             where = f"huggingface.co/{str(where).rstrip('/')} (file open_clip_model.safetensors)"
-        model_name = f"{config.model}-quickgelu" if published.get("quick_gelu") else config.model
+        other_model = "" if config.model == DEFAULT_MODEL else f" --clip-model {config.model}"
         raise WeightsError(
             f"{FLAG} {config.weights}: cannot be downloaded ({type(error).__name__}). Get it from {where} on a machine with "
-            f"network, then pass {FLAG} PATH/TO/FILE --clip-model {model_name}; or use {FLAG} {RANDOM} for a dry run"
+            f"network, then pass {FLAG} PATH/TO/FILE {TAG_FLAG} {config.weights}{other_model}; "
+            f"or use {FLAG} {RANDOM} for a dry run"
         ) from error
     return model, WeightsRecord(config.weights, state_digest(model.visual.state_dict()))
 

@@ -27,12 +27,13 @@ RANDOM = "random"
 class BackboneConfig:
     """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
 
-    runtime: auto, torch or openvino.
+    clip_tag: published tag that a file of CLIP weights holds. runtime: auto, torch or openvino.
     """
 
     streams: tuple[str, ...] = STREAMS
     clip_model: str = "ViT-B-32"
     clip_weights: str = "openai"
+    clip_tag: str = ""
     clip_fps: float = 2.0
     slowfast_weights: str = "kinetics400"
     slowfast_stride: int = 32
@@ -74,7 +75,13 @@ class BackboneConfig:
         """The CLIP stream's part."""
         from pipeline.backbones.clip import ClipConfig
 
-        return ClipConfig(model=self.clip_model, weights=self.clip_weights, seed=self.seed, fps=self.clip_fps)
+        return ClipConfig(
+            model=self.clip_model,
+            weights=self.clip_weights,
+            seed=self.seed,
+            fps=self.clip_fps,
+            tag=self.clip_tag,
+        )
 
     def slowfast(self) -> SlowFastConfig:
         """The SlowFast stream's part."""
@@ -122,6 +129,7 @@ def config_from_fingerprints(
     chosen["runtime"] = runtimes.pop() if len(runtimes) == 1 else "auto"
     if "clip" in fingerprints:
         chosen["clip_model"] = fingerprints["clip"]["model"]
+        chosen["clip_tag"] = fingerprints["clip"]["weights"].get("published_as", "")
         chosen["clip_fps"] = fingerprints["clip"]["sampling"]["fps"]
     if "slowfast" in fingerprints:
         chosen["slowfast_stride"] = fingerprints["slowfast"]["sampling"]["stride"]

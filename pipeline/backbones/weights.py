@@ -23,18 +23,24 @@ WRAPPERS = ("model_state", "state_dict", "model")
 
 @dataclass(frozen=True, slots=True)
 class WeightsRecord:
-    """What the fingerprint keeps of weights: tag (or `file`), the seed where random, and the digest of the tensors."""
+    """What the fingerprint keeps of weights: tag (or `file`), the seed where random, and the digest of the tensors.
+
+    published_as: the tag that a file was said to hold, or empty.
+    """
 
     tag: str
     digest: str
     seed: int | None = None
     file: str = ""
+    published_as: str = ""
 
     def as_fields(self) -> dict[str, Any]:
         """JSON-able fields; the file's name is not among them, since moving a file does not change a feature."""
         fields: dict[str, Any] = {"tag": self.tag, "digest": self.digest}
         if self.seed is not None:
             fields["seed"] = self.seed
+        if self.published_as:
+            fields["published_as"] = self.published_as
         return fields
 
 

@@ -75,6 +75,80 @@ def test_clip_files_of_the_whole_model_and_of_the_tower(wrap: str, tiny_model: s
         )
 
 
+PUBLISHED = {
+    "quick": {"quick_gelu": True},
+    "plain": {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)},
+    "default": {},
+}
+
+
+@pytest.fixture
+def published_tags(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny model, as if three kinds of weights had been published for it."""
+    monkeypatch.setattr(clip.open_clip, "list_pretrained_tags_by_model", lambda _: list(PUBLISHED))
+    monkeypatch.setattr(clip.open_clip, "get_pretrained_cfg", lambda _, tag: PUBLISHED[tag])
+    return tiny_model
+
+
+@pytest.mark.parametrize("tag", ["", *PUBLISHED])
+def test_a_file_of_a_published_tag_runs_as_it_was_trained(
+    tag: str, published_tags: str, tmp_path: Path
+) -> None:
+    """A state dict holds neither activation nor preprocessing: the tag gives them, on record and in the features."""
+    import open_clip
+
+    trained_with = PUBLISHED[tag] if tag else {}
+    torch.manual_seed(7)
+    quick = bool(trained_with.get("quick_gelu"))
+    model = quietly(
+        lambda: open_clip.create_model(published_tags, pretrained=None, force_quick_gelu=quick)
+    ).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    loaded = tiny_clip(published_tags, clip_weights=str(tmp_path / "w.pt"), clip_tag=tag)
+    fields = loaded.fingerprint()
+    assert fields["quick_gelu"] is quick
+    assert fields["weights"].get("published_as", "") == tag
+    assert weights_name(fields) == (f"file ({tag})" if tag else "file")
+    frames = torch.randint(0, 256, (16, 1, 32, 32, 3), dtype=torch.uint8)
+    mean, std = (
+        torch.tensor(trained_with.get(name) or getattr(model.visual, f"image_{name}"))
+        for name in ("mean", "std")
+    )
+    pixels = ((frames[:, 0].float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = model.encode_image(pixels)
+    torch.testing.assert_close(loaded.embed(frames), expected, rtol=1e-4, atol=1e-5)
+    plain = loaded.embed_plainly([frames[0, 0].numpy()])
+    torch.testing.assert_close(torch.from_numpy(plain), expected[0], rtol=1e-3, atol=1e-4)
+    again = config_from_fingerprints({"clip": fields}, clip_weights=str(tmp_path / "w.pt"))
+    assert again.clip_tag == tag
+
+
+def test_a_file_that_may_need_another_activation_is_pointed_out(published_tags: str) -> None:
+    note = clip.file_note(ClipConfig(model=published_tags, weights="w.pt"))
+    assert "w.pt is run with GELU, mean 0.481/0.458/0.408" in note and "--clip-tag" in note
+    assert "quick: QuickGELU" in note and "plain: GELU, mean 0.5/0.4/0.3" in note and "default:" not in note
+    for silent in (
+        ClipConfig(model=published_tags, weights="w.pt", tag="quick"),
+        ClipConfig(model=published_tags, weights="random"),
+    ):
+        assert clip.file_note(silent) == ""
+
+
+def test_the_default_model_s_own_tags_differ() -> None:
+    note = clip.file_note(ClipConfig(weights="w.pt"))
+    assert "openai, laion400m_e31" in note and "QuickGELU" in note
+    assert "laion2b_s34b_b79k" not in note  # trained with what the file is run with
+
+
+def test_a_tag_needs_a_file_and_has_to_exist(published_tags: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--clip-tag quick: says what a file holds"):
+        tiny_clip(published_tags, clip_weights="random", clip_tag="quick")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"--clip-tag nothing: tiny-vit has no such weights.*quick, plain"):
+        tiny_clip(published_tags, clip_weights=str(tmp_path / "w.pt"), clip_tag="nothing")
+
+
 def test_a_slowfast_file_as_pytorchvideo_publishes_it(tmp_path: Path) -> None:
     source, record = load_model(SlowFastConfig(weights="random", seed=4))
     torch.save({"model_state": source.state_dict()}, tmp_path / "SLOWFAST_8x8_R50.pyth")
@@ -110,8 +184,7 @@ def test_a_clip_tag_without_network_says_what_to_get(
         load_tower(ClipConfig(weights=tag))
     text = str(caught.value)
     assert "cannot be downloaded (OSError)" in text and f"huggingface.co/{where}" in text
-    assert "--clip-weights PATH/TO/FILE --clip-model ViT-B-32" in text
-    assert ("ViT-B-32-quickgelu" in text) == (tag == "openai")  # its weights were trained with it
+    assert f"--clip-weights PATH/TO/FILE --clip-tag {tag};" in text
     assert "--clip-weights random" in text
 
 

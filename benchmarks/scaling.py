@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import statistics
 import tempfile
 import threading
@@ -39,6 +40,7 @@ from pipeline.report import ExtractReport
 from pipeline.source_tree import Source, discover
 
 Points = list[tuple[int, float]]
+REPEATS = 7
 NARROW = StreamSpec("slowfast", 8, "float16", {"stream": "slowfast", "weights": {"tag": "made up"}})
 
 
@@ -79,30 +81,48 @@ def extraction(src: Path, counts: list[int], workers: list[int]) -> dict[str, Po
                         stop=threading.Event(),
                     )
                 seconds = time.perf_counter() - began
-            curves.setdefault(f"{n_workers} workers", []).append((count, seconds))
+            curves.setdefault(f"{n_workers} worker{'s' * (n_workers > 1)}", []).append((count, seconds))
             print(f"extract, {n_workers} workers, {count} videos: {seconds:.1f} s", flush=True)
     return curves
 
 
 def caches(counts: list[int]) -> dict[str, Points]:
-    """Seconds to open a cache and list its ids and labels, and to load its tokens (8 wide, 10 a video)."""
-    curves: dict[str, Points] = {"open and list": [], "load tokens": []}
+    """Median seconds to open a cache and list its ids and labels, to load its tokens (8 wide, 10 a video), and of np.load of the
+    same bytes, which shows what of the growth is the machine's.
+    """
+    curves: dict[str, Points] = {"open and list": [], "load tokens": [], "np.load of the same bytes": []}
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
             path = Path(folder) / f"{count}.zarr"
             make_cache(path, count, NARROW)
-            began = time.perf_counter()
             with open_cache(path) as cache:
-                assert len(cache.videos.id) == len(cache.videos.label) == count
-                listed = time.perf_counter()
-                cache.load("slowfast")
-                loaded = time.perf_counter()
-            curves["open and list"].append((count, listed - began))
-            curves["load tokens"].append((count, loaded - listed))
-            print(
-                f"cache, {count} videos: open and list {listed - began:.3f} s, load {loaded - listed:.3f} s",
-                flush=True,
+                tokens = cache.load("slowfast")
+            plain = [Path(folder) / name for name in ("values.npy", "spans.npy")]
+            for file, array in zip(plain, (tokens.values, tokens.spans), strict=True):
+                np.save(file, array)
+            del tokens, array
+            os.sync()  # else the disk is still being written to while it is read
+            found: list[tuple[float, float, float]] = []
+            for _ in range(REPEATS):
+                times = [time.perf_counter()]
+                with open_cache(path) as cache:
+                    assert len(cache.videos.id) == len(cache.videos.label) == count
+                    times.append(time.perf_counter())
+                    loaded = cache.load("slowfast")
+                times.append(time.perf_counter())
+                del loaded
+                again = time.perf_counter()
+                arrays = [np.load(file) for file in plain]
+                plain_seconds = time.perf_counter() - again
+                del arrays
+                found.append((times[1] - times[0], times[2] - times[1], plain_seconds))
+            medians = [statistics.median(seconds) for seconds in zip(*found, strict=True)]
+            for points, seconds in zip(curves.values(), medians, strict=True):
+                points.append((count, seconds))
+            shown = ", ".join(
+                f"{name} {seconds:.4f} s" for name, seconds in zip(curves, medians, strict=True)
             )
+            print(f"cache, {count} videos: {shown}", flush=True)
     return curves
 
 

@@ -194,7 +194,10 @@ def main() -> None:
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.legend()
+        axis.set_ylim(
+            top=largest * (largest / min(one for points in curves.values() for _, one in points)) ** 0.4
+        )
+        axis.legend(loc="upper left")
         axis.grid(True, which="both", alpha=0.3)
     figure.tight_layout()
     arguments.out.mkdir(parents=True, exist_ok=True)

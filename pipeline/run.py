@@ -26,6 +26,7 @@ from pipeline.profile import profile_lines
 from pipeline.report import ExtractReport
 from pipeline.source_tree import discover
 from pipeline.sources import ResolvedSources, resolve_labels
+from pipeline.twins import firsts_and_twins
 
 CALIBRATE_FROM_VIDEOS = 100
 """Measuring which batches are fastest takes up to a minute, once a machine: worth it from about this many videos."""
@@ -98,8 +99,10 @@ def fill_cache(
         console.print("nothing new to extract", highlight=False)
     else:
         digests = {entry.digest: video_id for video_id, entry in known.items() if entry.state == "stored"}
-        flow = make_flow(config, backbones, writer=writer, digests=digests)
-        flow.run(inventory.work, report=report, console=console, stop=stop)
+        rounds = firsts_and_twins(inventory.work) if config.duplicates == "reject" else (inventory.work,)
+        for work in filter(None, rounds):
+            flow = make_flow(config, backbones, writer=writer, digests=digests)
+            flow.run(work, report=report, console=console, stop=stop)
 
 
 def _relabel(

@@ -220,6 +220,21 @@ def test_equal_bytes_are_named_and_refused_on_demand(src: Path, tmp_path: Path) 
     assert report.rejects["train/Fight/twin.mp4"] == ("duplicate-content", f"same bytes as {GOOD[0]}")
 
 
+def test_of_equal_files_the_first_listed_is_kept(src: Path, tmp_path: Path) -> None:
+    data = (src / GOOD[0]).read_bytes()
+    for name in ("0-twin.mp4", "zz-twin.mp4"):
+        (src / "train/Fight" / name).write_bytes(data)
+    report = run(src, tmp_path / "reject.zarr", duplicates="reject")
+    assert report.adds_up and report.stored_now == 5
+    same = ("duplicate-content", "same bytes as train/Fight/0-twin.mp4")
+    assert {name: why for name, why in report.rejects.items() if why[0] == same[0]} == {
+        GOOD[0]: same,
+        "train/Fight/zz-twin.mp4": same,
+    }
+    again = run(src, tmp_path / "reject.zarr", duplicates="reject")
+    assert again.adds_up and (again.stored_now, again.rejected_now) == (0, 0)
+
+
 # --- what must not be mixed ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from rich.console import Console
@@ -30,7 +31,7 @@ def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
     for line in resolved.lines:
         console.print(line, highlight=False, markup=False)
     report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(tree.sources))
-    seconds = 0.0
+    seconds: list[float] = []
     tasks = [Task(number, str(source.path), "pyav", probe=True) for number, source in enumerate(tree.sources)]
     pool_settings = PoolSettings(workers=config.pool.workers, deadline_seconds=config.pool.deadline_seconds)
     with (
@@ -42,12 +43,12 @@ def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
         for event in pool.run(tasks):
             if isinstance(event, Probed):
                 report.not_reached += 1
-                seconds += event.declared.duration_seconds
+                seconds.append(event.declared.duration_seconds)
             elif isinstance(event, Failed):
                 report.rejects[tree.sources[event.number].id] = (event.reason, event.detail)
                 report.rejected_now += 1
             progress.video(rejected=isinstance(event, Failed))
-    _print(report, seconds, console)
+    _print(report, math.fsum(seconds), console)  # the same in whatever order the probes end
     return report
 
 

@@ -124,6 +124,39 @@ def test_a_file_of_a_published_tag_runs_as_it_was_trained(
     assert again.clip_tag == tag
 
 
+def test_a_compiled_model_is_not_taken_for_one_of_another_activation(
+    published_tags: str, tmp_path: Path
+) -> None:
+    """The same tensors, compiled before with GELU: the kept model must not answer for QuickGELU."""
+    pytest.importorskip("openvino")
+    import open_clip
+
+    torch.manual_seed(7)
+    model = quietly(lambda: open_clip.create_model(published_tags, pretrained=None))
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    found = {}
+    for tag in ("", "quick"):
+        for runtime in ("openvino", "torch"):
+            loaded = load_backbones(
+                BackboneConfig(
+                    streams=("clip",),
+                    clip_model=published_tags,
+                    clip_weights=str(tmp_path / "w.pt"),
+                    clip_tag=tag,
+                    device="cpu",
+                    precision="fp32",
+                    runtime=runtime,
+                )
+            )["clip"]
+            generator = torch.Generator().manual_seed(0)
+            shape = (loaded.batching.batch_size, 1, 32, 32, 3)
+            frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+            found[tag, runtime] = loaded.embed(frames)[0]
+    for tag in ("", "quick"):
+        torch.testing.assert_close(found[tag, "openvino"], found[tag, "torch"], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(found["", "torch"], found["quick", "torch"], rtol=1e-3, atol=1e-4)
+
+
 def test_a_file_that_may_need_another_activation_is_pointed_out(published_tags: str) -> None:
     note = clip.file_note(ClipConfig(model=published_tags, weights="w.pt"))
     assert "w.pt is run with GELU, mean 0.481/0.458/0.408" in note and "--clip-tag" in note

@@ -58,6 +58,7 @@ def extraction(src: Path, counts: list[int], workers: list[int]) -> dict[str, Po
     specs = [StreamSpec(name, b.dim, "float16", b.fingerprint()) for name, b in backbones.items()]
     curves: dict[str, Points] = {}
     for n_workers in workers:
+        curve = f"{n_workers} worker{'s' * (n_workers > 1)}"
         for count in counts:
             sources = [
                 Source(f"{n:06d}/{s.id}", s.path, "", "", "")
@@ -81,8 +82,8 @@ def extraction(src: Path, counts: list[int], workers: list[int]) -> dict[str, Po
                         stop=threading.Event(),
                     )
                 seconds = time.perf_counter() - began
-            curves.setdefault(f"{n_workers} worker{'s' * (n_workers > 1)}", []).append((count, seconds))
-            print(f"extract, {n_workers} workers, {count} videos: {seconds:.1f} s", flush=True)
+            curves.setdefault(curve, []).append((count, seconds))
+            print(f"extract, {curve}, {count} videos: {seconds:.1f} s", flush=True)
     return curves
 
 

@@ -309,11 +309,11 @@ class _Pack:
         """The new line of every active head's history, with the head's number."""
         active = [(feed, head) for feed in self._feeds for head in feed.active]
         logits = {id(head): np.empty(len(feed.val)) for feed, head in active}
+        models = {id(head): head.scored.eval() for _, head in active}
         for feed in self._feeds:
             for places, batch in feed.tokens.scoring(feed.val) if feed.active else ():
                 for head in feed.active:
-                    model = head.scored.eval()
-                    found = model.forward_scaled(batch.values, batch.masks, batch.times)
+                    found = models[id(head)].forward_scaled(batch.values, batch.masks, batch.times)
                     logits[id(head)][places.numpy()] = found.double().cpu().numpy()
         seconds = (time.perf_counter() - self._started) / len(active)
         rows = []

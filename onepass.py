@@ -20,7 +20,7 @@ from heads.cli_ablate import ablate_command
 from heads.cli_audit import audit_command
 from heads.cli_export import export_onnx_command
 from heads.cli_threshold import threshold_command
-from pipeline.cli import conclude, default_decoder, extract_command
+from pipeline.cli import conclude, extract_command
 from pipeline.cli_verify import verify_command
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Scores to write: .csv or .jsonl.")] = Path("scores.csv"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     workers: Annotated[int, typer.Option(help="Decode processes; 0: one a core.")] = 0,
-    decoder: Annotated[str, typer.Option(help="decord, pyav or opencv.")] = "",
+    decoder: Annotated[str, typer.Option(help="pyav, decord or opencv.")] = "pyav",
     clip_weights: Annotated[str | None, typer.Option(help="FILE, where CLIP weights came from one.")] = None,
     slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
     max_rejects: Annotated[
@@ -112,7 +112,6 @@ def predict(
             clip_weights=clip_weights,
             slowfast_weights=slowfast_weights,
             max_rejects=max_rejects,
-            say=console.print,
         )
         with tempfile.TemporaryDirectory(prefix="onepass-predict-") as scratch:
             for number, path in enumerate(sources):
@@ -168,7 +167,6 @@ def _head_settings(
     clip_weights: str | None,
     slowfast_weights: str | None,
     max_rejects: float,
-    say: Any,
 ) -> ExtractConfig:
     """The extraction that gives what the head was trained on."""
     from pipeline.backbones.load import config_from_fingerprints
@@ -186,7 +184,7 @@ def _head_settings(
         out=Path("scratch.zarr"),
         backbones=backbones,
         allow_unmatched=True,
-        decoder=decoder or default_decoder(say),  # type: ignore[arg-type]
+        decoder=decoder,  # type: ignore[arg-type]
         pool=PoolSettings(workers=workers or default_workers()),
         max_rejects=max_rejects,
     )

@@ -1,8 +1,10 @@
 """Fingerprints: how the features of a stream were made, as a nested dict of JSON values.
 
     {"stream": "clip", "model": "ViT-B-32", "weights": {"tag": "random", "seed": 0, "digest": "sha256:..."},
-     "preprocessing": {...}, "sampling": {...}, "precision": "bf16", "runtime": "torch",
+     "preprocessing": {...}, "sampling": {...}, "decoding": {"rules": 2}, "precision": "bf16", "runtime": "torch",
      "libraries": {"torch": "2.14.1", ...}}
+
+Caches from before decoding rules were counted have none: that is rules 1 (docs/sampling.md).
 
 Two fingerprints that differ anywhere describe features that must not be mixed.
 """
@@ -19,6 +21,8 @@ from cache.errors import FingerprintMismatch
 Fingerprint = Mapping[str, Any]
 
 _ABSENT = object()
+_ACCEPTABLE = ("libraries", "decoding")
+"""Fields that an option accepts: what differs by them is meant to be alike."""
 
 
 def _flatten(value: Any, prefix: str, into: dict[str, Any]) -> None:
@@ -39,7 +43,7 @@ def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = Fals
     """Name every field in which `a` ("here") and `b` ("there") differ, e.g. `"precision: fp32 here, bf16
     there"`.
 
-    Nested keys are dotted. `ignore_libraries` leaves out the versions under `libraries`.
+    Nested keys are dotted. `ignore_libraries` leaves out the versions of libraries and of the decoding rules.
     """
     flat_a: dict[str, Any] = {}
     flat_b: dict[str, Any] = {}
@@ -47,7 +51,7 @@ def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = Fals
     _flatten(b, "", flat_b)
     found: list[str] = []
     for key in [*flat_a, *(key for key in flat_b if key not in flat_a)]:
-        if ignore_libraries and key.split(".", 1)[0] == "libraries":
+        if ignore_libraries and key.split(".", 1)[0] in _ACCEPTABLE:
             continue
         here, there = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
         if here is _ABSENT or there is _ABSENT or here != there:
@@ -67,9 +71,20 @@ def require_same(
         remedy = (
             "Only library versions differ: install the same ones, or give the option that accepts others."
         )
+    elif all(field.split(".", 1)[0] in _ACCEPTABLE for field in fields):
+        remedy = (
+            "Frames were chosen by other decoding rules: bring the older cache up to date with extract --redo affected, "
+            "or give the option that accepts other library versions."
+        )
     else:
         remedy = "Features made in different ways are never mixed: use the same settings, or another cache."
     raise FingerprintMismatch(f"stream {stream} differs from {where}: {'; '.join(fields)}. {remedy}")
+
+
+def decoding_rules(fingerprint: Fingerprint) -> int:
+    """Version of the rules by which frames were decoded and chosen; 1 where the fingerprint does not say."""
+    decoding = fingerprint.get("decoding")
+    return int(decoding.get("rules", 1)) if isinstance(decoding, Mapping) else 1
 
 
 def fingerprint_digest(fingerprint: Fingerprint) -> str:

@@ -34,7 +34,6 @@ from cache.schema import (
     REJECT_COLUMNS,
     RELABEL_COLUMNS,
     VIDEO_COLUMNS,
-    KnownInput,
     Reject,
     StreamSpec,
     VideoFeatures,
@@ -166,7 +165,7 @@ class CacheWriter:
         """The streams that every stored video must have."""
         return tuple(self._streams.values())
 
-    def known(self) -> Mapping[str, KnownInput]:
+    def known(self) -> KnownInputs:
         """The live inputs by id, stored and rejected; follows commits."""
         return self._known
 
@@ -242,6 +241,28 @@ class CacheWriter:
                 copy_stream(sidecar, appender, spec, self._known.video_rows)
                 appender.commit(self._attributes)
                 self._streams[spec.name] = spec
+
+    def adopt_fingerprints(self, fingerprints: Mapping[str, Mapping[str, Any]]) -> None:
+        """Replace the fingerprints of all streams, in one atomic step: what is stored is by now what these say.
+
+        Raises `CacheError` unless exactly the cache's streams are named, and `StorageFull`.
+        """
+        self._require_usable()
+        if set(fingerprints) != set(self._streams):
+            raise CacheError(f"{self.path} holds the streams {', '.join(self._streams)}: name exactly those")
+        streams = {
+            name: dataclasses.replace(spec, fingerprint=fingerprints[name])
+            for name, spec in self._streams.items()
+        }
+        with self._change() as appender:
+            before = dict(appender.streams)
+            appender.streams.update(streams)
+            try:
+                appender.commit(self._attributes)
+            except BaseException:
+                appender.streams.update(before)
+                raise
+        self._streams = streams
 
     def close(self) -> None:
         """Publish an `.h5` cache that changed, and let go of the lock. Harmless when done twice.

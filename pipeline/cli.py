@@ -18,7 +18,7 @@ SOURCES = "Sources and labels"
 MODELS = "Models"
 DECODING = "Decoding"
 OUTCOME = "Outcome"
-DECODERS = ("decord", "pyav", "opencv")
+DECODERS = ("pyav", "decord", "opencv")
 MAX_WORKERS = 256
 
 
@@ -77,8 +77,8 @@ def extract_command(
         str, typer.Option(help="Stored values: float16 or float32.", rich_help_panel=MODELS)
     ] = "float16",
     decoder: Annotated[
-        str, typer.Option(help="decord, pyav or opencv; PyAV takes over per video.", rich_help_panel=DECODING)
-    ] = "",
+        str, typer.Option(help="pyav, decord or opencv; PyAV takes over per video.", rich_help_panel=DECODING)
+    ] = "pyav",
     workers: Annotated[
         int, typer.Option(help="Decode processes; 0: one a core, at most 16.", rich_help_panel=DECODING)
     ] = 0,
@@ -113,6 +113,13 @@ def extract_command(
     retry_rejects: Annotated[
         bool, typer.Option(help="Try inputs again that were rejected before.", rich_help_panel=OUTCOME)
     ] = False,
+    redo: Annotated[
+        str,
+        typer.Option(
+            help="Extract stored videos again: 'affected' (by older decoding rules) or 'all'.",
+            rich_help_panel=OUTCOME,
+        ),
+    ] = "",
     allow_library_mismatch: Annotated[
         bool, typer.Option(help="Add to a cache made with other library versions.", rich_help_panel=OUTCOME)
     ] = False,
@@ -157,7 +164,7 @@ def extract_command(
             runtime=runtime,
         ),
         dtype=_choice("--dtype", dtype, ("float16", "float32")),
-        decoder=_choice("--decoder", decoder, DECODERS) if decoder else default_decoder(console.print),
+        decoder=_choice("--decoder", decoder, DECODERS),
         pool=_pool(
             workers=workers, deadline=deadline, worker_memory=worker_memory, memory=memory, say=console.print
         ),
@@ -166,6 +173,7 @@ def extract_command(
         max_rejects=max_rejects,
         duplicates=_choice("--duplicates", duplicates, ("keep", "reject")),
         retry_rejects=retry_rejects,
+        redo=_choice("--redo", redo, ("affected", "all")) if redo else "",
         profile=profile,
         ignore_libraries=allow_library_mismatch,
     )
@@ -198,16 +206,6 @@ def conclude(result: ExtractReport, config: ExtractConfig) -> None:
             f"{result.rejected} of {result.found} inputs were rejected ({result.reject_share:.1%}), over --max-rejects "
             f"{config.max_rejects:g}; the reasons stand above, raise the limit to accept them"
         )
-
-
-def default_decoder(say: Any) -> Any:
-    """decord where it is installed, else PyAV, saying so (decord has no wheels for arm and current macOS)."""
-    from importlib.util import find_spec
-
-    if find_spec("decord") is not None:
-        return "decord"
-    say("decord is not installed on this machine: decoding with PyAV", highlight=False)
-    return "pyav"
 
 
 def _backbones(**fields: Any) -> Any:

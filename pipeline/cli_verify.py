@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cache.errors import CacheCorrupt, InputError, ParityError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def verify_command(
     cache: Annotated[Path, typer.Argument(help="The cache to check.")],
     src: Annotated[Path, typer.Option(help="Where the videos lie.")],
     sample: Annotated[int, typer.Option(help="Videos to extract again, plainly.")] = 5,
+    decoders: Annotated[
+        bool,
+        typer.Option("--decoders", help="Only name videos that older decoding rules may have got wrong."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the choice of videos.")] = 0,
     clip_weights: Annotated[str | None, typer.Option(help="FILE, where CLIP weights came from one.")] = None,
     slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
@@ -28,12 +35,17 @@ def verify_command(
     from cache.reader import open_cache
     from pipeline.backbones.load import config_from_fingerprints, load_backbones
     from pipeline.decoders.base import DecodeProblem
+    from pipeline.pictures import quiet_decoders
     from pipeline.source_tree import discover
     from pipeline.verify import Comparison, check_weights, compare_video, verdicts
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if sample < 1:
         raise InputError(f"--sample {sample}: at least one video")
+    quiet_decoders()
+    if decoders:
+        _name_affected(cache, src, console)
+        return
     with open_cache(cache) as opened:
         problems = check_cache(opened)
         for problem in problems[:20]:
@@ -65,17 +77,19 @@ def verify_command(
                 failures.append(f"{video_id}: not in {src}")
                 continue
             try:
-                found = list(compare_video(opened, int(index), paths[video_id], backbones, rng=rng))
+                verified = compare_video(opened, int(index), paths[video_id], backbones, rng=rng)
             except DecodeProblem as problem:
                 failures.append(f"{video_id}: {problem}")
                 continue
+            found = verified.comparisons
             comparisons += found
             worst = ", ".join(
                 f"{name} cosine {min(c.cosine for c in found if c.stream == name):.6f} "
                 f"error {max(c.relative_error for c in found if c.stream == name):.1e}"
                 for name in backbones
             )
-            console.print(f"{video_id}: {worst}")
+            how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
+            console.print(f"{video_id}: {worst}; {how}")
         results = verdicts(opened, comparisons)
         for verdict in results:
             console.print(
@@ -90,3 +104,33 @@ def verify_command(
             f"{cache}: {sum(not v.ok for v in results)} of {len(results)} streams below the bound, {len(failures)} of "
             f"{len(chosen)} videos could not be compared; extract again, or check that --src is the source of this cache"
         )
+
+
+def _name_affected(cache: Path, src: Path, console: Console) -> None:
+    """Raises ParityError where stored videos are affected, and InputError where some are not in the source."""
+    from cache.reader import open_cache
+    from pipeline.decoders.base import DECODING_RULES
+    from pipeline.redo import affected_videos, stored_rules
+    from pipeline.source_tree import discover
+
+    paths = {source.id: source.path for source in discover(src).sources}
+    with open_cache(cache) as opened:
+        rules = stored_rules(opened)
+        console.print(
+            f"{cache}: {len(opened)} videos by decoding rules {rules}; present rules: {DECODING_RULES}"
+        )
+        affected = affected_videos(opened, paths)
+        unseen = [str(video_id) for video_id in opened.videos.id if video_id not in paths]
+    for video_id, reason in affected.items():
+        console.print(f"affected: {video_id}: {reason}")
+    if unseen:
+        raise InputError(
+            f"{len(unseen)} stored videos are not in {src}, such as {unseen[0]}: nothing can be said of them; "
+            "give the source that holds them all"
+        )
+    if affected:
+        raise ParityError(
+            f"{cache}: {len(affected)} videos may hold wrong frames, named above: "
+            "extract --redo affected with the settings of the cache extracts them again"
+        )
+    console.print("no stored video is affected")

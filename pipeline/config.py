@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cache.errors import InputError
 from cache.schema import StreamSpec, TokenDtype
@@ -13,7 +13,7 @@ from cache.store import cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import BackboneConfig
-from pipeline.decoders.base import DecoderName
+from pipeline.decoders.base import DECODING_RULES, DecoderName
 from pipeline.flow import Flow, FlowSettings
 from pipeline.pool import PoolSettings
 from pipeline.sources import ResolvedSources
@@ -31,13 +31,14 @@ class ExtractConfig:
     positive: str | None = None
     allow_unmatched: bool = False
     dtype: TokenDtype = "float16"
-    decoder: DecoderName = "decord"
+    decoder: DecoderName = "pyav"
     pool: PoolSettings = field(default_factory=PoolSettings)
     max_error_share: float = 0.2
     min_seconds: float = 0.0
     max_rejects: float = 0.1
     duplicates: Literal["keep", "reject"] = "keep"
     retry_rejects: bool = False
+    redo: Literal["", "affected", "all"] = ""
     profile: bool = False
     ignore_libraries: bool = False
     commit_videos: int = 16
@@ -56,11 +57,25 @@ class ExtractConfig:
             )
 
 
+def full_fingerprint(backbone: Backbone, *, rules: int = DECODING_RULES) -> dict[str, Any]:
+    """All that can change a stored feature: the backbone's part and the decoding rules."""
+    counted = {"decoding": {"rules": rules}} if rules > 1 else {}
+    return {**backbone.fingerprint(), **counted}
+
+
 def open_writer(
-    config: ExtractConfig, path: Path, backbones: Mapping[str, Backbone], resolved: ResolvedSources
+    config: ExtractConfig,
+    path: Path,
+    backbones: Mapping[str, Backbone],
+    resolved: ResolvedSources,
+    *,
+    rules: int = DECODING_RULES,
 ) -> CacheWriter:
-    """The single writer of the cache at `path`."""
-    specs = [StreamSpec(name, b.dim, config.dtype, b.fingerprint()) for name, b in backbones.items()]
+    """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by."""
+    specs = [
+        StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules))
+        for name, b in backbones.items()
+    ]
     names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
     return CacheWriter.open(
         path,

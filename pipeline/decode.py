@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.decoders.base import DecodeProblem, FrameSource
+from pipeline.decoders.base import DecodeProblem, DecoderName, FrameSource
 from pipeline.frames import FramePlan, PreparedFrame, prepare_frame
 from pipeline.sampling import GridCursor, Sampling
 
@@ -36,6 +36,8 @@ class DecodedVideo:
     n_frames: int
     n_errors: int
     declared_seconds: float
+    decoder: DecoderName = "pyav"
+    notes: tuple[str, ...] = ()
 
 
 Emit = Callable[[int, Sequence[PreparedFrame]], None]
@@ -115,4 +117,6 @@ def decode_video(
         n_frames=source.n_frames,
         n_errors=source.n_errors,
         declared_seconds=declared.duration_seconds,
+        decoder=source.decoder,
+        notes=tuple(source.notes),
     )

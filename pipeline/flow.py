@@ -163,6 +163,8 @@ class Flow:
             report.shortened[row.id] = (
                 f"{row.duration_seconds:.2f} s of {decoded.declared_seconds:.2f} s declared"
             )
+        if decoded.notes:
+            report.notes[row.id] = "; ".join(decoded.notes)
         if decoded.n_errors:
             report.damaged[row.id] = f"{decoded.n_errors} errors in {decoded.n_frames} frames"
         self._progress.video(rejected=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cache.schema import UNKNOWN_LABEL, KnownInput, VideoLabel
@@ -37,10 +37,11 @@ def take_inventory(
     known: Mapping[str, KnownInput],
     *,
     retry_rejects: bool,
+    redo: Collection[str] = (),
 ) -> Inventory:
     """Sort sources into work and known. A file whose size or time of change differs is work, with the digest it had:
 
-    if the digest is still the same, the worker says so and nothing is extracted.
+    if the digest is still the same, the worker says so and nothing is extracted. `redo`: ids to extract again in any case.
     """
     work: list[Input] = []
     stored: list[str] = []
@@ -54,7 +55,10 @@ def take_inventory(
             lost.append(source.id)
             continue
         same = before is not None and (before.size_bytes, before.mtime_ns) == (size_bytes, mtime_ns)
-        if before is not None and same and before.state == "stored":
+        if before is not None and source.id in redo:
+            label = labels.get(source.id, VideoLabel(UNKNOWN_LABEL, ""))
+            work.append(Input(source, label, size_bytes, mtime_ns))
+        elif before is not None and same and before.state == "stored":
             stored.append(source.id)
         elif before is not None and same and not retry_rejects:
             rejected.append(source.id)

@@ -55,6 +55,9 @@ class ExtractReport:
     shortened: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    redone: int = 0
+    not_redone: int = 0
     rejects: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
@@ -119,6 +122,7 @@ class ExtractReport:
             ("shorter than declared", self.shortened),
             ("damaged but under the limit", self.damaged),
             ("same contents as another", self.duplicates),
+            ("worth knowing", self.notes),
         ):
             if entries:
                 lines.append(f"{title}: {len(entries)}")
@@ -127,6 +131,8 @@ class ExtractReport:
                 ]
         for count, text in (
             (self.replaced, "stored again because the file changed"),
+            (self.redone, "extracted again by the present decoding rules"),
+            (self.not_redone, "affected videos could not be read again: the same command goes on"),
             (self.unchanged, "touched files with unchanged contents"),
             (self.relabelled, "stored videos given a new label, split or source"),
             (self.gone, "videos in the cache that the source no longer holds (kept)"),

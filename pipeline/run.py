@@ -6,13 +6,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
+from cache.errors import InputError
 from cache.fingerprint import weights_name
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
@@ -20,9 +22,11 @@ from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import load_backbones
-from pipeline.config import ExtractConfig, make_flow, open_writer
+from pipeline.config import ExtractConfig, full_fingerprint, make_flow, open_writer
+from pipeline.decoders.base import DECODING_RULES
 from pipeline.inventory import Inventory, take_inventory
 from pipeline.profile import profile_lines
+from pipeline.redo import affected_videos, reasons, require_present_rules, rules_of
 from pipeline.report import ExtractReport
 from pipeline.source_tree import discover
 from pipeline.sources import ResolvedSources, resolve_labels
@@ -48,7 +52,10 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
     report.found, report.skipped_files = len(tree.sources), len(tree.skipped)
     with stop_on_signal() as stop:
+        if not config.redo:
+            require_present_rules(config.out)
         missing = missing_streams(config.out, config.backbones.streams)
+        redo = _to_redo(config, resolved, missing, console)
         worth_measuring = len(tree.sources) >= CALIBRATE_FROM_VIDEOS
         backbones = load_backbones(
             config.backbones, calibrate=partial(console.print, highlight=False) if worth_measuring else None
@@ -60,8 +67,18 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
             if stop.is_set():
                 break
         else:
-            with open_writer(config, config.out, backbones, resolved) as writer:
-                fill_cache(writer, config, resolved, backbones, report=report, console=console, stop=stop)
+            rules = rules_of(config.out)
+            with open_writer(config, config.out, backbones, resolved, rules=rules) as writer:
+                before = {video_id: writer.known().video_rows[video_id] for video_id in redo}
+                fill_cache(
+                    writer, config, resolved, backbones, report=report, console=console, stop=stop, redo=redo
+                )
+                rows = writer.known().video_rows
+                report.not_redone = sum(rows.get(video_id) == row for video_id, row in before.items())
+                report.redone = len(redo) - report.not_redone
+                if config.redo and rules < DECODING_RULES and not report.not_redone:
+                    writer.adopt_fingerprints({name: full_fingerprint(b) for name, b in backbones.items()})
+                    console.print(f"the cache is by decoding rules {DECODING_RULES} now", highlight=False)
             for name in backbones:
                 remove_sidecar(config.out, name)
         recall_rejects(config, report, {source.id for source in resolved.sources})
@@ -79,6 +96,37 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     return report
 
 
+def _to_redo(
+    config: ExtractConfig, resolved: ResolvedSources, missing: tuple[str, ...], console: Console
+) -> tuple[str, ...]:
+    """Ids of stored videos to extract again. Raises InputError where `--redo` cannot be done."""
+    if not config.redo:
+        return ()
+    if not config.out.exists() and not Path(f"{config.out}.staging").exists():
+        raise InputError(f"--redo {config.redo}: there is no cache at {config.out} yet")
+    if missing:
+        raise InputError(
+            f"--redo {config.redo} with new streams ({', '.join(missing)}): bring the cache up to date with its own streams "
+            "first, then add them"
+        )
+    paths = {source.id: source.path for source in resolved.sources}
+    with open_cache(config.out) as cache:
+        stored = [str(video_id) for video_id in cache.videos.id]
+        gone = [video_id for video_id in stored if video_id not in paths]
+        if gone:
+            raise InputError(
+                f"--redo {config.redo}: {len(gone)} stored videos are not in {config.src}, such as {gone[0]}; "
+                "give the source that holds them all"
+            )
+        if config.redo == "all":
+            return tuple(stored)
+        affected = affected_videos(cache, paths)
+        console.print(f"{len(affected)} of {len(stored)} stored videos are affected", highlight=False)
+        for line in reasons(affected):
+            console.print(line, highlight=False, markup=False)
+        return tuple(affected)
+
+
 def fill_cache(
     writer: CacheWriter,
     config: ExtractConfig,
@@ -88,10 +136,13 @@ def fill_cache(
     report: ExtractReport,
     console: Console,
     stop: threading.Event,
+    redo: Collection[str] = (),
 ) -> None:
-    """Bring the cache up to date with the sources; fills in `report`."""
+    """Bring the cache up to date with the sources, extracting `redo` again; fills in `report`."""
     known = writer.known()
-    inventory = take_inventory(resolved.sources, resolved.labels, known, retry_rejects=config.retry_rejects)
+    inventory = take_inventory(
+        resolved.sources, resolved.labels, known, retry_rejects=config.retry_rejects, redo=redo
+    )
     report.stored_before, report.rejected_before = len(inventory.stored), len(inventory.rejected)
     report.gone = len(inventory.gone)
     _relabel(writer, inventory, resolved, report)

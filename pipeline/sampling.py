@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 TIE_SECONDS = 1e-6
 """Two distances in time closer than this are a tie: far below a frame interval, far above float64 rounding of a day."""
 
+SLIVER_SECONDS = 1e-3
+"""A grid point closer than this to the end of a video is not sampled: what is left is the rounding of a container's times."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -49,7 +52,7 @@ class Sampling:
 
 def grid_size(duration_seconds: float, sampling: Sampling) -> int:
     """Number of grid points before the end of a video; at least 1, since every stored video has a first frame."""
-    return max(1, math.ceil((duration_seconds - TIE_SECONDS) * sampling.fps))
+    return max(1, math.ceil((duration_seconds - SLIVER_SECONDS) * sampling.fps))
 
 
 def window_starts(n_samples: int, sampling: Sampling) -> list[int]:

@@ -1,34 +1,38 @@
 """`onepass verify`: are the stored features right? Videos are decoded again and run plainly, one window at a time.
 
-The plain side shares nothing with the fast one but the decoder that each video was stored with: frames are chosen with a
-search over all timestamps, preprocessing is the model's own on whole frames, the model is the published one in float32, eval
-mode, batch of one.
+The plain side shares nothing with the fast one: another decoder than the one on record reads the file frame by frame and must see
+the same pictures at the same times, frames are chosen with a search over all timestamps, preprocessing is the model's own on whole
+frames, the model is the published one in float32, eval mode, batch of one. A token must also not be another one's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import FingerprintMismatch
 from cache.reader import Cache
-from cache.schema import VideoRow
 from pipeline.backbones.base import Backbone
-from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
+from pipeline.decoders.animation import is_animated_webp
+from pipeline.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
 from pipeline.frames import RgbFrame
-from pipeline.sampling import TIE_SECONDS, Sampling
+from pipeline.pictures import OTHERS, ImageFrames, frame_times, known_decoder, second_opinion
+from pipeline.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
 from pipeline.worker import file_digest
 
 MAX_RELATIVE_ERROR = 1e-3
 """Bound for `--precision fp32`: largest absolute difference over the largest absolute value of the token."""
 MIN_COSINE = 0.999
 """Bound for every precision."""
-TOKENS_A_VIDEO = 4
+TOKENS_A_VIDEO = 12
+MISPLACED_SHARE = 0.5
+"""A token whose distance to another token's plain features is less than this share of the distance to its own is that other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,15 @@ class Comparison:
     index: int
     cosine: float
     relative_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One video: its tokens, the decoder that confirmed its frames ("" where it is damaged and none agrees), and a note on that."""
+
+    comparisons: tuple[Comparison, ...]
+    confirmed_by: str
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +92,12 @@ def check_weights(cache: Cache, backbones: Mapping[str, Backbone]) -> None:
 
 def compare_video(
     cache: Cache, index: int, path: Path, backbones: Mapping[str, Backbone], *, rng: np.random.Generator
-) -> Iterator[Comparison]:
+) -> Verified:
     """Compare up to TOKENS_A_VIDEO tokens of each stream of one video with the plain run.
 
-    Raises DecodeProblem where the file changed or can no longer be decoded, or where tokens are missing or too many.
+    First another decoder than the one on record must see the same pictures at the same times; the plain run then works on its
+    pictures (on those of the decoder on record where colours are converted with other roundings). Raises DecodeProblem where the
+    file changed or can no longer be decoded, where tokens are missing or too many, and where no decoder agrees.
     """
     row = cache.videos.row(index)
     try:
@@ -91,24 +106,59 @@ def compare_video(
         raise DecodeProblem("missing-file", f"cannot be read: {error.strerror or error}") from error
     if digest != row.digest:
         raise DecodeProblem("unreadable-container", f"the file changed since it was extracted ({digest} now)")
-    times, duration = _frame_times(path, row)
+    decoder = known_decoder(row.decoder)
+    seen = frame_times(path, decoder)
+    wanted: dict[str, dict[int, list[int]]] = {}
     for name, backbone in backbones.items():
         stored = cache.tokens(name, index)
-        expected = plain_token_count(duration, backbone.plan.sampling)
+        expected = plain_token_count(seen.duration_seconds, backbone.plan.sampling)
         if len(stored.values) != expected:
             raise DecodeProblem(
                 "decode-errors", f"{name}: {len(stored.values)} tokens are stored, {expected} were due"
             )
-        chosen = np.arange(len(stored.values))
-        if len(chosen) > TOKENS_A_VIDEO:
-            chosen = np.sort(rng.choice(chosen, TOKENS_A_VIDEO, replace=False))
-        wanted = {
-            int(token): plain_frame_indices(times, duration, int(token), backbone.plan.sampling)
-            for token in chosen
+        wanted[name] = {
+            token: plain_frame_indices(seen.times, seen.duration_seconds, token, backbone.plan.sampling)
+            for token in choose_tokens(expected, rng)
         }
-        for token, frames in _windows(path, row, wanted):
-            plain = backbone.embed_plainly(frames)
-            yield _compare(row.id, name, token, stored.values[token], plain)
+    numbers = {n for frames in wanted.values() for window in frames.values() for n in window}
+    opinion, said = second_opinion(path, decoder, numbers, still=len(seen.times) == 1)
+    note = ""
+    if opinion is None:
+        note = f"decoded by {decoder} alone: {said}"
+        if not seen.n_errors and OTHERS[decoder]:
+            raise DecodeProblem(
+                "decode-errors", f"no other decoder agrees with {decoder} on its frames: {said}"
+            )
+    source = opinion.decoder if opinion is not None and opinion.equal else decoder
+    found: list[Comparison] = []
+    for name, backbone in backbones.items():
+        stored = cache.tokens(name, index)
+        plain = {
+            token: backbone.embed_plainly(frames) for token, frames in _windows(path, source, wanted[name])
+        }
+        found += [_compare(row.id, name, t, stored.values[t], vector) for t, vector in sorted(plain.items())]
+        if misplaced := misplaced_tokens(stored.values, plain):
+            raise DecodeProblem("decode-errors", f"{name}: {misplaced}")
+    return Verified(tuple(found), opinion.decoder if opinion is not None else "", note)
+
+
+def choose_tokens(n_tokens: int, rng: np.random.Generator) -> list[int]:
+    """All tokens of a short video, else pairs of neighbours, so that a shift shows."""
+    if n_tokens <= TOKENS_A_VIDEO:
+        return list(range(n_tokens))
+    starts = rng.choice(n_tokens - 1, TOKENS_A_VIDEO // 2, replace=False)
+    return sorted({int(token) for start in starts for token in (start, start + 1)})
+
+
+def misplaced_tokens(stored: NDArray[Any], plain: Mapping[int, NDArray[np.float32]]) -> str:
+    """The first token that clearly is another one's: much nearer to another token's plain features than to its own; "" for none."""
+    for token in plain:
+        values = stored[token].astype(np.float64)
+        own = float(np.linalg.norm(values - plain[token]))
+        for other in plain:
+            if float(np.linalg.norm(values - plain[other])) < MISPLACED_SHARE * own:
+                return f"token {token} holds the features of token {other}"
+    return ""
 
 
 def plain_token_count(duration: float, sampling: Sampling) -> int:
@@ -118,7 +168,7 @@ def plain_token_count(duration: float, sampling: Sampling) -> int:
 
 
 def _grid(duration: float, sampling: Sampling) -> NDArray[np.float64]:
-    return np.arange(0, max(1, int(np.ceil((duration - TIE_SECONDS) * sampling.fps)))) / sampling.fps
+    return np.arange(0, max(1, int(np.ceil((duration - SLIVER_SECONDS) * sampling.fps)))) / sampling.fps
 
 
 def plain_frame_indices(
@@ -136,45 +186,36 @@ def plain_frame_indices(
     return nearest + [nearest[-1]] * (sampling.window - len(nearest))
 
 
-def _frame_times(path: Path, row: VideoRow) -> tuple[NDArray[np.float64], float]:
-    source = open_frames(path, _decoder(row))
-    try:
-        times = [frame.pts_seconds for frame in source]
-    finally:
-        source.close()
-    return np.asarray(times), times[-1] + source.tail_seconds
-
-
 def _windows(
-    path: Path, row: VideoRow, wanted: Mapping[int, list[int]]
+    path: Path, decoder: DecoderName, wanted: Mapping[int, list[int]]
 ) -> Iterator[tuple[int, list[RgbFrame]]]:
     """Decode once more and give each wanted token its frames at their own size, keeping no more than it must."""
     kept: dict[int, RgbFrame] = {}
     due = sorted(wanted.items(), key=lambda item: item[1][-1])
-    source = open_frames(path, _decoder(row))
-    try:
+    last = {n: max(window[-1] for window in wanted.values() if n in window) for n in _numbers(wanted)}
+    source = (
+        ImageFrames(checked_path(path))
+        if decoder == "pillow" and _is_still(path)
+        else open_frames(path, decoder)
+    )
+    with closing(source):
         for index, frame in enumerate(source):
-            if any(index in frames for _, frames in due):
+            if index in last:
                 kept[index] = frame.rgb()
             while due and due[0][1][-1] <= index:
                 token, frames = due.pop(0)
                 yield token, [kept[i] for i in frames]
-                needed = {i for _, later in due for i in later}
-                kept = {i: pixels for i, pixels in kept.items() if i in needed}
+                kept = {i: pixels for i, pixels in kept.items() if last[i] > index}
             if not due:
                 return
-    finally:
-        source.close()
 
 
-def _decoder(row: VideoRow) -> DecoderName:
-    for known in get_args(DecoderName):
-        if known == row.decoder:
-            decoder: DecoderName = known
-            return decoder
-    raise DecodeProblem(
-        "unreadable-container", f"stored with decoder {row.decoder!r}, which this version does not know"
-    )
+def _numbers(wanted: Mapping[int, list[int]]) -> set[int]:
+    return {n for window in wanted.values() for n in window}
+
+
+def _is_still(path: Path) -> bool:
+    return not is_animated_webp(checked_path(path))
 
 
 def _compare(

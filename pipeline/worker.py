@@ -33,7 +33,6 @@ DIGEST_CHUNK_BYTES = 1 << 22
 NOISE_TAIL_BYTES = 2000
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h: the signal a process gets when its parent dies."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +292,7 @@ def _run(
         return Failed(task.number, "unreadable-container", f"cannot be read: {error.strerror or error}")
     if task.known_digest and digest == task.known_digest:
         return Unchanged(task.number, digest)
-    decoder: DecoderName = "pyav" if Path(task.path).suffix.lower() in IMAGE_SUFFIXES else task.decoder
+    decoder = task.decoder
     notes: list[str] = []
     while True:
         slots.start(task.number)
@@ -320,7 +319,9 @@ def _run(
         else:
             slots.flush()
             seconds = time.perf_counter() - began - slots.wait_seconds
-            return Finished(task.number, digest, decoder, video, seconds, slots.wait_seconds, tuple(notes))
+            return Finished(
+                task.number, digest, video.decoder, video, seconds, slots.wait_seconds, tuple(notes)
+            )
         notes.append(why)
         decoder = "pyav"
         noise.reset()

@@ -1,8 +1,8 @@
-"""What every decoder gives: frames in presentation order, each with its time, converted to RGB only when asked for.
+"""What every decoder gives: frames in presentation order, each with its own time, converted to RGB only when asked for.
 
 Protocol of use: iterate; at each `FrameRef`, `rgb()` may be called until the iterator is advanced; after the last one, read
-`n_frames`, `n_errors` and `tail_seconds`. Times are seconds from the first frame. What the container declares is kept apart, as
-a hint, in `declared`.
+`n_frames`, `n_errors`, `tail_seconds` and `notes`. Times are seconds from the first frame. What the container declares is kept
+apart, as a hint, in `declared`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Literal, Protocol
 
 from pipeline.frames import RgbFrame
 
-DecoderName = Literal["decord", "pyav", "opencv"]
+DecoderName = Literal["decord", "pyav", "opencv", "pillow"]
+"""`pillow` is never asked for: it reads animated WebP, which FFmpeg cannot."""
+DECODING_RULES = 2
+"""Version of all that decides which picture stands at which time; part of every fingerprint (docs/sampling.md says what 1 was)."""
 PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 """First bytes of the text formats with which FFmpeg opens other files or addresses: HLS, concat, DASH and other XML, SDP."""
 
@@ -35,6 +38,9 @@ class Declared:
     n_frames: int
     fps: float
     duration_seconds: float
+    """Of the video stream itself."""
+    longest_seconds: float = 0.0
+    """The most that anything in the header allows: the stream's duration or the container's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class FrameRef:
 class FrameSource(Protocol):
     """One opened video. Iterating decodes it once, in order."""
 
+    decoder: DecoderName
     declared: Declared
     n_frames: int
     """Frames decoded so far."""
@@ -56,6 +63,8 @@ class FrameSource(Protocol):
     """Frames or packets so far that the decoder reported as damaged."""
     tail_seconds: float
     """How long the last frame is shown; valid after the end."""
+    notes: list[str]
+    """What a user should know of this file though it decodes: complete after the end."""
 
     def __iter__(self) -> Iterator[FrameRef]: ...
 
@@ -80,12 +89,21 @@ def checked_path(path: Path) -> Path:
 
 
 def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
-    """Open a video. Raises `DecodeProblem` where it cannot be opened or holds no video stream."""
+    """Open a video.
+
+    Raises `DecodeProblem` where it cannot be opened, holds no video stream, or is of a kind for which `decoder` cannot say which
+    picture stands at which time (`pipeline/decoders/suited.py`).
+    """
     path = checked_path(path)
-    if decoder == "pyav":
+    if decoder in ("pyav", "pillow"):
+        from pipeline.decoders.animation import AnimationFrames, is_animated_webp
         from pipeline.decoders.pyav import PyAVFrames
 
-        return PyAVFrames(path)
+        return AnimationFrames(path) if is_animated_webp(path) else PyAVFrames(path)
+    from pipeline.decoders.suited import why_unsuited
+
+    if reason := why_unsuited(path, decoder):
+        raise DecodeProblem("decode-errors", reason)
     if decoder == "decord":
         from pipeline.decoders.decord import DecordFrames
 

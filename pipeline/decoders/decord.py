@@ -13,8 +13,8 @@ from pathlib import Path
 import decord
 import numpy as np
 
-from pipeline.decoders.base import Declared, DecodeProblem, FrameRef
-from pipeline.decoders.timeline import Timeline
+from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
+from pipeline.decoders.timeline import Timed, Timeline
 from pipeline.frames import RgbFrame
 
 LONGEST_SECONDS = 600.0
@@ -23,6 +23,8 @@ LONGEST_SECONDS = 600.0
 
 class DecordFrames:
     """Frames of one video through decord, on one thread. Raises `DecodeProblem` on open and while decoding."""
+
+    decoder: DecoderName = "decord"
 
     def __init__(self, path: Path) -> None:
         decord.logging.set_level(decord.logging.ERROR)
@@ -49,43 +51,38 @@ class DecordFrames:
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[FrameRef]:
         timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.duration_seconds)
         # decord keeps times as float32; a microsecond grid gives back what the container said
         starts = np.round(self._shown[:, 0], 6)
-        times = [timeline.place(float(start)) for start in starts]
+        times = timeline.place_all(Timed(None, float(start)) for start in starts)
         self.n_errors += timeline.repairs
         self.tail_seconds = timeline.tail(float(self._shown[-1, 1] - self._shown[-1, 0]))
         for index, pts in enumerate(times):
             following = times[index + 1] if index + 1 < len(times) else None
-            yield FrameRef(pts, following, partial(self._rgb, index))
-        self._skip_to(len(times))  # what is not decoded is not believed
+            picture = self._next(index)
+            yield FrameRef(pts, following, partial(_same, picture))
 
-    def _rgb(self, index: int) -> RgbFrame:
-        self._skip_to(index)
+    def _next(self, index: int) -> RgbFrame:
+        """The next picture. Never skipped to: decord seeks to skip, and its position is then a guess."""
         try:
-            frame: RgbFrame = self._reader.next().asnumpy()
+            picture: RgbFrame = self._reader.next().asnumpy()
         except (decord.DECORDError, StopIteration, RuntimeError) as error:
             raise DecodeProblem(
                 "decode-errors", f"decord stopped at frame {index}: {_plain(error)}"
             ) from error
         self.n_frames = index + 1
-        return frame
-
-    def _skip_to(self, index: int) -> None:
-        if index > self.n_frames:
-            try:
-                self._reader.skip_frames(index - self.n_frames)
-            except (decord.DECORDError, StopIteration, RuntimeError) as error:
-                raise DecodeProblem(
-                    "decode-errors", f"decord stopped before frame {index}: {_plain(error)}"
-                ) from error
-            self.n_frames = index
+        return picture
 
     def close(self) -> None:
         """Free the decoder."""
         del self._reader
+
+
+def _same(picture: RgbFrame) -> RgbFrame:
+    return picture
 
 
 def _plain(error: BaseException) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.decoders.base import Declared, DecodeProblem, FrameRef
-from pipeline.decoders.timeline import Timeline
+from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
+from pipeline.decoders.timeline import Timed, Timeline
 from pipeline.frames import RgbFrame
 
 
@@ -18,6 +18,8 @@ class OpenCVFrames:
 
     OpenCV tells a frame's time only once it stands on it, so every frame is fetched before the next is grabbed.
     """
+
+    decoder: DecoderName = "opencv"
 
     def __init__(self, path: Path) -> None:
         str(path).encode()  # a name that is not UTF-8 raises here and would crash OpenCV
@@ -32,24 +34,29 @@ class OpenCVFrames:
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[FrameRef]:
         timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.duration_seconds)
         held: tuple[float, RgbFrame] | None = None
+        for pts, picture in timeline.run(self._decode()):
+            if held is not None:
+                yield FrameRef(held[0], pts, _converter(held[1]))
+            held = (pts, picture)
+        self.n_errors += timeline.repairs
+        if held is not None:
+            self.tail_seconds = timeline.tail(0.0)  # OpenCV does not say
+            yield FrameRef(held[0], None, _converter(held[1]))
+
+    def _decode(self) -> Iterator[Timed[RgbFrame]]:
         while self._capture.grab():
             ok, bgr = self._capture.retrieve()
             if not ok or bgr is None:
                 self.n_errors += 1
                 continue
             self.n_frames += 1
-            pts = timeline.place(float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000)
-            if held is not None:
-                yield FrameRef(held[0], pts, _converter(held[1]))
-            held = (pts, np.asarray(bgr, dtype=np.uint8))
-        self.n_errors += timeline.repairs
-        if held is not None:
-            self.tail_seconds = timeline.tail(0.0)  # OpenCV does not say
-            yield FrameRef(held[0], None, _converter(held[1]))
+            seconds = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+            yield Timed(np.asarray(bgr, dtype=np.uint8), seconds)
 
     def close(self) -> None:
         """Free the decoder."""

@@ -1,4 +1,4 @@
-"""PyAV: FFmpeg with errors reported frame by frame, so damage is counted, not guessed."""
+"""PyAV: FFmpeg with every picture's own time, and with errors reported frame by frame, so damage is counted, not guessed."""
 
 from __future__ import annotations
 
@@ -9,62 +9,85 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.decoders.base import Declared, DecodeProblem, FrameRef
-from pipeline.decoders.timeline import Timeline
+from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
+from pipeline.decoders.orientation import Orientation
+from pipeline.decoders.streams import OPTIONS, choose_stream
+from pipeline.decoders.timeline import Timed, Timeline
 from pipeline.frames import RgbFrame
 
-ATTACHED_PICTURE = "attached_pic"
-OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
-"""Only this file: nothing from the network, and `im%02d.png` is a name, not a numbered series."""
+DECODE_TIMES_ONLY = frozenset({"avi", "asf"})
+"""Demuxers of containers that hold one time a packet, the one at which it is decoded: presentation times are made up from it."""
+HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
+"""libavutil/pixfmt.h: AVCOL_TRC_SMPTE2084 and AVCOL_TRC_ARIB_STD_B67."""
+
+B_FRAME = 3
+"""libavutil/avutil.h: AV_PICTURE_TYPE_B."""
 
 
 class PyAVFrames:
     """Frames of one video through PyAV, on one thread. Raises `DecodeProblem` on open."""
+
+    decoder: DecoderName = "pyav"
 
     def __init__(self, path: Path) -> None:
         try:
             self.container = av.open(str(path), options=OPTIONS)
         except (av.error.FFmpegError, ValueError) as error:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
-        stream = next((s for s in self.container.streams.video if not _is_cover_art(s)), None)
-        if stream is None:
-            kinds = [str(s.type) for s in self.container.streams]
+        try:
+            self.stream, note = choose_stream(self.container, path)
+        except DecodeProblem:
             self.container.close()
-            raise DecodeProblem("no-video-stream", f"streams in the file: {', '.join(kinds) or 'none'}")
-        if stream.codec_context is None:
-            self.container.close()
-            raise DecodeProblem(
-                "unreadable-container", "the video stream has a codec that FFmpeg does not know"
-            )
-        stream.thread_type = "NONE"
-        self.stream = stream
-        fps = float(stream.average_rate or 0)
-        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        if not seconds and self.container.duration:
-            seconds = self.container.duration / 1e6  # AV_TIME_BASE is microseconds
-        self.declared = Declared(
-            n_frames=int(stream.frames or 0), fps=fps, duration_seconds=max(0.0, seconds)
-        )
+            raise
+        self.stream.thread_type = "NONE"
+        self.declared = _declared(self.container, self.stream)
+        self.notes = [note] if note else []
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
         self.messages: list[str] = []
+        self._reordered = False
 
     def __iter__(self) -> Iterator[FrameRef]:
-        timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.duration_seconds)
+        rate = self.declared.fps
+        decode_times = self.container.format.name in DECODE_TIMES_ONLY
+        timeline = Timeline(
+            declared_fps=rate, declared_seconds=self.declared.longest_seconds, decode_times=decode_times
+        )
         held: tuple[float, Any] | None = None
-        last = None
-        for frame in self._decode():
-            pts = timeline.place(frame.time)
-            if held is not None:
+        for pts, frame in timeline.run(_timed(frame) for frame in self._decode()):
+            if held is None:
+                self._look_at(frame)
+            else:
                 yield FrameRef(held[0], pts, _converter(held[1]))
-            held, last = (pts, frame), frame
+            held = (pts, frame)
         self.n_errors += timeline.repairs
-        if held is not None and last is not None:
-            shown = float(last.duration * last.time_base) if last.duration and last.time_base else 0.0
-            still = self.n_frames == 1 and self.declared.fps <= 0 and shown <= 0
-            self.tail_seconds = 0.0 if still else timeline.tail(shown)
-            yield FrameRef(held[0], None, _converter(held[1]))
+        if held is None:
+            return
+        if timeline.switched:
+            self.notes.append("its presentation times run backwards: placed by decoding times")
+        if (decode_times or timeline.switched) and timeline.uneven and self._reordered:
+            self.notes.append(
+                "an uneven rate in a container without presentation times: with its B-frames a time may be off by a few frames"
+            )
+        if timeline.n_untimed == self.n_frames > 1:
+            self._note_rate(held[1])
+        shown = _seconds(held[1], held[1].duration)
+        still = self.n_frames == 1 and rate <= 0 and shown <= 0
+        self.tail_seconds = 0.0 if still else timeline.tail(shown)
+        yield FrameRef(held[0], None, _converter(held[1]))
+
+    def _look_at(self, frame: Any) -> None:
+        if curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc)):
+            self.notes.append(f"high dynamic range ({curve}): taken as coded, not tone-mapped")
+
+    def _note_rate(self, frame: Any) -> None:
+        known = self.stream.codec_context.framerate
+        step = _seconds(frame, frame.duration) or (1 / self.declared.fps if self.declared.fps > 0 else 0.0)
+        where = "the stream's own" if known and step else "nothing says it, so this is a guess"
+        self.notes.append(
+            f"no frame has a time: placed at {1 / step if step else 25:g} frames a second ({where})"
+        )
 
     def _decode(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
@@ -101,6 +124,7 @@ class PyAVFrames:
     def _count(self, frame: Any) -> None:
         self.n_frames += 1
         self.n_errors += bool(frame.is_corrupt)
+        self._reordered |= int(frame.pict_type) == B_FRAME
 
     def _note(self, error: Exception) -> None:
         self.n_errors += 1
@@ -112,6 +136,45 @@ class PyAVFrames:
         self.container.close()
 
 
+def _declared(container: Any, stream: Any) -> Declared:
+    """What the header says. A container's duration covers every stream in it and may count from zero, so it bounds the video's."""
+    rate = stream.codec_context.framerate or stream.average_rate or 0
+    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    own = own or _tagged_seconds(stream.metadata.get("DURATION", ""))
+    whole = container.duration / 1e6 if container.duration else 0.0  # AV_TIME_BASE is microseconds
+    if not own and len(container.streams) == 1:
+        start = container.start_time / 1e6 if container.start_time else 0.0
+        own = whole - max(0.0, start)
+    return Declared(
+        n_frames=int(stream.frames or 0),
+        fps=float(rate),
+        duration_seconds=max(0.0, own),
+        longest_seconds=max(0.0, own, whole),
+    )
+
+
+def _tagged_seconds(text: str) -> float:
+    """Matroska's DURATION tag, `00:00:14.267000000`, in seconds; 0 where it is something else."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _timed(frame: Any) -> Timed[Any]:
+    return Timed(
+        frame,
+        None if frame.pts is None else _seconds(frame, frame.pts),
+        None if frame.dts is None else _seconds(frame, frame.dts),
+        max(0.0, _seconds(frame, frame.duration)),
+    )
+
+
+def _seconds(frame: Any, ticks: int | None) -> float:
+    return float(ticks * frame.time_base) if ticks and frame.time_base else 0.0
+
+
 def _converter(frame: Any) -> Any:
     def rgb() -> RgbFrame:
         try:
@@ -120,16 +183,9 @@ def _converter(frame: Any) -> Any:
             raise DecodeProblem(
                 "decode-errors", f"frame cannot be converted to RGB: {_plain(error)}"
             ) from error
-        # The display matrix turns counterclockwise, as numpy.rot90 does; decord and OpenCV apply it too.
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+        return Orientation.of_frame(frame).apply(np.asarray(pixels))
 
     return rgb
-
-
-def _is_cover_art(stream: Any) -> bool:
-    disposition = stream.disposition
-    return bool(disposition & type(disposition)[ATTACHED_PICTURE])
 
 
 def _plain(error: Exception) -> str:

@@ -1,0 +1,59 @@
+"""Which files decord and OpenCV may decode: those for which it was measured that they tie every picture to its own time.
+
+The table that this rests on is made by tests/pipeline/test_numbered.py and stands in docs/sampling.md. Neither of them says of a
+decoded picture all that is needed: decord gives no time with a picture, only a list of all times from the container's index, and
+neither turns a mirrored picture the right way round. So the file is looked at with PyAV first: its container, its streams, its first
+picture. Everything in doubt is left to PyAV.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+
+from pipeline.decoders.base import DecodeProblem, DecoderName
+from pipeline.decoders.orientation import Orientation
+from pipeline.decoders.pyav import DECODE_TIMES_ONLY, HIGH_DYNAMIC_RANGE
+from pipeline.decoders.streams import OPTIONS, choose_stream, several_streams
+
+DECORD_DEMUXERS = frozenset({"mov", "matroska"})
+"""First names of the demuxers whose files decord indexes right: mp4, mov, 3gp and mkv, webm. It begins MPEG-TS a picture group late."""
+
+
+def why_unsuited(path: Path, decoder: DecoderName) -> str:
+    """Why PyAV must decode this file in the place of `decoder`; "" where nothing speaks against it.
+
+    Raises DecodeProblem where the file has no video stream that could be decoded at all, as PyAV would.
+    """
+    try:
+        container = av.open(str(path), options=OPTIONS)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise DecodeProblem("unreadable-container", str(getattr(error, "strerror", error))) from error
+    with container:
+        demuxer = container.format.name.split(",")[0]
+        if decoder == "decord" and demuxer not in DECORD_DEMUXERS:
+            return f"{decoder} is not used for {demuxer} files: its list of times and its pictures do not go together there"
+        if demuxer in DECODE_TIMES_ONLY:
+            return f"{decoder} is not used for {demuxer} files, which hold decoding times only"
+        if several_streams(container):
+            return f"{decoder} is not used where several video streams are there"
+        stream, _ = choose_stream(container, path)
+        return _of_first_picture(container, stream, decoder)
+
+
+def _of_first_picture(container: Any, stream: Any, decoder: DecoderName) -> str:
+    try:
+        frame = next(container.decode(stream), None)
+    except av.error.FFmpegError as error:
+        return f"the first picture is damaged: {error.strerror}"
+    if frame is None:
+        return "there is no first picture"
+    if not Orientation.of_frame(frame).upright:
+        return f"{decoder} is not used for turned or mirrored pictures"
+    if decoder == "opencv" and (curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc))):
+        return f"opencv is not used for high dynamic range ({curve}), which it tone-maps"
+    if decoder == "opencv" and frame.interlaced_frame:
+        return "opencv is not used for interlaced pictures"
+    return ""

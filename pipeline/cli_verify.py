@@ -71,6 +71,7 @@ def verify_command(
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
         comparisons: list[Comparison] = []
         failures: list[str] = []
+        misplaced: list[str] = []
         for index in chosen:
             video_id = str(opened.videos.id[index])
             if video_id not in paths:
@@ -82,6 +83,7 @@ def verify_command(
                 failures.append(f"{video_id}: {problem}")
                 continue
             found = verified.comparisons
+            misplaced += [f"{video_id}: {text}" for text in verified.misplaced]
             comparisons += found
             worst = ", ".join(
                 f"{name} cosine {min(c.cosine for c in found if c.stream == name):.6f} "
@@ -97,12 +99,15 @@ def verify_command(
                 f"{verdict.worst_cosine:.6f}, worst relative error {verdict.worst_relative_error:.1e}; bound: {verdict.bound}: "
                 f"{'ok' if verdict.ok else 'BELOW THE BOUND'}"
             )
+    for text in misplaced:
+        console.print(f"misplaced: {text}")
     for failure in failures:
         console.print(f"could not be compared: {failure}")
-    if failures or not all(verdict.ok for verdict in results):
+    if failures or misplaced or not all(verdict.ok for verdict in results):
         raise ParityError(
             f"{cache}: {sum(not v.ok for v in results)} of {len(results)} streams below the bound, {len(failures)} of "
-            f"{len(chosen)} videos could not be compared; extract again, or check that --src is the source of this cache"
+            f"{len(chosen)} videos could not be compared, {len(misplaced)} with misplaced tokens; "
+            "extract again, or check that --src is the source of this cache"
         )
 
 

@@ -111,13 +111,14 @@ def frame_times(path: Path, decoder: DecoderName) -> Times:
 def second_opinion(
     path: Path, decoder: DecoderName, wanted: Collection[int], *, still: bool
 ) -> tuple[Opinion | None, str]:
-    """The first other decoder that sees the same times and the same `wanted` pictures (frame numbers), or None and what each said.
+    """The first other decoder that sees the same times and the same `wanted` pictures (frame numbers), or None and what each
+    said.
 
     still: the file is one picture, of which Pillow is asked first.
     """
     said: list[str] = []
-    asked: tuple[DecoderName, ...] = (("pillow",) if still and decoder != "pillow" else ()) + OTHERS[decoder]
-    for other in asked:
+    images: tuple[DecoderName, ...] = ("pillow",) if still and decoder != "pillow" else ()
+    for other in (*images, *OTHERS[decoder]):
         try:
             source = ImageFrames(checked_path(path)) if other == "pillow" else open_frames(path, other)
             with closing(open_frames(path, decoder)) as first, closing(source) as second:

@@ -1,4 +1,5 @@
-"""Caches made by older decoding rules: what in them may be wrong, and bringing them up to date without extracting everything again."""
+"""Caches made by older decoding rules: what in them may be wrong, and bringing them up to date without extracting everything
+again."""
 
 from __future__ import annotations
 

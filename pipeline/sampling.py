@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 TIE_SECONDS = 1e-6
 """Two distances in time closer than this are a tie: far below a frame interval, far above float64 rounding of a day."""
 
-SLIVER_SECONDS = 1e-3
-"""A grid point closer than this to the end of a video is not sampled: what is left is the rounding of a container's times."""
+SLIVER_SECONDS = 9e-4
+"""A grid point closer than this to the end of a video is not sampled: what is left there is rounding to
+milliseconds of its start and of its length. Just under 1 ms, since 30 frames at 29.97 a second are 1.001 s."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Which files the first decoding rules may have given wrong pictures or times, by what decoded them and by what the file is.
 
-Rules 1 skipped through decord, which seeks inexactly, counted its position, trusted presentation times that AVI and ASF do not hold,
-guessed 25 frames a second for raw streams, took the first video stream and knew turned pictures but no mirrored ones. A file is
-cleared only where nothing of that can have mattered.
+Rules 1 skipped through decord, which seeks inexactly, counted its position, trusted presentation times that AVI and ASF do not
+hold, guessed 25 frames a second for raw streams, took the first video stream and knew turned pictures but no mirrored ones. A
+file is cleared only where nothing of that can have mattered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import av
 from pipeline.decoders.animation import is_animated_webp
 from pipeline.decoders.base import DecodeProblem
 from pipeline.decoders.orientation import Orientation
-from pipeline.decoders.pyav import DECODE_TIMES_ONLY
+from pipeline.decoders.pyav import DECODE_TIMES_ONLY, RAW_DEMUXERS
 from pipeline.decoders.streams import OPTIONS, choose_stream, several_streams
 from pipeline.decoders.suited import DECORD_DEMUXERS
 
@@ -25,10 +26,6 @@ INTRA_CODECS = frozenset({"mjpeg", "prores", "ffv1", "dvvideo", "png", "rawvideo
 """Every picture stands for itself: a seek lands where it should."""
 CLEAN_CODECS = frozenset({"vp8", "vp9", "libvpx", "libvpx-vp9"})
 """Key frames after which nothing refers to what came before; measured right (tests/pipeline/test_numbered.py)."""
-RAW_DEMUXERS = frozenset(
-    {"h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "h261", "mjpeg", "vc1", "dirac", "av1", "obu"}
-)
-"""FFmpeg's demuxers of streams without a container: no frame has a time."""
 IDR = 5
 """NAL unit type of a picture after which H.264 refers to nothing before it (ITU-T H.264, table 7-1)."""
 
@@ -94,7 +91,7 @@ def _through_decord(container: Any, stream: Any, demuxer: str, codec: str, path:
         return f"{codec} whose key frames are no clean starts, through decord"
     if not _closed_groups(packets):
         return f"{codec} with open picture groups through decord"
-    reordered = any(before.pts > after.pts for before, after in zip(packets, packets[1:], strict=False))
+    reordered = any(before.pts > after.pts for before, after in pairwise(packets))
     if reordered and demuxer == "mov" and packets[0].pts != 0:
         return f"{codec} with B-frames and no edit list through decord"
     return ""

@@ -17,7 +17,8 @@ from pipeline.frames import RgbFrame
 DecoderName = Literal["decord", "pyav", "opencv", "pillow"]
 """`pillow` is never asked for: it reads animated WebP, which FFmpeg cannot."""
 DECODING_RULES = 2
-"""Version of all that decides which picture stands at which time; part of every fingerprint (docs/sampling.md says what 1 was)."""
+"""Version of all that decides which picture stands at which time; part of every fingerprint (docs/sampling.md says what 1
+was)."""
 PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0")
 """First bytes of the text formats with which FFmpeg opens other files or addresses: HLS, concat, DASH and other XML, SDP."""
 

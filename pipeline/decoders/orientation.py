@@ -66,7 +66,8 @@ UPRIGHT = Orientation()
 
 
 def _unnamed(cls: type[Type], value: object) -> Type:
-    """PyAV names fewer kinds of side data than its FFmpeg gives (EXIF is none of them), and one that it cannot name would make all
+    """PyAV names fewer kinds of side data than its FFmpeg gives (EXIF is none of them), and one that it cannot name would make
+    all
 
     of a frame's side data unreadable.
     """

@@ -17,6 +17,10 @@ from pipeline.frames import RgbFrame
 
 DECODE_TIMES_ONLY = frozenset({"avi", "asf"})
 """Demuxers of containers that hold one time a packet, the one at which it is decoded: presentation times are made up from it."""
+RAW_DEMUXERS = frozenset(
+    {"h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "h261", "mjpeg", "vc1", "dirac", "obu"}
+)
+"""FFmpeg's demuxers of streams without a container: no frame has a time of its own."""
 HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 """libavutil/pixfmt.h: AVCOL_TRC_SMPTE2084 and AVCOL_TRC_ARIB_STD_B67."""
 
@@ -70,7 +74,8 @@ class PyAVFrames:
             self.notes.append(
                 "an uneven rate in a container without presentation times: with its B-frames a time may be off by a few frames"
             )
-        if timeline.n_untimed == self.n_frames > 1:
+        raw = self.container.format.name in RAW_DEMUXERS
+        if self.n_frames > 1 and (raw or timeline.n_untimed == self.n_frames):
             self._note_rate(held[1])
         shown = _seconds(held[1], held[1].duration)
         still = self.n_frames == 1 and rate <= 0 and shown <= 0
@@ -137,7 +142,8 @@ class PyAVFrames:
 
 
 def _declared(container: Any, stream: Any) -> Declared:
-    """What the header says. A container's duration covers every stream in it and may count from zero, so it bounds the video's."""
+    """What the header says. A container's duration covers every stream in it and may count from zero, so it bounds the
+    video's."""
     rate = stream.codec_context.framerate or stream.average_rate or 0
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
     own = own or _tagged_seconds(stream.metadata.get("DURATION", ""))

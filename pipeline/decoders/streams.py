@@ -1,7 +1,7 @@
 """Which stream of a file is the video: the one that holds it, not the one that stands first.
 
-Cameras and drones put thumbnails into tracks of their own that nothing marks as such; a sound file's cover is marked. What the header
-says of frames and duration is a hint that may be missing, so where several streams are there, their packets are counted.
+Cameras and drones put thumbnails into tracks of their own that nothing marks as such; a sound file's cover is marked. What the
+header says of frames and duration is a hint that may be missing, so where several streams are there, their packets are counted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which files decord and OpenCV may decode: those for which it was measured that they tie every picture to its own time.
 
-The table that this rests on is made by tests/pipeline/test_numbered.py and stands in docs/sampling.md. Neither of them says of a
-decoded picture all that is needed: decord gives no time with a picture, only a list of all times from the container's index, and
-neither turns a mirrored picture the right way round. So the file is looked at with PyAV first: its container, its streams, its first
-picture. Everything in doubt is left to PyAV.
+The table that this rests on is made by tests/pipeline/test_numbered.py and stands in docs/sampling.md. Neither of them says of
+a decoded picture all that is needed: decord gives no time with a picture, only a list of all times from the container's index,
+and neither turns a mirrored picture the right way round. So the file is looked at with PyAV first: its container, its streams,
+its first picture. Everything in doubt is left to PyAV.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pipeline.decoders.pyav import DECODE_TIMES_ONLY, HIGH_DYNAMIC_RANGE
 from pipeline.decoders.streams import OPTIONS, choose_stream, several_streams
 
 DECORD_DEMUXERS = frozenset({"mov", "matroska"})
-"""First names of the demuxers whose files decord indexes right: mp4, mov, 3gp and mkv, webm. It begins MPEG-TS a picture group late."""
+"""First names of the demuxers whose files decord indexes right: mp4, mov, 3gp and mkv, webm. It begins MPEG-TS a picture group
+late."""
 
 
 def why_unsuited(path: Path, decoder: DecoderName) -> str:

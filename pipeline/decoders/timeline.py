@@ -1,9 +1,9 @@
 """Turns the times that a container gives its frames into a timeline that starts at 0 and always moves forward.
 
-Damaged files carry missing, repeated, backward and absurd times. A frame is placed with a look at the few that follow, so that what
-is wrong with one frame's time stays with that frame: it is put between its neighbours, and the next good time counts as it is
-(repairs never add up). Only where the clock itself was set anew (nothing that follows fits what came before) later times keep their
-distances. Every repair is counted.
+Damaged files carry missing, repeated, backward and absurd times. A frame is placed with a look at the few that follow, so that
+what is wrong with one frame's time stays with that frame: it is put between its neighbours, and the next good time counts as it
+is (repairs never add up). Only where the clock itself was set anew (nothing that follows fits what came before) later times
+keep their distances. Every repair is counted.
 
 Some containers know decoding times only, and what then passes for presentation times is made up and steps back at every B-frame.
 There the decoder's own order with the decoding times is the truth, as in FFmpeg's best-effort timestamps (libavcodec/decode.c:
@@ -61,6 +61,7 @@ class Timeline:
         self._declared_seconds = declared_seconds
         self._decode_times = decode_times
         self._offset = 0.0  # decoding time minus the clock in use
+        self._first_dts = 0.0
         self._previous_dts: float | None = None
         self._dts_faults = 0
         self._steps_back = 0
@@ -99,10 +100,11 @@ class Timeline:
         if dts is not None:
             before = self._previous_dts
             self._dts_faults += before is not None and dts <= before
+            self._first_dts = dts if before is None else self._first_dts
             self._previous_dts = dts
             if self._steps_back >= STEPS_BACK and not self._dts_faults and not self._decode_times:
                 self._decode_times = self.switched = True
-                self._offset = dts - (time + (self._origin or 0.0))
+                self._offset = self._first_dts - (self._origin or 0.0)
                 self.repairs -= self._steps_back  # nothing is broken
         self._last = time
         return time
@@ -137,13 +139,14 @@ class Timeline:
         time = raw - self._origin
         gap = time - last
         sooner = [(n, after) for n, after in follows if after < time - SAME_SECONDS]
-        if self._believable(gap, time) and not sooner:
+        outlier = len(sooner) > len(follows) / 2  # most of what follows contradicts it
+        if self._believable(gap, time) and not outlier:
             self._gap, self._longest, self._shortest = gap, max(self._longest, gap), min(self._shortest, gap)
             return time
         self.repairs += 1
-        self._steps_back += gap <= SAME_SECONDS or bool(sooner)
+        self._steps_back += gap <= SAME_SECONDS or outlier
         if follows:
-            return self._between(last, (sooner or follows)[:1], step)
+            return self._between(last, (sooner if outlier else follows)[:1], step)
         self._origin = raw - (last + step)  # the clock was set anew
         return last + step
 
@@ -165,9 +168,11 @@ class Timeline:
     def tail(self, shown_seconds: float) -> float:
         """How long the last frame is shown, given what the container says (0: nothing).
 
-        The end of the last frame often comes from the header, so it is believed only up to the longest interval that was seen
-        between frames, or up to MAX_SINGLE_SECONDS where there is one frame only.
+        The end of the last frame often comes from the header, so it is believed only between the shortest and the longest interval
+        that were seen between frames, or up to MAX_SINGLE_SECONDS where there is one frame only.
         """
         shown = shown_seconds if shown_seconds > 0 else self._nominal
         limit = self._longest or MAX_SINGLE_SECONDS
+        if self._longest and shown < self._shortest - ROUNDING_SECONDS:
+            shown = self._shortest
         return shown if shown <= limit + ROUNDING_SECONDS else limit

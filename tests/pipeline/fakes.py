@@ -36,11 +36,14 @@ PLANS = (
 class ListedFrames:
     """A video from a list of times in seconds; every frame is grey with its own level, so frames can be told apart."""
 
+    decoder: DecoderName = "pyav"
+
     def __init__(self, times: Sequence[float], *, tail_seconds: float = 1 / FPS, n_errors: int = 0) -> None:
         self.times = list(times)
         self.declared = Declared(
             n_frames=len(self.times), fps=FPS, duration_seconds=len(self.times) * tail_seconds
         )
+        self.notes: list[str] = []
         self.n_frames = 0
         self.n_errors = n_errors
         self.tail_seconds = tail_seconds
@@ -109,8 +112,11 @@ def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
     if deed == "open":
         misbehave("hang")
     if deed.startswith("long"):
-        return ListedFrames([n / FPS for n in range(int(deed.removeprefix("long")) * int(FPS))])
-    return Misbehaving(deed)
+        source = ListedFrames([n / FPS for n in range(int(deed.removeprefix("long")) * int(FPS))])
+    else:
+        source = Misbehaving(deed)
+    source.decoder = decoder
+    return source
 
 
 def main(

@@ -1,8 +1,8 @@
 """Videos whose every picture carries its own number in its pixels, so that a test can ask *which* picture a decoder gave.
 
-The number is written as 16 blocks, black or white, four by four, whatever a codec or a resize does to them; the mean of a block's
-middle tells its bit. Bits alternate with their complement in a second copy, so that a damaged or mixed picture is told apart from a
-wrong one.
+The number is written as 16 blocks, black or white, four by four, whatever a codec or a resize does to them; the mean of a
+block's middle tells its bit. Bits alternate with their complement in a second copy, so that a damaged or mixed picture is told
+apart from a wrong one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def write_numbered(
         stream.pix_fmt = pix_fmt
         stream.gop_size = gop
         stream.thread_count = 1
-        if codec not in ("libx264", "libx265"):
+        if codec not in ("libx264", "libx265", "libsvtav1"):
             stream.bit_rate = 2_000_000
         stream.codec_context.time_base = base
         times = times_seconds if times_seconds is not None else [n / float(steady) for n in range(n_frames)]

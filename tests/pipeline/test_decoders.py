@@ -53,11 +53,22 @@ def problem(path: Path, decoder: DecoderName) -> DecodeProblem:
     return caught.value
 
 
+UNSUITED: dict[str, tuple[DecoderName, ...]] = {
+    **dict.fromkeys(("h264.ts", "h264.flv", "starts_at_5s.ts"), ("decord",)),
+    **dict.fromkeys(("mpeg4.avi", "mjpeg.avi", "wmv2.wmv", "rotated_180.mp4"), ("decord", "opencv")),
+}
+"""Which decoders leave a clean file to PyAV."""
+
+
 @pytest.mark.parametrize("name", CLEAN)
 def test_clean_files_are_read_alike(name: str, media: Path) -> None:
     times, frames, tail = read(media / name, "pyav")
     assert times[0] == 0 and (np.diff(times) > 0).all() and tail > 0
-    for decoder in ("decord", "opencv"):
+    others: tuple[DecoderName, ...] = ("decord", "opencv")
+    for decoder in others:
+        if decoder in UNSUITED.get(name, ()):
+            assert f"{decoder} is not used for" in problem(media / name, decoder).detail
+            continue
         other_times, other_frames, other_tail = read(media / name, decoder)
         np.testing.assert_allclose(other_times, times, atol=1e-6)
         if not (decoder == "opencv" and name.startswith("variable_rate")):  # OpenCV does not say
@@ -87,27 +98,21 @@ def test_frames_that_nobody_wants_change_nothing(decoder: DecoderName, media: Pa
         np.testing.assert_array_equal(frame, expected)
 
 
-@pytest.mark.parametrize("decoder", ["pyav", "opencv"])
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_is_applied(decoder: DecoderName, degrees: int, tmp_path: Path) -> None:
-    stored = read(write_video(tmp_path / "stored.mp4", seconds=0.3), decoder)[1]
-    shown = read(write_rotated(tmp_path / "shown.mp4", degrees=degrees, seconds=0.3), decoder)[1]
-    for a, b in zip(stored, shown, strict=True):
+def test_rotation_is_applied(degrees: int, tmp_path: Path) -> None:
+    stored = read(write_video(tmp_path / "stored.mp4", seconds=0.3), "pyav")[1]
+    path = write_rotated(tmp_path / "shown.mp4", degrees=degrees, seconds=0.3)
+    for a, b in zip(stored, read(path, "pyav")[1], strict=True):
         np.testing.assert_array_equal(b, np.rot90(a, -degrees // 90))  # clockwise
-
-
-def test_decord_turns_upside_down_and_cannot_turn_sideways(media: Path) -> None:
-    """Its frames of a sideways video have the wrong number of bytes, which the worker sees; PyAV gets the video."""
-    np.testing.assert_array_equal(
-        read(media / "rotated_180.mp4", "decord")[1][0], read(media / "h264.mp4", "pyav")[1][0][::-1, ::-1]
-    )
-    assert read(media / "rotated_90.mp4", "decord")[1][0].shape[2] == 4
+    for decoder in ("decord", "opencv"):
+        assert "turned or mirrored" in problem(path, decoder).detail
 
 
 @pytest.mark.parametrize("name", ["starts_at_5s.mkv", "starts_at_5s.ts", "starts_at_5s.mp4"])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_time_counts_from_the_first_frame(name: str, decoder: DecoderName, media: Path) -> None:
-    np.testing.assert_allclose(read(media / name, decoder)[0], np.arange(10) / 10, atol=1e-6)
+    if decoder not in UNSUITED.get(name, ()):
+        np.testing.assert_allclose(read(media / name, decoder)[0], np.arange(10) / 10, atol=1e-6)
 
 
 def test_decord_hands_over_what_an_edit_list_cuts(media: Path, tmp_path: Path) -> None:

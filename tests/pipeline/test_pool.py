@@ -74,10 +74,10 @@ SIZES = {
     "wide_640x16.mp4": (640, 16),
 }
 PYAV_HAS_THE_LAST_WORD = {
-    "rotated_90.mp4": "uint8",
+    "rotated_90.mp4": "turned or mirrored",
     "tiny_16x16.mp4": "uint8",
     "negative_start.mp4": "first frame",
-    "mpeg2.mpeg": "first frame",
+    "mpeg2.mpeg": "not used for mpeg files",
     "one_frame.mp4": "one frame",
 }
 
@@ -96,7 +96,7 @@ def test_the_same_tokens_whatever_the_decoder_and_the_workers(media: Path) -> No
     for decoder in ("decord", "opencv"):
         other = run_pool(paths, decoder, pool=PoolSettings(workers=2, slots=2))  # type: ignore[arg-type]
         for a, b in zip(first.outcomes, other.outcomes, strict=True):
-            assert b.finished.decoder == decoder
+            assert b.finished.decoder == (decoder if b.finished.number != 3 else "pyav")
             for number in range(len(fakes.PLANS)):
                 np.testing.assert_array_equal(np.stack(a.tokens[number]), np.stack(b.tokens[number]))
 

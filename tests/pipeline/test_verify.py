@@ -20,7 +20,14 @@ from cache.writer import CacheWriter
 from pipeline import run as run_module
 from pipeline.cli_verify import verify_command
 from pipeline.sampling import Sampling, token_spans
-from pipeline.verify import StreamVerdict, check_weights, compare_video, plain_token_count, verdicts
+from pipeline.verify import (
+    TOKENS_A_VIDEO,
+    StreamVerdict,
+    check_weights,
+    compare_video,
+    plain_token_count,
+    verdicts,
+)
 from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import GOOD, make_tree, run
 from tests.videos import write_video
@@ -150,12 +157,12 @@ def test_a_long_video_is_sampled_and_order_does_not_matter(tmp_path: Path) -> No
         run(tmp_path / "data", tmp_path / "c.zarr")
     with open_cache(tmp_path / "c.zarr") as cache:
         for seed in range(3):
-            found = list(
-                compare_video(
-                    cache, 0, tmp_path / "data/a.mp4", tiny_backbones(), rng=np.random.default_rng(seed)
-                )
+            verified = compare_video(
+                cache, 0, tmp_path / "data/a.mp4", tiny_backbones(), rng=np.random.default_rng(seed)
             )
-            assert len(found) == 8
+            assert verified.confirmed_by == "opencv" and not verified.note and not verified.misplaced
+            found = verified.comparisons
+            assert 7 <= sum(c.stream == "clip" for c in found) <= TOKENS_A_VIDEO
             assert all(c.relative_error < 1e-3 and c.cosine > 0.999999 for c in found)
 
 

@@ -57,7 +57,7 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
         report.setup_seconds = time.perf_counter() - began
         for name in missing:
             add_stream(name, config, resolved, backbones, report=report, console=console, stop=stop)
-            if stop.is_set():
+            if stop.is_set() or report.waiting:
                 break
         else:
             with open_writer(config, config.out, backbones, resolved) as writer:
@@ -94,6 +94,8 @@ def fill_cache(
     inventory = take_inventory(resolved.sources, resolved.labels, known, retry_rejects=config.retry_rejects)
     report.stored_before, report.rejected_before = len(inventory.stored), len(inventory.rejected)
     report.gone = len(inventory.gone)
+    for line in inventory.lines():
+        console.print(line, highlight=False, markup=False)
     _relabel(writer, inventory, resolved, report)
     if not inventory.work:
         console.print("nothing new to extract", highlight=False)

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.decoders.base import Declared, DecodeProblem, FrameRef
 from pipeline.decoders.timeline import Timeline
 from pipeline.frames import RgbFrame
+from pipeline.trouble import LOST_MOUNT
 
 ATTACHED_PICTURE = "attached_pic"
 OPTIONS = {"protocol_whitelist": "file", "pattern_type": "none"}
@@ -103,6 +104,8 @@ class PyAVFrames:
         self.n_errors += bool(frame.is_corrupt)
 
     def _note(self, error: Exception) -> None:
+        if _plain(error) in LOST_MOUNT:  # no damage: the rest of the file is there, elsewhere
+            raise DecodeProblem("unreadable-file", f"cannot be read: {_plain(error)}") from error
         self.n_errors += 1
         if len(self.messages) < 5:
             self.messages.append(_plain(error))

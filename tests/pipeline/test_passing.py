@@ -218,11 +218,14 @@ def any_date(tmp_path: Path) -> Iterator[Path]:
     for parent in (tmp_path, Path("/dev/shm")):
         if parent.is_dir():
             with tempfile.TemporaryDirectory(dir=parent) as folder:
-                os.utime(folder, (10_000_000_000, 10_000_000_000))
-                if Path(folder).stat().st_mtime == 10_000_000_000:
+                held = []
+                for seconds in (10_000_000_000, -10_000_000_000):
+                    os.utime(folder, (seconds, seconds))
+                    held.append(Path(folder).stat().st_mtime == seconds)
+                if all(held):
                     yield Path(folder)
                     return
-    pytest.skip("no file system here holds a date after 2262")
+    pytest.skip("no file system here holds dates before 1677 and after 2262")
 
 
 @pytest.mark.parametrize("seconds", [10_000_000_000, -86_400, -10_000_000_000])

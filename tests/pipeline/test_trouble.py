@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.decoders.base import DecodeProblem
 from pipeline.trouble import FileWatch, fault, file_stamp, has_odd_time, reading_trouble, stamp_of
 from pipeline.worker import file_digest
+from tests.videos import write_video
 
 
 @pytest.fixture
@@ -80,6 +82,18 @@ def test_a_decoder_that_names_a_lost_mount_is_believed(path: Path) -> None:
         assert found is not None and found[0] == "unreadable-file"
     # FFmpeg says this of truncated files too: the file decides
     assert watch.trouble(digest, lambda: digest, clean=False, detail=os.strerror(errno.EIO)) is None
+
+
+def test_a_mount_that_is_lost_between_two_packets_ends_the_decode(tmp_path: Path) -> None:
+    """Else it would count as one damaged packet, and the first half would be stored as a shorter video."""
+    from pipeline.decoders.pyav import PyAVFrames
+
+    frames = PyAVFrames(write_video(tmp_path / "a.mp4", seconds=0.4))
+    with pytest.raises(DecodeProblem, match="unreadable-file: cannot be read"):
+        frames._note(OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+    frames._note(OSError(errno.EIO, os.strerror(errno.EIO)))
+    assert frames.n_errors == 1
+    frames.close()
 
 
 def test_errors_have_their_codes() -> None:

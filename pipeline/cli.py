@@ -111,7 +111,10 @@ def extract_command(
         str, typer.Option(help="keep or reject videos with the bytes of another.", rich_help_panel=OUTCOME)
     ] = "keep",
     retry_rejects: Annotated[
-        bool, typer.Option(help="Try inputs again that were rejected before.", rich_help_panel=OUTCOME)
+        bool,
+        typer.Option(
+            help="Try all rejects again, not only those of passing trouble.", rich_help_panel=OUTCOME
+        ),
     ] = False,
     allow_library_mismatch: Annotated[
         bool, typer.Option(help="Add to a cache made with other library versions.", rich_help_panel=OUTCOME)

@@ -128,7 +128,8 @@ def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str
     interval = "no interval"
     if choice.interval:
         caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
-        interval = f"95 % interval {choice.interval} over {choice.interval.n_groups} source groups{caveat}"
+        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
+        interval = f"95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
     return (
         f"{choice.threshold:.4f} by {objective_words(config)} on {on}; alike from {choice.plateau_low:.4f} to "
         f"{choice.plateau_high:.4f}; {interval}"

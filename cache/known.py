@@ -17,7 +17,9 @@ class _Columns:
         self.digest: list[str] = store.read(f"{group}/digest", 0, rows).tolist()
         self.size_bytes: list[int] = store.read(f"{group}/size_bytes", 0, rows).tolist()
         self.mtime_ns: list[int] = store.read(f"{group}/mtime_ns", 0, rows).tolist()
-        self.reason: list[str] = store.read("rejects/reason", 0, rows).tolist() if group == "rejects" else []
+        refused = group == "rejects"
+        self.reason: list[str] = store.read("rejects/reason", 0, rows).tolist() if refused else []
+        self.detail: list[str] = store.read("rejects/detail", 0, rows).tolist() if refused else []
         self.superseded = list(superseded)
         gone = set(superseded)
         self.rows: dict[str, int] = (
@@ -33,6 +35,7 @@ class _Columns:
         self.mtime_ns.append(row.mtime_ns)
         if isinstance(row, Reject):
             self.reason.append(row.reason)
+            self.detail.append(row.detail)
 
     def supersede(self, video_id: str) -> None:
         row = self.rows.pop(video_id, None)
@@ -63,6 +66,7 @@ class KnownInputs(Mapping[str, KnownInput]):
             found.size_bytes[row],
             found.mtime_ns[row],
             found.reason[row],
+            found.detail[row],
         )
 
     def __contains__(self, video_id: object) -> bool:

@@ -75,11 +75,38 @@ REJECT_REASONS: Mapping[str, str] = MappingProxyType(
         "non-finite-features": "a backbone returned NaN or infinity",
         "constant-features": "a backbone returned a constant vector",
         "missing-file": "the file is listed but does not exist",
+        "unreadable-file": "the file could not be read: permission, I/O error, a lost mount",
+        "changed-while-read": "the file changed while it was read",
         "empty-file": "the file has zero bytes",
         "unsupported-type": "the file is not a video or image type that is read",
     }
 )
-"""Reason code of a rejected input -> one line of meaning. The list is part of the format."""
+"""Reason code of a rejected input -> one line of meaning. The list is part of the format; it may grow, and a code that
+a reader does not know is a verdict on contents to it.
+"""
+
+PASSING_REASONS = frozenset(
+    {
+        "missing-file",
+        "unreadable-file",
+        "changed-while-read",
+        "deadline",
+        "decoder-crash",
+        "out-of-memory",
+    }
+)
+"""Codes that speak of the surroundings of one run (a mount, a disk, the machine's load), not of the file's contents: such
+an input is tried again at every run, and nothing that is stored is given up for it. All others are verdicts on contents.
+"""
+
+
+def is_passing(reason: str, digest: str) -> bool:
+    """Whether a reject is passing trouble. digest: of the contents that were judged, "" where they could not be read:
+
+    before `unreadable-file` existed, a file without permission was called `unreadable-container`.
+    """
+    return reason in PASSING_REASONS or (reason == "unreadable-container" and not digest)
+
 
 MAX_DETAIL_CHARACTERS = 2000
 """`Reject.detail` is cut to this length: a decoder's noise must not fill the cache."""
@@ -117,6 +144,11 @@ def _check_text(name: str, value: str) -> None:
         raise ValueError(f"{name} must be a string, not {value!r}")
     if value != storable_text(value):
         raise ValueError(f"{name} {value!r} is not UTF-8 text without NUL; pass it through storable_text()")
+
+
+def _check_int64(name: str, value: int) -> None:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must fit into 64 bits, not {value!r}")
 
 
 def _check_at_least(name: str, value: float, minimum: float) -> None:
@@ -178,6 +210,8 @@ class VideoRow:
             _check_text(f"{self.id}: {name}", getattr(self, name))
         for name in ("size_bytes", "duration_seconds", "fps", "width", "height", "n_frames"):
             _check_at_least(f"{self.id}: {name}", getattr(self, name), 0)
+        for name in ("size_bytes", "mtime_ns", "n_frames"):
+            _check_int64(f"{self.id}: {name}", getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +237,8 @@ class Reject:
             )
         _check_text(f"{self.id}: digest", self.digest)
         _check_at_least(f"{self.id}: size_bytes", self.size_bytes, 0)
+        for name in ("size_bytes", "mtime_ns"):
+            _check_int64(f"{self.id}: {name}", getattr(self, name))
         object.__setattr__(self, "detail", storable_text(self.detail)[:MAX_DETAIL_CHARACTERS])
 
 
@@ -278,7 +314,7 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class KnownInput:
-    """A live input of a cache, stored or rejected; `reason` is "" for a stored one."""
+    """A live input of a cache, stored or rejected; `reason` and `detail` are "" for a stored one."""
 
     id: str
     state: Literal["stored", "rejected"]
@@ -286,6 +322,12 @@ class KnownInput:
     size_bytes: int
     mtime_ns: int
     reason: str = ""
+    detail: str = ""
+
+    @property
+    def passing(self) -> bool:
+        """Whether it was rejected for passing trouble."""
+        return self.state == "rejected" and is_passing(self.reason, self.digest)
 
 
 assert tuple(VIDEO_COLUMNS) == tuple(field.name for field in fields(VideoRow))

@@ -80,6 +80,10 @@ class AuditReport:
         near = self.near and {k: v for k, v in asdict(self.near).items() if k != "pairs"}
         return {
             **{k: v for k, v in asdict(self).items() if k != "near"},
+            "shortcuts": [
+                {**asdict(shortcut), "interval": shortcut.interval and shortcut.interval.as_dict()}
+                for shortcut in self.shortcuts
+            ],
             "clean": not self.leaks,
             "n_leaks": sum(finding.count for finding in self.leaks),
             "metadata_columns": list(METADATA_COLUMNS),

@@ -79,6 +79,10 @@ def _interval(
 ) -> Interval | None:
     resampled = ResampledScores(labels, scores)
     (interval,) = group_bootstrap(
-        groups, lambda weights_RV: resampled.auroc(weights_RV)[:, None], n_resamples=n_resamples, seed=seed
+        groups,
+        lambda weights_RV: resampled.auroc(weights_RV)[:, None],
+        labels=labels,
+        n_resamples=n_resamples,
+        seed=seed,
     )
     return interval

@@ -54,6 +54,8 @@ def audit_command(
 
 def report_lines(report: AuditReport) -> list[str]:
     """The report as text: what was looked at, how, what was found, and the verdict."""
+    from heads.bootstrap import interval_notes
+
     lines = [
         f"cache      {', '.join(report.paths)}: {report.n_videos:,} videos from {report.n_groups:,} source groups",
         f"weights    {report.weights}",
@@ -69,6 +71,8 @@ def report_lines(report: AuditReport) -> list[str]:
             f"metadata   {shortcut.model} on width, height, fps, duration: AUROC {shortcut.auroc:.3f}{interval}, "
             f"out of {shortcut.n_folds} folds by source group"
         )
+    intervals = [shortcut.interval for shortcut in report.shortcuts]
+    lines += [f"           {note}" for note in interval_notes("metadata", intervals)]
     if report.near is not None:
         parts = ", ".join(f"{count} of {name}" for name, count in report.near.n_components.items())
         reach = report.near.unrelated

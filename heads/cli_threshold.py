@@ -123,6 +123,7 @@ def _show(
     from rich.table import Table
     from rich.text import Text
 
+    from heads.bootstrap import interval_notes
     from heads.figures_curves import objective_words
     from heads.rethreshold import at_threshold
     from heads.show import RANDOM_NOTE
@@ -155,8 +156,9 @@ def _show(
     for threshold in SWEEP:
         sweep.add_row(f"{threshold:.2f}", *_counts(at_threshold(scores, threshold)))
     console.print(sweep)
-    if any(choice.interval is not None and choice.interval.rough for choice in found):
-        say(f"intervals are rough: they rest on {len(set(scores.groups))} source groups only")
+    if any(choice.interval is not None for choice in found):
+        for note in interval_notes("these videos", [choice.interval for choice in found]):
+            say(note)
     for note in scores.notes:
         say(f"note: {note}", "yellow")
     for choice, config in zip(found, wanted, strict=True):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cache.errors import HeadError
 from heads.batched import FitJob, fit_together, heads_together
-from heads.bootstrap import FEW_GROUPS
+from heads.bootstrap import interval_notes
 from heads.calibration import at_bound
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset
@@ -104,7 +104,7 @@ class CrossValidation:
             "k": self.k,
             "head": self.head.as_dict(),
             "floors": {floor.name: floor.as_dict() for floor in self.floors},
-            "threshold": asdict(self.threshold),
+            "threshold": self.threshold.as_dict(),
             "folds": [asdict(fold) for fold in self.folds],
             "notes": list(self.notes),
         }
@@ -184,9 +184,8 @@ def cross_validate(
     )
     notes = [*dict.fromkeys(note for split in splits for note in split.notes), *_fold_notes(folds)]
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
-    n_groups = len(set(table.groups))
-    if config.n_resamples and n_groups < FEW_GROUPS:
-        notes.append(f"out-of-fold videos come from {n_groups} source groups only: their intervals are rough")
+    if config.n_resamples:
+        notes += interval_notes("out-of-fold videos", (*head.intervals.values(), choice.interval))
     notes += beaten_notes(head, tuple(floors))
     return CrossValidation(
         k=k,

@@ -29,7 +29,11 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        intervals = {
+            name: None if interval is None else interval.as_dict()
+            for name, interval in self.intervals.items()
+        }
+        return {**asdict(self), "intervals": intervals}
 
 
 def evaluate(
@@ -59,6 +63,6 @@ def evaluate(
             )
             return np.stack(numbers, axis=1)
 
-        found = group_bootstrap(groups, statistics, n_resamples=n_resamples, seed=seed)
+        found = group_bootstrap(groups, statistics, labels=labels, n_resamples=n_resamples, seed=seed)
         intervals = dict(zip(WITH_INTERVAL, found, strict=True))
     return Evaluation(name, part, metrics, intervals)

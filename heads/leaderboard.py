@@ -20,7 +20,7 @@ from cache.errors import InputError
 from cache.fingerprint import fingerprint_digest
 from heads.ablate_grid import Cell
 from heads.ablate_runs import Run, RunRecord
-from heads.bootstrap import Interval, group_bootstrap
+from heads.bootstrap import Interval, group_bootstrap, interval_notes
 from heads.cuts import ResampledScores
 from heads.dataset import HeadDataset, StreamInput, any_random, weights_line
 from heads.floors import MEAN_POOLED
@@ -192,7 +192,7 @@ def build_leaderboard(
         random_weights=any_random(streams),
         fingerprints={stream.name: fingerprint_digest(stream.fingerprint) for stream in streams},
         fingerprint_details={stream.name: dict(stream.fingerprint) for stream in streams},
-        notes=_notes(runs, len(cells), dataset),
+        notes=(*_notes(runs, len(cells), dataset), *_interval_notes(rows, metric) * bool(n_resamples)),
     )
 
 
@@ -240,7 +240,7 @@ def _rows(
     observed = all_rows(np.ones((1, len(labels))))[0]
     intervals: list[Interval | None] = [None] * (2 * len(entries))
     if n_resamples:
-        intervals = group_bootstrap(groups, all_rows, n_resamples=n_resamples)
+        intervals = group_bootstrap(groups, all_rows, labels=labels, n_resamples=n_resamples)
     return [
         _row(
             entry,
@@ -319,6 +319,12 @@ def _descending(value: float | None) -> float:
 
 def _defined(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _interval_notes(rows: Sequence[Row], metric: Metric) -> tuple[str, ...]:
+    scored = [row for row in rows if row.scores[metric] is not None]
+    found = [interval for row in scored for interval in (row.interval, row.delta_interval)]
+    return interval_notes("the scored videos", found)
 
 
 def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str, ...]:

@@ -81,9 +81,13 @@ def _cells(board: Leaderboard, row: Row) -> list[str]:
         delta = "-"
     else:
         delta = f"{row.delta:+.3f}" + (
-            f" [{row.delta_interval.low:+.2f}, {row.delta_interval.high:+.2f}]" if row.delta_interval else ""
+            f" [{row.delta_interval.low:+.2f}, {row.delta_interval.high:+.2f}]{row.delta_interval.mark}"
+            if row.delta_interval
+            else ""
         )
-    interval = f" [{row.interval.low:.2f}, {row.interval.high:.2f}]" if row.interval else ""
+    interval = (
+        f" [{row.interval.low:.2f}, {row.interval.high:.2f}]{row.interval.mark}" if row.interval else ""
+    )
     return [
         _number(row.scores[board.metric]) + interval,
         delta + ("*" if row.differs else ""),

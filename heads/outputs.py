@@ -73,7 +73,7 @@ def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
         "scored_once_on": "test" if len(record.split.test) else None,
         "head": {e.part: e.as_dict() for e in record.evaluations},
         "floors": {f"{e.name} on {e.part}": e.as_dict() for e in record.floors},
-        "threshold": asdict(head.info.threshold),
+        "threshold": head.info.threshold.as_dict(),
         "calibration": {"applied": head.info.config.calibration, **asdict(record.calibration)},
         "cross_validation": None if record.cross_validation is None else record.cross_validation.as_dict(),
         "best_epoch": head.info.best_epoch,

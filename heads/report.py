@@ -127,8 +127,9 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
 def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str) -> str:
     interval = "no interval"
     if choice.interval:
-        rough = ", so few that it is rough" if choice.interval.rough else ""
-        interval = f"95 % interval {choice.interval} over {choice.interval.n_groups} source groups{rough}"
+        caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
+        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
+        interval = f"95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
     return (
         f"{choice.threshold:.4f} by {objective_words(config)} on {on}; alike from {choice.plateau_low:.4f} to "
         f"{choice.plateau_high:.4f}; {interval}"
@@ -186,4 +187,6 @@ def _cells(evaluation: Evaluation) -> list[str]:
 def _cell(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return "undefined"
-    return f"{value:.3f}" + (f" ({interval.low:.2f} to {interval.high:.2f})" if interval else "")
+    return f"{value:.3f}" + (
+        f" ({interval.low:.2f} to {interval.high:.2f}){interval.mark}" if interval else ""
+    )

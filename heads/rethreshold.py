@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError, LabelError
+from heads.bootstrap import INTERVALS_ON, interval_notes
 from heads.dataset import DataConfig, HeadDataset, load_dataset
 from heads.evaluate import Evaluation, evaluate
 from heads.floors import NOT_BEATEN, beaten_notes, evaluate_floors
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Part = Literal["val", "all"]
 CHOSEN_AGAIN = "the threshold was chosen again"
-OF_A_THRESHOLD = (CHOSEN_AGAIN, NOT_BEATEN, "after temperature scaling the best threshold")
+OF_A_THRESHOLD = (CHOSEN_AGAIN, NOT_BEATEN, INTERVALS_ON, "after temperature scaling the best threshold")
 """How notes begin that were true of an earlier threshold only."""
 
 
@@ -215,7 +216,16 @@ def with_threshold(
         threshold=choice,
         metrics={scores.part: _metrics(evaluation)},
         floors={f"{floor.name} on {floor.part}": _metrics(floor) for floor in floors},
-        notes=(*notes, *scores.notes, *choice.warnings, *beaten_notes(evaluation, floors)),
+        notes=(
+            *notes,
+            *scores.notes,
+            *choice.warnings,
+            *(
+                interval_notes(scores.part, (*evaluation.intervals.values(), choice.interval))
+                * bool(n_resamples)
+            ),
+            *beaten_notes(evaluation, floors),
+        ),
         threshold_history=(*info.threshold_history, before),
     )
     return replace(head, info=new)

@@ -138,7 +138,9 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
 def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
     interval = ""
     if choice.interval:
-        interval = f", 95 % interval {choice.interval} over {choice.interval.n_groups} source groups"
+        caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
+        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
+        interval = f", 95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
     return (
         f"{choice.threshold:.4f} ({choice.objective} on {on}; alike from {choice.plateau_low:.4f} to "
         f"{choice.plateau_high:.4f}{interval})"
@@ -164,7 +166,7 @@ def fold_threshold_lines(folds: CrossValidation) -> list[str]:
 
 
 def result_table(head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> Table:
-    """One row the head and one a floor; intervals are 95 %, by source group."""
+    """One row the head and one a floor; intervals are 95 %, by source group; ~ marks a rough one."""
     m = head.metrics
     table = Table(
         title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {PART_ROLES[head.part]}\nweights: {weights}",
@@ -195,4 +197,4 @@ def _number(value: float | None) -> str:
 def _with_interval(value: float | None, interval: Interval | None) -> str:
     if value is None or interval is None:
         return _number(value)
-    return f"{value:.3f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{value:.3f} [{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"

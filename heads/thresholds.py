@@ -8,8 +8,8 @@ from both scores.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,10 @@ class ThresholdChoice:
     at_edge: bool
     interval: Interval | None = None
     warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with what to know before reading the interval."""
+        return {**asdict(self), "interval": self.interval and self.interval.as_dict()}
 
 
 def choose_threshold(
@@ -249,7 +253,7 @@ def with_interval(
             thresholds[row] = _best(value[row], f1[row], cuts, config).threshold
         return thresholds
 
-    (interval,) = group_bootstrap(groups, best_thresholds, n_resamples=n_resamples, seed=seed)
+    (interval,) = group_bootstrap(groups, best_thresholds, labels=labels, n_resamples=n_resamples, seed=seed)
     return replace(choice, interval=interval)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from heads.bootstrap import FEW_GROUPS
+from heads.bootstrap import interval_notes
 from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
 from heads.config import TrainConfig
 from heads.cross_validation import (
@@ -219,10 +219,10 @@ def finish(
         dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
     )
     notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, val, config))
-    n_groups = len({table.groups[i] for i in val})
-    if config.n_resamples and n_groups < FEW_GROUPS:
-        notes += (f"val comes from {n_groups} source groups only: its intervals are rough",)
     for evaluation in evaluations[: 1 + bool(len(split.test))]:
+        if config.n_resamples:
+            own_threshold = (choice.interval,) if evaluation.part == "val" else ()
+            notes += interval_notes(evaluation.part, (*evaluation.intervals.values(), *own_threshold))
         notes += beaten_notes(evaluation, floors)
     if cross_validation is not None:
         own = [note for note in cross_validation.notes if note not in split.notes]

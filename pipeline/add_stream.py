@@ -1,8 +1,9 @@
 """Adding a stream to a cache that has videos already: only the new stream is computed, nothing else is touched.
 
 The new stream grows in a sidecar cache beside the main one, with the same crash safety and resumption; when it holds every
-stored video it is attached in one atomic step and the sidecar goes. Until then the main cache is as it was. A video that can no
-longer be decoded becomes a reject of the main cache, since every stored video has every stream.
+stored video it is attached in one atomic step and the sidecar goes. Until then the main cache is as it was. A video whose
+contents can no longer be decoded becomes a reject of the main cache, since every stored video has every stream; for one that
+only could not be read this time the stream waits.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def add_stream(
 ) -> None:
     """Compute stream `name` for every stored video and attach it; after an interruption the same command goes on.
 
+    Where passing trouble kept a stored video from being read, the stream is not attached and stands in `report.waiting`.
     Raises InputError where stored videos are not in the source, and FingerprintMismatch where a file changed.
     """
     with CacheWriter.reopen(config.out) as main:
@@ -85,14 +87,17 @@ def add_stream(
             work = [
                 Input(by_id[i], resolved.labels.get(i, VideoLabel(-1, "")), entry.size_bytes, entry.mtime_ns)
                 for i, entry in stored.items()
-                if i not in done
+                if i not in done or done[i].passing
             ]
             flow = make_flow(config, {name: backbones[name]}, writer=writer, digests={})
             flow.run(work, report=own, console=console, stop=stop)
             ended = writer.known()
         report.tokens[name] = report.tokens.get(name, 0) + own.tokens.get(name, 0)
         report.added_streams[name] = own.stored_now
-        if stop.is_set():
+        lacking = {i: f"{e.reason}: {e.detail}" for i, e in ended.items() if i in stored and e.passing}
+        if stop.is_set() or lacking:
+            if lacking:
+                report.waiting[name] = lacking
             report.stored_before = len(stored)
             report.rejected_before = sum(
                 i in by_id and e.state == "rejected" for i, e in main.known().items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoL
 from pipeline.backbones.base import Backbone
 from pipeline.sampling import token_spans
 from pipeline.source_tree import Source
+from pipeline.trouble import Stamp
 from pipeline.worker import Failed, Finished
 
 
@@ -74,9 +75,8 @@ class Assembler:
 
     def failed(self, message: Failed) -> Reject:
         """The decode ended badly."""
-        return reject(
-            self._open.pop(message.number).input, message.reason, message.detail, digest=message.digest
-        )
+        item = _as_read(self._open.pop(message.number).input, message.stamp)
+        return reject(item, message.reason, message.detail, digest=message.digest)
 
     def unchanged(self, number: int) -> Input:
         """The file is what it was."""
@@ -92,7 +92,8 @@ class Assembler:
             if all(len(video.vectors[name]) == len(spans[name]) for name in spans):
                 self._decoded.discard(number)
                 del self._open[number]
-                yield video.finished, self._whole(video.input, video.finished, video.vectors, spans)
+                item = _as_read(video.input, video.finished.stamp)
+                yield video.finished, self._whole(item, video.finished, video.vectors, spans)
 
     def _whole(
         self,
@@ -139,6 +140,11 @@ class Assembler:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def _as_read(item: Input, stamp: Stamp | None) -> Input:
+    """The input with the size and time of the file that was read, which may be newer than those when it was listed."""
+    return item if stamp is None else replace(item, size_bytes=stamp[0], mtime_ns=stamp[1])
 
 
 def reject(item: Input, reason: str, detail: str, *, digest: str = "") -> Reject:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.cli_errors import INTERRUPTED, run_app
-from cache.errors import InputError, RejectLimitExceeded
+from cache.errors import InputError, OnepassError, RejectLimitExceeded
 
 if TYPE_CHECKING:
     from pipeline.config import ExtractConfig
@@ -111,7 +111,10 @@ def extract_command(
         str, typer.Option(help="keep or reject videos with the bytes of another.", rich_help_panel=OUTCOME)
     ] = "keep",
     retry_rejects: Annotated[
-        bool, typer.Option(help="Try inputs again that were rejected before.", rich_help_panel=OUTCOME)
+        bool,
+        typer.Option(
+            help="Try all rejects again, not only those of passing trouble.", rich_help_panel=OUTCOME
+        ),
     ] = False,
     redo: Annotated[
         str,
@@ -200,6 +203,12 @@ def conclude(result: ExtractReport, config: ExtractConfig) -> None:
     if not result.adds_up:
         raise AssertionError(
             f"{result.stored} stored + {result.rejected} rejected is not {result.found} found"
+        )
+    if result.waiting:
+        raise OnepassError(
+            f"stream {', '.join(result.waiting)} was not attached to {result.out}: "
+            f"{len(set().union(*result.waiting.values()))} stored videos could not be read this time and stand above; "
+            "run the same command again when they can"
         )
     if result.reject_share > config.max_rejects:
         raise RejectLimitExceeded(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from cache.schema import Reject, TokenDtype, VideoFeatures
+from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
 from pipeline.assembly import Assembler, Input
 from pipeline.backbones.base import Backbone
@@ -20,10 +20,7 @@ from pipeline.decoders.base import DecoderName
 from pipeline.pool import DecodePool, Event, PoolSettings, TokenFrames
 from pipeline.progress import ExtractProgress
 from pipeline.report import ExtractReport
-from pipeline.worker import Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
-
-SHORT_SHARE = 0.9
-"""A video that decodes to less than this share of its declared duration is named in the summary."""
+from pipeline.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class Flow:
         """Extract `work`, or, once `stop` is set, commit what is whole and count the rest as not reached."""
         self._report = report
         self._replaced = {item.source.id for item in work if item.known_digest}
-        ended_before = report.stored_now + report.rejected_now + report.unchanged
+        ended_before = _ended(report)
         began = time.perf_counter()
         limits = WorkerSettings(
             self._plans,
@@ -96,8 +93,7 @@ class Flow:
             report.worker_restarts += pool.restarts
         report.model_seconds += self._models.seconds
         report.idle_seconds += max(0.0, time.perf_counter() - began - self._models.seconds)
-        ended = report.stored_now + report.rejected_now + report.unchanged - ended_before
-        report.not_reached += len(work) - ended
+        report.not_reached += len(work) - (_ended(report) - ended_before)
         for name, runner in self._runners.items():
             report.embed_seconds[name] = report.embed_seconds.get(name, 0.0) + runner.busy.seconds
 
@@ -170,7 +166,16 @@ class Flow:
         self._progress.video(rejected=False)
 
     def _refuse(self, refused: Reject) -> None:
-        self._rejected.append(refused)
+        """A reject for the cache; passing trouble neither takes the place of features nor is it written down twice."""
+        known = self._writer.known().get(refused.id)
+        passing = is_passing(refused.reason, refused.digest)
+        if passing and known is not None and known.state == "stored":
+            self._report.kept[refused.id] = f"{refused.reason}: {refused.detail}"
+            self._report.stored_before += 1
+            self._progress.video(rejected=False)
+            return
+        if known is None or not _on_record(refused, known):
+            self._rejected.append(refused)
         self._report.rejected_now += 1
         self._progress.video(rejected=True)
 
@@ -187,3 +192,15 @@ class Flow:
             self._stored, self._rejected = [], []
         self._last_commit = time.monotonic()
         self._report.write_seconds += time.perf_counter() - began
+
+
+def _ended(report: ExtractReport) -> int:
+    """Inputs that this run has come to an end with."""
+    return report.stored_now + report.rejected_now + report.unchanged + len(report.kept)
+
+
+def _on_record(refused: Reject, known: KnownInput) -> bool:
+    return all(
+        getattr(refused, name) == getattr(known, name)
+        for name in ("reason", "detail", "digest", "size_bytes", "mtime_ns")
+    )

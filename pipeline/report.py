@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.schema import REJECT_REASONS
+from cache.schema import PASSING_REASONS, REJECT_REASONS
 
 
 @dataclass(slots=True)
 class ExtractReport:
     """Counts of one run. Every input found is in exactly one of: stored before, stored now, rejected before, rejected now,
 
-    not reached (only after an interruption). `unchanged` (touched files with the same contents) are part of stored before.
+    not reached (after an interruption, or while a stream waits for a video). Part of stored before are `unchanged` (touched files
+    with the same contents) and `kept` (stored videos that could not be read again, with the passing trouble). `waiting`: streams
+    that could not be attached, with the stored videos that they lack and why.
     """
 
     src: str
@@ -54,6 +57,8 @@ class ExtractReport:
     fallbacks: dict[str, str] = field(default_factory=dict)
     shortened: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, dict[str, str]] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     redone: int = 0
@@ -105,18 +110,20 @@ class ExtractReport:
         before = f" ({self.rejected_before} of them before this run)" if self.rejected_before else ""
         lines.append(f"rejected   {self.rejected}{before}")
         for reason, count in self.reasons().most_common():
-            lines.append(f"  {count:>6}  {reason}: {REJECT_REASONS[reason]}")
+            lines.append(f"  {count:>6}  {reason}: {REJECT_REASONS.get(reason, 'unknown to this version')}")
         for video_id, (reason, detail) in list(self.rejects.items())[:10]:
             lines.append(f"          {video_id}: {reason}: {detail[:160]}")
         if len(self.rejects) > 10:
             lines.append(f"          and {len(self.rejects) - 10} more: onepass inspect {self.out}")
         if self.not_reached:
-            lines.append(f"not reached {self.not_reached} (interrupted)")
+            why = "interrupted" if self.interrupted or not self.waiting else "until all streams are whole"
+            lines.append(f"not reached {self.not_reached} ({why})")
         reached = f" + {self.not_reached} not reached" if self.not_reached else ""
         verdict = "adds up" if self.adds_up else "DOES NOT ADD UP"
         lines.append(
             f"found      {self.found} = {self.stored} stored + {self.rejected} rejected{reached}: {verdict}"
         )
+        lines += self._passing_lines()
         for title, entries in (
             ("other decoder", self.fallbacks),
             ("shorter than declared", self.shortened),
@@ -153,6 +160,23 @@ class ExtractReport:
         lines += self.profile
         return lines
 
+    def _passing_lines(self) -> list[str]:
+        """What passing trouble left undone; the same command tries it again."""
+        lines = []
+        if self.kept:
+            lines.append(f"kept: {_videos(self.kept)} could not be read again this time:")
+            lines += _first_of(self.kept)
+        for stream, lacking in self.waiting.items():
+            lines.append(
+                f"stream {stream} not attached: {_videos(lacking)} could not be read this time; the rest of it is kept, "
+                "and the same command goes on:"
+            )
+            lines += _first_of(lacking)
+        passing = sum(reason in PASSING_REASONS for reason, _ in self.rejects.values())
+        if passing:
+            lines.append(f"{passing} of the rejects are passing trouble: the same command tries them again")
+        return lines
+
     def as_dict(self) -> dict[str, Any]:
         """The whole report as JSON-able values, with the sums."""
         fields = asdict(self)
@@ -170,3 +194,13 @@ class ExtractReport:
         """Write the report as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _videos(named: Mapping[str, str]) -> str:
+    return f"{len(named)} stored video{'s' * (len(named) != 1)}"
+
+
+def _first_of(named: Mapping[str, str], count: int = 10) -> list[str]:
+    """The first entries, one a line, and how many more there are."""
+    lines = [f"          {video_id}: {text[:160]}" for video_id, text in list(named.items())[:count]]
+    return [*lines, f"          and {len(named) - count} more"] if len(named) > count else lines

@@ -64,7 +64,7 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
         report.setup_seconds = time.perf_counter() - began
         for name in missing:
             add_stream(name, config, resolved, backbones, report=report, console=console, stop=stop)
-            if stop.is_set():
+            if stop.is_set() or report.waiting:
                 break
         else:
             rules = rules_of(config.out)
@@ -145,6 +145,8 @@ def fill_cache(
     )
     report.stored_before, report.rejected_before = len(inventory.stored), len(inventory.rejected)
     report.gone = len(inventory.gone)
+    for line in inventory.lines():
+        console.print(line, highlight=False, markup=False)
     _relabel(writer, inventory, resolved, report)
     if not inventory.work:
         console.print("nothing new to extract", highlight=False)

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ import numpy as np
 from pipeline.decode import DecodedVideo, StreamPlan, decode_video
 from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, open_frames
 from pipeline.frames import PreparedFrame
+from pipeline.trouble import FileWatch, Stamp, fault, reading_trouble
 
 DIGEST_CHUNK_BYTES = 1 << 22
 NOISE_TAIL_BYTES = 2000
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h: the signal a process gets when its parent dies."""
+SHORT_SHARE = 0.9
+"""A video that decodes to less than this share of its declared duration is read again, and named in the summary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The video is decoded whole."""
+    """The video is decoded whole. `stamp`: size and time of the file that was read."""
 
     number: int
     digest: str
@@ -91,6 +94,7 @@ class Finished:
     decode_seconds: float
     wait_seconds: float
     notes: tuple[str, ...] = ()
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +115,14 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The video is rejected; `reason` is a code of `cache.schema.REJECT_REASONS`."""
+    """The video is rejected; `reason` is a code of `cache.schema.REJECT_REASONS`. `stamp`: of the file that was read."""
 
     number: int
     reason: str
     detail: str
     digest: str = ""
     notes: tuple[str, ...] = field(default=())
+    stamp: Stamp | None = None
 
 
 Message = Tokens | Restarted | Finished | Unchanged | Probed | Failed
@@ -267,7 +272,9 @@ def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, setti
         while (task := slots.collect()) is not None:
             noise.reset()
             heartbeat.beat()
-            connection.send(_run(task, slots, settings, heartbeat, noise, connection))
+            watch = FileWatch(task.path)
+            message = _run(task, slots, settings, heartbeat, noise, connection)
+            connection.send(_judged(message, watch, task.path, heartbeat))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
 
@@ -286,10 +293,8 @@ def _run(
         if task.probe:
             return _probe(task, noise)
         digest = file_digest(task.path, heartbeat)
-    except FileNotFoundError:
-        return Failed(task.number, "missing-file", "no such file (or a link that leads nowhere)")
     except OSError as error:
-        return Failed(task.number, "unreadable-container", f"cannot be read: {error.strerror or error}")
+        return Failed(task.number, *reading_trouble(error))
     if task.known_digest and digest == task.known_digest:
         return Unchanged(task.number, digest)
     decoder = task.decoder
@@ -312,9 +317,7 @@ def _run(
         except Exception as error:  # noqa: BLE001 - any fault in a decoder costs one video, with its evidence
             traceback.print_exc()
             if decoder == "pyav":
-                return Failed(
-                    task.number, "decoder-crash", f"{type(error).__name__}: {error}", digest, tuple(notes)
-                )
+                return Failed(task.number, *fault(error), digest, tuple(notes))
             why = f"{decoder}: {type(error).__name__}: {error}"
         else:
             slots.flush()
@@ -326,6 +329,25 @@ def _run(
         decoder = "pyav"
         noise.reset()
         connection.send(Restarted(task.number, decoder, why))
+
+
+def _judged(message: Message, watch: FileWatch, path: str, heartbeat: Heartbeat) -> Message:
+    """The outcome with the stamp of the file that was read, or passing trouble in its place."""
+    if not isinstance(message, Finished | Failed):
+        return message
+    clean, detail = False, ""
+    if isinstance(message, Finished):
+        video = message.video
+        clean = not video.n_errors and video.duration_seconds >= SHORT_SHARE * video.declared_seconds
+    else:
+        detail = message.detail
+    if message.digest:
+        trouble = watch.trouble(
+            message.digest, lambda: file_digest(path, heartbeat), clean=clean, detail=detail
+        )
+        if trouble is not None:
+            return Failed(message.number, *trouble, notes=message.notes)
+    return replace(message, stamp=watch.stamp)
 
 
 def _probe(task: Task, noise: Noise) -> Message:

@@ -70,7 +70,7 @@ def test_the_cache_knows_no_torch() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-FRAMES_SIDE = ("worker", "probe", "decode", "frames", "sampling")
+FRAMES_SIDE = ("worker", "probe", "decode", "frames", "sampling", "trouble")
 
 
 def test_decode_workers_know_neither_torch_nor_models() -> None:

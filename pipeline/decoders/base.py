@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from pipeline.frames import RgbFrame
+from pipeline.trouble import reading_trouble
 
 DecoderName = Literal["decord", "pyav", "opencv", "pillow"]
 """`pillow` is never asked for: it reads animated WebP, which FFmpeg cannot."""
@@ -81,7 +82,7 @@ def checked_path(path: Path) -> Path:
         with path.open("rb") as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
     except OSError as error:
-        raise DecodeProblem("unreadable-container", f"cannot be read: {error.strerror or error}") from error
+        raise DecodeProblem(*reading_trouble(error)) from error
     if start.startswith(PLAYLIST_MARKS):
         raise DecodeProblem(
             "unreadable-container", "a playlist or text file that refers to others, not a video"

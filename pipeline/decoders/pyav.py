@@ -14,6 +14,7 @@ from pipeline.decoders.orientation import Orientation
 from pipeline.decoders.streams import OPTIONS, choose_stream
 from pipeline.decoders.timeline import Timed, Timeline
 from pipeline.frames import RgbFrame
+from pipeline.trouble import LOST_MOUNT
 
 DECODE_TIMES_ONLY = frozenset({"avi", "asf"})
 """Demuxers of containers that hold one time a packet, the one at which it is decoded: presentation times are made up from it."""
@@ -132,6 +133,8 @@ class PyAVFrames:
         self._reordered |= int(frame.pict_type) == B_FRAME
 
     def _note(self, error: Exception) -> None:
+        if _plain(error) in LOST_MOUNT:  # no damage: the rest of the file is there, elsewhere
+            raise DecodeProblem("unreadable-file", f"cannot be read: {_plain(error)}") from error
         self.n_errors += 1
         if len(self.messages) < 5:
             self.messages.append(_plain(error))

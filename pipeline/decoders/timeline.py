@@ -168,8 +168,8 @@ class Timeline:
     def tail(self, shown_seconds: float) -> float:
         """How long the last frame is shown, given what the container says (0: nothing).
 
-        The end of the last frame often comes from the header, so it is believed only between the shortest and the longest interval
-        that were seen between frames, or up to MAX_SINGLE_SECONDS where there is one frame only.
+        The end of the last frame often comes from the header, so it is believed only between the shortest and the longest
+        interval that were seen between frames, or up to MAX_SINGLE_SECONDS where there is one frame only.
         """
         shown = shown_seconds if shown_seconds > 0 else self._nominal
         limit = self._longest or MAX_SINGLE_SECONDS

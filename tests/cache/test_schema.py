@@ -9,12 +9,14 @@ import pytest
 
 from cache.schema import (
     MAX_DETAIL_CHARACTERS,
+    PASSING_REASONS,
     REJECT_REASONS,
     Reject,
     StreamSpec,
     StreamTokens,
     VideoLabel,
     all_finite,
+    is_passing,
     storable_text,
 )
 from tests.cache.builders import make_reject, make_video
@@ -90,9 +92,28 @@ def test_storable_text_changes_only_what_cannot_be_stored() -> None:
 
 
 def test_reject_reasons_are_a_fixed_list() -> None:
-    assert len(REJECT_REASONS) == 16
+    assert len(REJECT_REASONS) == 18
     with pytest.raises(ValueError, match="no reject reason"):
         Reject("a.mp4", "bad-luck", "", "", 0, 0)
+
+
+def test_passing_trouble_is_told_from_verdicts_on_contents() -> None:
+    assert set(REJECT_REASONS) > PASSING_REASONS
+    assert all(is_passing(reason, "blake2b:00") for reason in PASSING_REASONS)
+    verdicts = set(REJECT_REASONS) - PASSING_REASONS
+    assert not any(is_passing(reason, "blake2b:00") for reason in verdicts)
+    # how earlier versions called a file that they could not read
+    assert is_passing("unreadable-container", "") and not is_passing("empty-file", "")
+    assert not is_passing("a-code-of-a-later-version", "")
+
+
+@pytest.mark.parametrize("name", ["mtime_ns", "size_bytes"])
+def test_numbers_that_no_column_holds_are_refused(name: str) -> None:
+    fields = {"id": "a", "reason": "deadline", "detail": "", "digest": "", "size_bytes": 1, "mtime_ns": 1}
+    with pytest.raises(ValueError, match=f"{name} must fit into 64 bits"):
+        Reject(**{**fields, name: 2**63})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"{name} must fit into 64 bits"):
+        dataclasses.replace(make_video("a").row, **{name: 2**63})  # type: ignore[arg-type]
 
 
 def test_reject_detail_is_made_storable_and_cut() -> None:

@@ -207,7 +207,7 @@ def test_a_head_that_knows_nothing_says_so(tmp_path: Path, brief: TrainConfig) -
     with open_cache(write_cache(tmp_path / "c.zarr", toy_videos(32, signal=0.0))) as cache:
         found = cross_validate(load(cache), blind, k=3)
     text = "\n".join(found.notes)
-    assert "16 source groups only" in text
+    assert "intervals on out-of-fold videos: rough: 8 source groups of the rarer class" in text
     assert "no better than" in text
     assert "floor on out-of-fold videos" in text
     one_class = [str(fold.number) for fold in found.folds if fold.degenerate]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from heads.config import TrainConfig
 from heads.cuts import ResampledScores
 from heads.dataset import HeadDataset, load_dataset
 from heads.leaderboard import Leaderboard, Metric, build_leaderboard
+from heads.leaderboard_files import leaderboard_csv, leaderboard_html
 from heads.metrics import auroc
 from heads.splits import FoldConfig, choose_split, fold_splits
 
@@ -168,3 +171,16 @@ def test_unfinished_sweeps_and_unknown_metrics_are_refused(data: HeadDataset) ->
         build_leaderboard(cells, runs, {}, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="metric must be"):
         build_leaderboard(cells, runs, records, metric="accuracy", **options)  # type: ignore[arg-type]
+
+
+def test_rough_intervals_are_named(data: HeadDataset) -> None:
+    """The toy's val has fewer than 20 source groups of each class."""
+    board, _, _ = made(data)
+    assert all(row.interval is not None and row.interval.rough for row in board.rows)
+    (note,) = [note for note in board.notes if note.startswith("intervals on the scored videos")]
+    assert "of the rarer class" in note
+    rows = csv.DictReader(io.StringIO(leaderboard_csv(board).decode()))
+    assert {row["rough"] for row in rows if row["kind"] == "cell"} == {"1"}
+    assert "]~" in leaderboard_html(board).decode()
+    silent, _, _ = made(data, n_resamples=0)
+    assert not [note for note in silent.notes if note.startswith("intervals on")]

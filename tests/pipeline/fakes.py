@@ -8,6 +8,7 @@ name: `hang_1.mp4` hangs in every decoder, `decord-hang_1.mp4` in decord only. N
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -67,12 +68,15 @@ class ListedFrames:
 class Misbehaving(ListedFrames):
     """Does what its name says when it comes to frame 5 of 10."""
 
-    def __init__(self, deed: str) -> None:
+    def __init__(self, deed: str, path: Path) -> None:
         super().__init__([n / FPS for n in range(10)])
-        self._deed = deed
+        self._deed, self._path = deed, path
 
     def picture(self, index: int) -> RgbFrame:
-        if index == 5:
+        if index == 5 and self._deed == "growing":
+            with self._path.open("ab") as file:
+                file.write(b"more")
+        elif index == 5:
             misbehave(self._deed)
         return super().picture(index)
 
@@ -97,6 +101,10 @@ def misbehave(deed: str) -> None:
         os.write(2, b"[h264 @ 0x55d0] something is wrong\n" * 3)
     elif deed == "problem":
         raise DecodeProblem("decode-errors", "frame 5 is broken")
+    elif deed == "stale":
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    elif deed == "lost":
+        raise DecodeProblem("decode-errors", f"frame 5: {os.strerror(errno.ENOTCONN)}")
     elif deed == "slow":
         time.sleep(0.4)
     elif deed == "grow":
@@ -114,7 +122,7 @@ def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
     if deed.startswith("long"):
         source = ListedFrames([n / FPS for n in range(int(deed.removeprefix("long")) * int(FPS))])
     else:
-        source = Misbehaving(deed)
+        source = Misbehaving(deed, path)
     source.decoder = decoder
     return source
 

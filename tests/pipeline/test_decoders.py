@@ -230,7 +230,8 @@ def test_gaps_of_hours_in_every_frame_are_damage(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_a_problem_with_its_reason(tmp_path: Path) -> None:
     for decoder in DECODERS:
-        assert "No such file" in problem(tmp_path / "nowhere.mp4", decoder).detail
+        found = problem(tmp_path / "nowhere.mp4", decoder)
+        assert found.reason == "missing-file" and "no such file" in found.detail
 
 
 def test_long_videos_are_left_to_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from cache.schema import KnownInput, VideoLabel
@@ -68,3 +70,30 @@ def test_a_stored_video_whose_file_cannot_be_found_stays_stored(tmp_path: Path) 
     assert found.gone == ("lost.mp4",)
     assert [item.source.id for item in found.work] == ["never.mp4"]
     assert (found.work[0].size_bytes, found.work[0].mtime_ns) == (0, 0)
+
+
+def test_passing_trouble_is_work_at_every_run(tmp_path: Path) -> None:
+    names = ("late.mp4", "later.mp4", "gone.mp4", "old.mp4", "broken.mp4")
+    sources = make(tmp_path, *names)
+    reasons = ("deadline", "deadline", "missing-file", "unreadable-container", "unreadable-container")
+    digests = ("", "", "", "", "blake2b:broken")
+    entries = {
+        source.id: replace(known(source, "rejected"), reason=reason, digest=digest)
+        for source, reason, digest in zip(sources, reasons, digests, strict=True)
+    }
+    found = take_inventory(sources, {}, entries, retry_rejects=False)
+    assert [item.source.id for item in found.work] == list(names[:4])
+    assert found.rejected == ("broken.mp4",)
+    assert found.lines() == [
+        "retrying 4 rejects of passing trouble: deadline 2, missing-file 1, unreadable-container 1"
+    ]
+
+
+def test_an_empty_file_of_1970_is_there(tmp_path: Path) -> None:
+    """Its size and time are what stands for a file that cannot be looked at."""
+    (source,) = make(tmp_path, "a.mp4")
+    entry = known(source)
+    source.path.write_bytes(b"")
+    os.utime(source.path, (0, 0))
+    found = take_inventory([source], {}, {source.id: entry}, retry_rejects=False)
+    assert [item.source.id for item in found.work] == ["a.mp4"] and not found.gone

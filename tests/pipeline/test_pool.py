@@ -116,8 +116,8 @@ def test_missing_files_folders_and_unreadable_files_have_their_reasons(tmp_path:
     assert reasons == [
         "missing-file",
         "missing-file",
-        "unreadable-container",
-        "unreadable-container",
+        "unreadable-file",
+        "unreadable-file",
         "empty-file",
     ]
 

@@ -99,10 +99,14 @@ def write_rotated(path: Path, *, degrees: int = 90, **kwargs: Any) -> Path:
     """An mp4 whose display matrix asks the player to turn the stored picture clockwise by 90, 180 or 270
     degrees.
     """
-    write_video(path, **kwargs)
-    data = bytearray(path.read_bytes())
     one = 1 << 16
     a, b, c, d = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
+    return set_matrix(write_video(path, **kwargs), a, b, c, d)
+
+
+def set_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Write [a b, c d] (16.16 fixed point) into the display matrix of an mp4."""
+    data = bytearray(path.read_bytes())
     box = _box(data, b"tkhd")
     matrix_at = (
         box + 8 + (4 + 20 if data[box + 8] == 0 else 4 + 32) + 16

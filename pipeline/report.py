@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class ExtractReport:
     layout: str = ""
     found: int = 0
     skipped_files: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     stored_before: int = 0
     stored_now: int = 0
     rejected_before: int = 0
@@ -56,6 +58,10 @@ class ExtractReport:
     damaged: dict[str, str] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
     rejects: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def note_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Keep every (name, reason) of what is no input, and how many there are."""
+        self.skipped, self.skipped_files = list(skipped), len(skipped)
 
     @property
     def stored(self) -> int:

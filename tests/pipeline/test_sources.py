@@ -165,7 +165,8 @@ def test_sources_csv_in_the_folder_is_used_for_groups_alone(tmp_path: Path) -> N
     assert [resolved.labels[name].source for name in RWF] == ["tape0", "tape0", "tape0", "tape1", "tape1"]
     assert [resolved.labels[name].split for name in RWF] == ["train"] * 3 + ["val"] * 2
     assert (
-        f"sources: 5 of 5 videos have a source in {root / 'sources.csv'}; 1 rows without a video: gone.mp4"
+        f"sources: 5 of 5 videos have a source in {root / 'sources.csv'}, joined by column 'path': 5 by exact path; "
+        "e.g. 'val/NonFight/d_0.mp4' -> val/NonFight/d_0.mp4; 1 rows without a video: gone.mp4"
         in resolved.lines
     )
     assert "source groups: 2 (given for 5 of 5 videos)" in resolved.lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -104,7 +105,7 @@ def choose_positive(
 
 
 def _with_positive(found: list[str], positive: str, listed: str) -> LabelNames:
-    positive = nfc(positive)
+    positive = nfc(_as_typed(positive))
     chosen = next((name for name in found if same_name(name, positive)), None)
     others = [name for name in found if name != chosen]
     if chosen is not None:
@@ -117,6 +118,14 @@ def _with_positive(found: list[str], positive: str, listed: str) -> LabelNames:
         return LabelNames(found[0], positive.strip())
     hint = f"; did you mean {near[0]}?" if near else ""
     raise LabelError(f"--positive {positive}: no such class; the classes are {listed}{hint}")
+
+
+def _as_typed(argument: str) -> str:
+    """A command line argument by its bytes: in a locale without UTF-8 Python reads its accents as lone surrogates."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
 
 
 def is_known_word(name: str) -> bool:

@@ -169,4 +169,7 @@ class ExtractReport:
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        path.write_bytes(
+            text.encode("utf-8", "backslashreplace")
+        )  # undecodable bytes of a path are JSON escapes

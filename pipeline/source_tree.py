@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from cache.label_names import is_known_word, nfc
 from cache.labels import shortened
 from cache.media import MEDIA_SUFFIXES
 from pipeline.manifest import read_manifest
+from pipeline.names import portable, portable_path
 from pipeline.system_files import why_not_users
 
 Layout = Literal["split-class", "class", "flat", "manifest", "file"]
@@ -106,7 +106,7 @@ def discover(src: str | Path) -> SourceTree:
     elif not root.exists():
         raise SourceError(f"{root}: no such file or folder; give a folder of videos, a manifest or a video")
     elif root.suffix.lower() in MEDIA_SUFFIXES:
-        tree = SourceTree(root.parent, (Source(_portable(_utf8(root.name)), root, "", "", ""),), "file", ())
+        tree = SourceTree(root.parent, (Source(portable_path(root.name), root, "", "", ""),), "file", ())
     elif root.suffix.lower() in MANIFEST_SUFFIXES:
         tree = _from_manifest(root)
     else:
@@ -124,11 +124,11 @@ def _from_folder(root: Path) -> SourceTree:
     skipped: list[tuple[str, str]] = []
     for name, path, verdict, why in _walk(root):
         if verdict == "skipped":
-            skipped.append((_portable(_utf8(name)), why))
+            skipped.append((portable_path(name), why))
         elif verdict == "unlisted":
-            unlisted.append(Source(_portable(_utf8(name)), path, "", "", "", why))
+            unlisted.append(Source(portable_path(name), path, "", "", "", why))
         else:
-            found.append((_portable(_utf8(name)), path))
+            found.append((portable_path(name), path))
     if not found:
         seen = f"{len(skipped)} other files, such as {skipped[0][0]}" if skipped else "it is empty"
         seen = "; ".join(f"{s.id}: cannot be listed: {s.unlisted}" for s in unlisted[:3]) or seen
@@ -256,7 +256,7 @@ def _from_manifest(manifest: Path) -> SourceTree:
     first_seen: dict[str, str] = {}
     for row in listed:
         entry = row.entry
-        video_id = _portable(posixpath.normpath(row.written))
+        video_id = portable(posixpath.normpath(row.written))
         source = Source(video_id, row.path, entry.label_name, entry.split, entry.source)
         if rows.setdefault(video_id, source) != source:
             raise SourceError(
@@ -274,17 +274,6 @@ def _from_manifest(manifest: Path) -> SourceTree:
         sources.append(replace(given, label_name=label, split=split))
     near = _near_ids([(source.id, source.path) for source in sources])
     return SourceTree(manifest.parent, tuple(sources), "manifest", (), (note, *near))
-
-
-def _utf8(name: str) -> str:
-    """A file name, which Python reads by the locale, as its bytes say in UTF-8: the same in every locale."""
-    return name if sys.platform == "win32" else os.fsencode(name).decode("utf-8", "surrogateescape")
-
-
-def _portable(name: str) -> str:
-    """A path as an id: undecodable bytes and control characters as %XX."""
-    escaped = "".join(f"%{ord(c):02X}" if ord(c) < 32 or ord(c) == 127 else c for c in name)
-    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in escaped)
 
 
 def _check_unique(tree: SourceTree) -> None:

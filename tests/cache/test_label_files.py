@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import LabelError, SourceError
@@ -274,6 +274,7 @@ def test_text_that_no_cache_can_hold_is_escaped(tmp_path: Path) -> None:
     assert (entry.label_name, entry.source) == (r"Fi\ud800ght", r"t\x00")
 
 
+@settings(deadline=None)  # a shared disk may be slow
 @given(content=st.lists(_PIECES, max_size=40), suffix=st.sampled_from([".csv", ".tsv", ".json", ".jsonl"]))
 @example(content=["{", '"', "path", '"', ":", "1e999", "}"], suffix=".jsonl")
 def test_any_text_is_read_or_refused(content: list[str], suffix: str) -> None:

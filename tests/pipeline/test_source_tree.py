@@ -14,6 +14,7 @@ from cache.errors import SourceError
 from cache.media import IMAGE_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES
 from pipeline import worker
 from pipeline.source_tree import Source, SourceTree, discover
+from tests.pipeline.trees import lock_folder
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -231,20 +232,9 @@ def test_nothing_to_extract_says_what_to_do(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
-def _lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    listed = os.scandir
-
-    def refuse(path: Path) -> object:
-        if Path(path).name == name:
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-
-
 def test_a_source_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _tree(tmp_path, "Fight/a.mp4")
-    _lock(monkeypatch, tmp_path.name)
+    lock_folder(monkeypatch, tmp_path.name)
     with pytest.raises(SourceError, match=rf"{tmp_path.name}: cannot be listed: Permission denied"):
         discover(tmp_path)
 
@@ -256,7 +246,7 @@ def test_a_folder_below_that_cannot_be_listed_is_an_input_without_a_label(
     videos = ["train/Fight/a.mp4", "train/NonFight/b.mp4", "val/Fight/c.mp4"]
     before = discover(_tree(tmp_path, *videos))
     _tree(tmp_path, f"{locked}/d.mp4")
-    _lock(monkeypatch, locked.rsplit("/", maxsplit=1)[-1])
+    lock_folder(monkeypatch, locked.rsplit("/", maxsplit=1)[-1])
     tree = discover(tmp_path)
     assert (tree.videos, tree.layout) == (before.sources, before.layout)
     (found,) = set(tree.sources) - set(tree.videos)
@@ -271,7 +261,7 @@ def test_a_source_with_nothing_but_a_folder_that_cannot_be_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _tree(tmp_path, "locked/b.mp4")
-    _lock(monkeypatch, "locked")
+    lock_folder(monkeypatch, "locked")
     with pytest.raises(SourceError, match=r"no videos .*locked: cannot be listed: Permission denied"):
         discover(tmp_path)
 
@@ -290,7 +280,7 @@ def test_folders_of_systems_and_storage_boxes_are_skipped_and_counted(
     root = _tree(
         tmp_path, "Fight/a.mp4", "NonFight/b.mp4", f"{folder}/a.mp4/SYNOPHOTO_THUMB_M.jpg", "Fight/._a.mp4"
     )
-    _lock(monkeypatch, folder.rsplit("/", maxsplit=1)[-1])
+    lock_folder(monkeypatch, folder.rsplit("/", maxsplit=1)[-1])
     tree = discover(root)
     assert _rows(tree) == [("Fight/a.mp4", "Fight", ""), ("NonFight/b.mp4", "NonFight", "")]
     assert [name for name, _ in tree.skipped] == sorted(["Fight/._a.mp4", folder])

@@ -8,12 +8,12 @@ from functools import lru_cache
 from itertools import combinations
 
 from cache.errors import InputError
-from cache.label_names import folded, same_name, word_kind
+from cache.label_names import folded, is_number, same_name, word_kind
 
 KEY_COLUMNS = (
     *("path", "file_path", "relative_path", "filename", "file_name", "file", "video_path", "video_file"),
     *("video_filename", "video", "video_name", "video_id", "clip_path", "clip_file", "clip", "clip_name"),
-    *("clip_id", "image_path", "image_file", "image", "image_id", "name", "stem", "id", "key"),
+    *("clip_id", "image_path", "image_file", "image", "image_id", "name", "basename", "stem", "id", "key"),
 )
 LABEL_COLUMNS = ("label_name", "label", "labels", "class", "class_name", "target", "category")
 SPLIT_COLUMNS = ("split", "subset", "fold_split")
@@ -62,12 +62,20 @@ def require_agreement(rows: Sequence[Row], *, splits: Mapping[str, str], error: 
             if splits.get(first.lower()) != splits.get(second.lower()):
                 raise error(_told(where, a, first, b, second, "keep the one that is right"))
     for a, b in _pairs(LABEL_COLUMNS, used):
+        kind_a, kind_b = _kind_in(rows, a), _kind_in(rows, b)
         for where, first, second in _both(rows, a, b):
-            if word_kind(first) * word_kind(second) < 0:
+            if kind_a(first) * kind_b(second) < 0:
                 raise error(_told(where, a, first, b, second, "remove the column that is wrong"))
         _require_one_to_one(rows, a, b, refine=True, error=error)
     for a, b in _pairs(SOURCE_COLUMNS, used):
         _require_one_to_one(rows, a, b, refine=False, error=error)
+
+
+def _kind_in(rows: Sequence[Row], column: str) -> Callable[[str], int]:
+    """`word_kind` for the cells of a column: 1 and 0 say which class they are, unless there is a 2."""
+    numbers = {float(text) for _, row in rows if is_number(text := row.get(column, ""))}
+    coded = numbers <= {-1.0, 0.0, 1.0}
+    return lambda text: 0 if is_number(text) and not coded else word_kind(text)
 
 
 def _pairs(names: Sequence[str], used: Collection[str]) -> list[tuple[str, str]]:

@@ -185,6 +185,7 @@ def test_what_is_refused_names_the_place(
         ("path,class,label\na,Fight,\nb,,NonFight\nc,NaN,Fight\n", ["Fight", "NonFight", "Fight"]),
         ("path,label,category\na,1,robbery\nb,1,assault\nc,0,normal\n", ["1", "1", "0"]),
         ("path,label,class\na,2,street\nb,2,street\n", ["2", "2"]),
+        ("path,class,target\na,Fight,2\nb,NonFight,1\n", ["Fight", "NonFight"]),
         ("Video-ID,Class Name\na,Fight\n", ["Fight"]),
     ],
 )

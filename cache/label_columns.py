@@ -73,7 +73,7 @@ def require_agreement(rows: Sequence[Row], *, splits: Mapping[str, str], error: 
 
 def _kind_in(rows: Sequence[Row], column: str) -> Callable[[str], int]:
     """`word_kind` for the cells of a column: 1 and 0 say which class they are, unless there is a 2."""
-    numbers = {float(text) for _, row in rows if is_number(text := row.get(column, ""))}
+    numbers = {float(text) for text in {row.get(column, "") for _, row in rows} if is_number(text)}
     coded = numbers <= {-1.0, 0.0, 1.0}
     return lambda text: 0 if is_number(text) and not coded else word_kind(text)
 
@@ -83,11 +83,15 @@ def _pairs(names: Sequence[str], used: Collection[str]) -> list[tuple[str, str]]
 
 
 def _both(rows: Sequence[Row], a: str, b: str) -> list[tuple[str, str, str]]:
-    """(where, text in a, text in b) of the rows in which both columns say something."""
+    """(where it first stands, text in a, text in b) of every pair that two columns say in one row."""
+    first_seen: dict[tuple[str, str], str] = {}
+    for where, row in rows:
+        if a in row and b in row:
+            first_seen.setdefault((row[a], row[b]), where)
     return [
-        (where, row[a], row[b])
-        for where, row in rows
-        if a in row and b in row and row[a].lower() not in MISSING and row[b].lower() not in MISSING
+        (where, first, second)
+        for (first, second), where in first_seen.items()
+        if first.lower() not in MISSING and second.lower() not in MISSING
     ]
 
 
@@ -95,7 +99,7 @@ def _require_one_to_one(
     rows: Sequence[Row], a: str, b: str, *, refine: bool, error: type[InputError]
 ) -> None:
     """`refine`: three or more names of one column may share the names of the other."""
-    told = [(where, first, second) for where, first, second in _both(rows, a, b)]
+    told = _both(rows, a, b)
     if all(same_name(first, second) for _, first, second in told):
         return
     clash_ab = _clash(told, lambda item: (item[1], item[2]))

@@ -172,7 +172,7 @@ def nfc(text: str) -> str:
 
 def folded(text: str) -> str:
     """The text for comparison: case, outer spaces and Unicode form do not count."""
-    return nfc(nfc(text).strip().casefold())
+    return text.strip().lower() if text.isascii() else nfc(nfc(text).strip().casefold())
 
 
 def same_name(a: str, b: str) -> bool:

@@ -41,7 +41,7 @@ def read_manifest(manifest: Path) -> tuple[list[ManifestRow], str]:
 
 
 def _choose(folder: Path, columns: Sequence[str], entries: Sequence[LabelEntry]) -> str:
-    """The column that names most files that are there; where none does, the first that looks like paths."""
+    """The column that names most files that are there, names before bare numbers; else the first that looks like paths."""
     there = {
         name: [
             _opened(folder, cell)[1]
@@ -51,7 +51,10 @@ def _choose(folder: Path, columns: Sequence[str], entries: Sequence[LabelEntry])
         ]
         for name in columns
     }
+    cells = {name: [entry.cells[name] for entry in entries if name in entry.cells] for name in columns}
+    numbers = {name for name in columns if all(map(is_number, cells[name]))}
     found = [name for name in columns if any(there[name])]
+    found = [name for name in found if name not in numbers] or found
     for n, first in enumerate(found):
         for second in found[n + 1 :]:
             for entry, a, b in zip(entries, there[first], there[second], strict=True):
@@ -62,11 +65,7 @@ def _choose(folder: Path, columns: Sequence[str], entries: Sequence[LabelEntry])
                     )
     if found:
         return max(found, key=lambda name: sum(path is not None for path in there[name]))
-    cells = {name: [entry.cells[name] for entry in entries if name in entry.cells] for name in columns}
-    return min(
-        columns,
-        key=lambda name: (not any(map(has_media_suffix, cells[name])), all(map(is_number, cells[name]))),
-    )
+    return min(columns, key=lambda name: (not any(map(has_media_suffix, cells[name])), name in numbers))
 
 
 def _exists(folder: Path, written: str) -> bool:

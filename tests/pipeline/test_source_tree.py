@@ -271,7 +271,7 @@ def test_a_source_with_nothing_but_a_folder_that_cannot_be_listed(
     [
         *("@eaDir", "@EADIR", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", ".@__thumb", "@tmp"),
         *("$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found", ".Trash-1000", ".Trashes"),
-        *("__MACOSX", ".snapshot", "~snapshot", ".Spotlight-V100", ".fseventsd", "Fight/@eaDir"),
+        *("__MACOSX", ".snapshot", "~snapshot", ".Spotlight-V100", ".fseventsd", "Fight/@eaDir", "FOUND.000"),
     ],
 )
 def test_folders_of_systems_and_storage_boxes_are_skipped_and_counted(
@@ -412,5 +412,7 @@ def test_the_manifest_column_that_names_files_is_read(tmp_path: Path) -> None:
         discover(_manifest(tmp_path, "file,path\n2.mp4,1.mp4\n"))
     same = discover(_manifest(tmp_path, f"file,path\n{tmp_path}/clips/a.mp4,clips/a.mp4\n"))
     assert [source.id for source in same.sources] == ["clips/a.mp4"]
+    numbers_too = discover(_manifest(tmp_path, "id,clip\n3,1.mp4\n"))  # a file called 3 is there as well
+    assert [source.id for source in numbers_too.sources] == ["1.mp4"]
     absent = discover(_manifest(tmp_path, "id,clip\n1,gone.mp4\n2,away.mp4\n"))
     assert [source.id for source in absent.sources] == ["away.mp4", "gone.mp4"]

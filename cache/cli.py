@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cache.terminal import escape_unprintable
+
 if TYPE_CHECKING:
     from cache.reader import Cache
 
@@ -17,6 +19,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Videos, labels, splits, streams, token counts, fingerprints, and rejects by reason."""
+    escape_unprintable()
     from cache.reader import open_cache
 
     with open_cache(cache) as opened:
@@ -33,6 +36,7 @@ def convert_command(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at the target.")] = False,
 ) -> None:
     """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
+    escape_unprintable()
     from cache.convert import convert
     from cache.reader import open_cache
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt, CacheError, FingerprintMismatch
 from cache.fingerprint import require_same
+from cache.label_names import nfc
 from cache.layout import StoreReader, column_specs
 
 
@@ -64,7 +65,7 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
                 f"but {found.dtype} [{found.dim}] in {other.path}"
             )
     names, other_names = first.attributes.label_names, other.attributes.label_names
-    if names and other_names and names != other_names:
+    if names and other_names and tuple(map(nfc, names)) != tuple(map(nfc, other_names)):
         raise CacheError(
             f"label names (negative, positive) are {names} in {first.path} but {other_names} in "
             f"{other.path}; join labels again in one of them"

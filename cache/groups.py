@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
-from cache.labels import MEDIA_SUFFIXES
+from cache.media import without_suffix
 
 _CLIP_NUMBER = re.compile(r"_\d+$")
 _TIME_SPAN = re.compile(r"_\d+\.\d+_\d+\.\d+$")
@@ -17,13 +18,12 @@ def source_group(video_id: str, source: str) -> str:
     The RWF-2000 rule: the stem without its trailing `_<n>` (`train/Fight/gVDey4_0.avi` -> `gVDey4`). Clip ids
     that end in a time span lose that instead (`V_123_0.0_4.0` -> `V_123`). A stem without either is a group
     of its own. Folders do not count: parts of one recording may lie in two of them, and that is what a leak
-    audit must see.
+    audit must see; nor does the Unicode form of accents.
     """
     if source:
-        return source
-    name = video_id.replace("\\", "/").rsplit("/", 1)[-1]
-    base, dot, suffix = name.rpartition(".")
-    stem = base if dot and base and f".{suffix.lower()}" in MEDIA_SUFFIXES else name
+        return unicodedata.normalize("NFC", source)
+    name = unicodedata.normalize("NFC", video_id).replace("\\", "/").rsplit("/", 1)[-1]
+    stem = without_suffix(name)
     shortened = _TIME_SPAN.sub("", stem)
     if shortened == stem:
         shortened = _CLIP_NUMBER.sub("", stem)

@@ -1,16 +1,18 @@
 """Reads files that say something about videos by name: label files, source-group files, manifests.
 
-One row a video, as CSV (`,` `;` or tab, header in any order and case), JSON or JSONL. Columns, first found
-wins:
+One row a video, as CSV (`,` `;` or tab, header in any order and case), JSON or JSONL. Columns:
 
-    key     path, id, file, filename, video, clip, name (and *_path, *_id, *_name of these)
+    key     path, filename, file, video, clip, image, name, id (and *_path, *_file, *_name, *_id of these)
     label   label_name, label, class, class_name, target, category
     split   split, subset, fold_split          train | val | test and their usual longer forms
     source  source, group, source_group, recording
 
+Of several key columns the one that names videos counts (`cache.label_keys`). Of several label, split or source
+columns the first is read and the others must agree (`cache.label_columns`).
+
 A JSON file may also be one object: `{"V_1.mp4": "Fight"}` or `{"V_1.mp4": {"label": "Fight", "split":
-"val"}}`. Labels are kept as written, except that 1, 1.0 and "1" are the same label, and so are true and
-"True".
+"val"}}`. Labels are kept as written, in Unicode form NFC, except that 1, 1.0 and "1" are the same label, and so
+are true and "True".
 """
 
 from __future__ import annotations
@@ -20,21 +22,27 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError, LabelError
-from cache.schema import storable_text
-
-KEY_COLUMNS = (
-    *("path", "id", "file", "filename", "file_name", "file_path", "video", "video_path", "video_id"),
-    *("video_name", "clip", "clip_path", "clip_id", "clip_name", "name", "key"),
+from cache.label_columns import (
+    COLUMNS,
+    KEY_COLUMNS,
+    KNOWN_COLUMNS,
+    LABEL_COLUMNS,
+    MISSING,
+    SOURCE_COLUMNS,
+    SPLIT_COLUMNS,
+    column_name,
+    present,
+    require_agreement,
 )
-LABEL_COLUMNS = ("label_name", "label", "labels", "class", "class_name", "target", "category")
-SPLIT_COLUMNS = ("split", "subset")
-SOURCE_COLUMNS = ("source", "group", "source_group", "recording")
+from cache.label_names import nfc
+from cache.schema import storable_text
 
 SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -43,7 +51,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 }
 """Folder and column values that name a split -> the split's name in a cache."""
 
-_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "?"})
+_NO_KEY = frozenset({*LABEL_COLUMNS, *SPLIT_COLUMNS})
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -53,8 +61,9 @@ _BYTE_ORDER_MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class LabelEntry:
-    """One row. `label_name`, `split` and `source` are "" where the file does not say; `where` is for
-    messages.
+    """One row. `label_name`, `split` and `source` are "" where the file does not say; `where` is for messages.
+
+    `key` names the video as far as the file alone tells; `cells` holds what else may name it, by column.
     """
 
     key: str
@@ -62,6 +71,7 @@ class LabelEntry:
     split: str = ""
     source: str = ""
     where: str = field(default="", compare=False)
+    cells: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -73,8 +83,9 @@ class LabelEntry:
 def read_label_file(path: str | Path) -> list[LabelEntry]:
     """Every row of a CSV, JSON or JSONL label file, in file order.
 
-    Raises LabelError for a file that cannot be read, has no key or label column, or has a row whose key or
-    label is missing (empty, NaN, null) or whose split is unknown; the message names the line.
+    Raises LabelError for a file that cannot be read, has no key or label column, has a row whose key or label is
+    missing (empty, NaN, null) or whose split is unknown, or has columns that contradict each other; the message
+    names the line.
     """
     return read_entries(path, label_required=True)
 
@@ -95,9 +106,11 @@ def read_entries(
         rows = _jsonl_rows(text, path, error)
     else:
         rows = _csv_rows(text, path, label_required=label_required, error=error)
-    entries = [_entry(row, where, label_required=label_required, error=error) for where, row in rows]
-    if not entries:
+    told = [(where, _row_texts(row, where, error)) for where, row in rows]
+    if not told:
         raise error(f"{path}: holds no rows; expected one row a video")
+    entries = [_entry(row, where, label_required=label_required, error=error) for where, row in told]
+    require_agreement(told, splits=SPLIT_NAMES, error=error)
     return entries
 
 
@@ -134,7 +147,7 @@ def _csv_rows(
             if not any(cell.strip() for cell in cells):
                 continue
             if not header:
-                header = [cell.strip().lower() for cell in cells]
+                header = [column_name(cell) for cell in cells]
                 _check_header(header, path, label_required=label_required, error=error)
                 continue
             where = f"{path}, line {reader.line_num}"
@@ -152,8 +165,8 @@ def _check_header(header: list[str], path: Path, *, label_required: bool, error:
     doubled = sorted({name for name in header if name and header.count(name) > 1})
     if doubled:
         raise error(f"{path}: column {doubled[0]!r} stands twice in the header; keep one of them")
-    wanted = [("path", KEY_COLUMNS)] + ([("label", LABEL_COLUMNS)] if label_required else [])
-    for name, accepted in wanted:
+    for name in ("path", "label") if label_required else ("path",):
+        accepted = COLUMNS[name]
         if not set(accepted) & set(header):
             raise error(
                 f"{path}: no {name} column in the header ({', '.join(header)}); "
@@ -167,7 +180,9 @@ def _json_rows(text: str, path: Path, error: type[InputError]) -> list[tuple[str
         rows = []
         for key, value in content.items():
             row = value if isinstance(value, dict) else {"label": value}
-            rows.append((f"{path}, key {key!r}", {**row, "path": key}))
+            if str(row.get("key", key)) != key:
+                raise error(f"{path}, key {key!r}: says 'key' {row['key']!r:.60} inside; keep one of them")
+            rows.append((f"{path}, key {key!r}", {**row, "key": key}))
         return rows
     if isinstance(content, list):
         return [
@@ -210,37 +225,55 @@ def _parsed_json(text: str, where: str, error: type[InputError]) -> Any:
         raise error(f"{where}: not valid JSON: {problem}") from None
 
 
+def _row_texts(raw: Mapping[str, Any], where: str, error: type[InputError]) -> dict[str, str]:
+    """The row with every header in one spelling and every known cell as text; other cells only where they are text."""
+    row: dict[str, str] = {}
+    for header, value in raw.items():
+        name = column_name(str(header))
+        plain = value is None or isinstance(value, str | int | float)
+        if not plain and name not in LABEL_COLUMNS and _said_elsewhere(name, raw):
+            continue
+        text = _text(value, where, error)
+        if name in KNOWN_COLUMNS and row.get(name, text) != text:
+            raise error(f"{where}: {name!r} stands twice, as {row[name]!r:.60} and as {text!r:.60}")
+        row[name] = text
+    return row
+
+
+def _said_elsewhere(name: str, raw: Mapping[str, Any]) -> bool:
+    """Whether nothing is lost without this column: it says nothing here, or another one says the same in plain text."""
+    meaning = next((names for names in COLUMNS.values() if name in names), ())
+    plain = {column_name(str(h)) for h, value in raw.items() if isinstance(value, str | int | float)}
+    return not meaning or bool(plain & set(meaning))
+
+
 def _entry(
-    raw: Mapping[str, Any], where: str, *, label_required: bool, error: type[InputError]
+    row: Mapping[str, str], where: str, *, label_required: bool, error: type[InputError]
 ) -> LabelEntry:
-    row = {str(name).strip().lower(): value for name, value in raw.items()}
-
-    def cell(columns: tuple[str, ...]) -> str:
-        texts = (_text(row[name], where, error) for name in columns if name in row)
-        return next((text for text in texts if text), "")
-
-    key, label_name, split = cell(KEY_COLUMNS), cell(LABEL_COLUMNS), cell(SPLIT_COLUMNS)
+    (column, key), (_, label_name) = present(row, KEY_COLUMNS), present(row, LABEL_COLUMNS)
     if not key:
         raise error(f"{where}: no path or id in this row; give one of {', '.join(KEY_COLUMNS[:7])}")
-    if label_name.lower() in _MISSING:
+    if label_name.lower() in MISSING:
         if label_required:
             raise error(
                 f"{where}: the label of {key!r} is {label_name or 'empty'!r}; fill it in or remove the row"
             )
         label_name = ""
-    if label_name in ("0.0", "1.0"):  # an integer column that went through a table with gaps
-        label_name = label_name[0]
-    if split.lower() in _MISSING:
-        split = ""
-    if split and split.lower() not in SPLIT_NAMES:
-        raise error(f"{where}: unknown split {split!r}; use train, val or test")
-    source = cell(SOURCE_COLUMNS)
+    if re.fullmatch(r"-?\d+\.0+", label_name):  # an integer column that went through a table with gaps
+        label_name = label_name.partition(".")[0]
+    for name in SPLIT_COLUMNS:
+        split = row.get(name, "").lower()
+        if split not in MISSING and split not in SPLIT_NAMES:
+            raise error(f"{where}: unknown split {row[name]!r} in column {name!r}; use train, val or test")
+    split, source = present(row, SPLIT_COLUMNS)[1].lower(), present(row, SOURCE_COLUMNS)[1]
+    told = {name: text for name, text in row.items() if name not in _NO_KEY and text.lower() not in MISSING}
     return LabelEntry(
         key=key,
-        label_name=label_name,
-        split=SPLIT_NAMES[split.lower()] if split else "",
-        source="" if source.lower() in _MISSING else source,
+        label_name=nfc(label_name),
+        split=SPLIT_NAMES.get(split, ""),
+        source="" if source.lower() in MISSING else nfc(source),
         where=where,
+        cells={**told, column: key},
     )
 
 

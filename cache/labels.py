@@ -1,33 +1,32 @@
 """Binary labels: which label belongs to which video.
 
 A label file names its videos in its own way: by path, by file name or by clip id. `join_labels` finds the
-video of every row, best rule first, and never guesses between two.
-
-    1. the id itself                                       train/Fight/V_1.mp4   = train/Fight/V_1.mp4
-    2. one is the tail of the other, with the suffix       V_1.mp4               = train/Fight/V_1.mp4
-    3. the same without the suffix of a media file         Fight/V_1             = train/Fight/V_1.mp4
-    4. the same normalised stem                            RWF-2000/V_1_0.0_4.0  = train/Fight/V_1_0.0_4.0.mp4
-
-Case, `\\` for `/` and the Unicode form of accents never matter.
+video of every row by the rules of `cache.label_keys`, best rule first, never guesses between two, and says
+which column and which rule it went by.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.errors import LabelError
 from cache.label_files import LabelEntry, read_entries, read_label_file
-from cache.label_names import LabelNames, choose_positive, same_name
+from cache.label_keys import EXACT, NORMALISED, Finder, JoinedBy, normalised_path, place_entries
+from cache.label_names import LabelNames, choose_positive, nfc, same_name
+from cache.media import IMAGE_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES, without_suffix
 from cache.schema import VideoLabel
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MEDIA_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "EntryMatch",
+    "JoinedBy",
     "LabelEntry",
     "LabelJoin",
     "LabelNames",
@@ -44,38 +43,21 @@ __all__ = [
     "shortened",
 ]
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpeg", ".mpg", ".m4v"),
-        *(".wmv", ".flv", ".ts", ".m2ts", ".mts", ".3gp", ".ogv"),
-    }
-)
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-"""Lower-case suffixes of input files, and so the only ones that are no part of a clip id (".0" of `V_1_4.0`
-is).
-"""
-
 
 def normalised_stem(id_or_key: str) -> str:
     """The bare name of a video: no folders, no suffix of a media file, lower case, NFC.
 
     `RWF-2000/V_123_0.0_4.0` and `V_123_0.0_4.0.mp4` both give `v_123_0.0_4.0`.
     """
-    return _stem(_normalised(id_or_key).rsplit("/", 1)[-1])
+    return without_suffix(normalised_path(id_or_key).rsplit("/", 1)[-1])
 
 
-def _normalised(text: str) -> str:
-    text = text.strip()
-    path = (text if text.isascii() else unicodedata.normalize("NFC", text)).replace("\\", "/").casefold()
-    if "//" in path or "/./" in path:
-        path = re.sub(r"/(\./|/)*", "/", path)
-    return path.removeprefix("./").strip("/")
+class EntryMatch(NamedTuple):
+    """The entry of each id that has one, the keys that have no id, and how they were joined."""
 
-
-def _stem(name: str) -> str:
-    base, dot, suffix = name.rpartition(".")
-    return base.rstrip() if dot and base and f".{suffix}" in MEDIA_SUFFIXES else name
+    entries: dict[str, LabelEntry]
+    unmatched: tuple[str, ...]
+    how: JoinedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +68,10 @@ class LabelJoin:
     matched: dict[str, VideoLabel]
     unmatched_ids: tuple[str, ...]
     unmatched_keys: tuple[str, ...]
+    how: JoinedBy = field(default_factory=lambda: JoinedBy(""))
 
     def report(self) -> tuple[str, ...]:
-        """Lines for the user: counts on both sides, examples of what did not match, and near misses."""
+        """Lines for the user: counts on both sides, how they were joined, what did not match, and near misses."""
         positives = sum(label.label for label in self.matched.values())
         lines = [
             f"labels: {len(self.matched)} videos matched ({positives} {self.names.positive}, "
@@ -96,6 +79,8 @@ class LabelJoin:
             f"{len(self.unmatched_ids)} videos without a label, "
             f"{len(self.unmatched_keys)} labels without a video"
         ]
+        if self.matched:
+            lines.append(f"  {self.how.line()}")
         if self.unmatched_ids:
             lines.append(f"  videos without a label: {shortened(self.unmatched_ids)}")
         if self.unmatched_keys:
@@ -103,61 +88,37 @@ class LabelJoin:
         return (*lines, *(f"  {line}" for line in near_misses(self.unmatched_keys, self.unmatched_ids)))
 
 
-def match_entries(
-    ids: Iterable[str], entries: Sequence[LabelEntry]
-) -> tuple[dict[str, LabelEntry], tuple[str, ...]]:
-    """The entry of each id that has one, and the keys that have no id, by the rules of this module.
+def match_entries(ids: Iterable[str], entries: Sequence[LabelEntry]) -> EntryMatch:
+    """Find the video of every entry.
 
-    Raises LabelError when a key fits several videos equally well, or when entries for one video contradict.
+    Raises LabelError when a key fits several videos equally well, when entries for one video contradict, or when
+    two columns name different videos.
     """
     ids = list(dict.fromkeys(ids))
-    by_stem: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for video_id in ids:
-        normal = _normalised(video_id)
-        by_stem[_stem(normal.rsplit("/", 1)[-1])].append((video_id, normal))
+    places, how = place_entries(Finder(ids), entries)
     claims: dict[str, list[tuple[int, LabelEntry]]] = defaultdict(list)
     unmatched: list[str] = []
-    for entry in entries:
-        key = _normalised(entry.key)
-        ranked = [
-            (_rank(entry.key, key, video_id, normal), video_id)
-            for video_id, normal in by_stem.get(_stem(key.rsplit("/", 1)[-1]), ())
-        ]
-        if not ranked:
-            unmatched.append(entry.key)
+    for entry, place in zip(entries, places, strict=True):
+        key = entry.cells.get(how.column) or entry.key
+        if place is None:
+            unmatched.append(key)
             continue
-        best = min(rank for rank, _ in ranked)
-        chosen = [video_id for rank, video_id in ranked if rank == best]
-        if len(chosen) > 1:
+        if len(place.ids) > 1:
             raise LabelError(
-                f"{_place(entry)}: {entry.key!r} fits {len(chosen)} videos: {shortened(chosen)}; "
+                f"{_place(entry)}: {place.key!r} fits {len(place.ids)} videos: {shortened(place.ids)}; "
                 "write the path as it is below the source folder"
             )
-        claims[chosen[0]].append((best, entry))
+        claims[place.ids[0]].append((place.rank, entry))
     matched: dict[str, LabelEntry] = {}
     for video_id in ids:
         if video_id in claims:
             matched[video_id], refused = _settled(video_id, claims[video_id])
-            unmatched.extend(refused)
-    return matched, tuple(unmatched)
+            unmatched.extend(entry.cells.get(how.column) or entry.key for entry in refused)
+    return EntryMatch(matched, tuple(unmatched), how)
 
 
-def _rank(raw_key: str, key: str, raw_id: str, video_id: str) -> int:
-    if raw_key == raw_id:
-        return 0
-    if key == video_id:
-        return 1
-    if _tail(key, video_id):
-        return 2
-    return 3 if _tail(_stem(key), _stem(video_id)) else 4
-
-
-def _tail(a: str, b: str) -> bool:
-    return f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")
-
-
-def _settled(video_id: str, claims: list[tuple[int, LabelEntry]]) -> tuple[LabelEntry, list[str]]:
-    """The entry that a video gets out of all that fit it, and the keys that mean another video after all."""
+def _settled(video_id: str, claims: list[tuple[int, LabelEntry]]) -> tuple[LabelEntry, list[LabelEntry]]:
+    """The entry that a video gets out of all that fit it, and those that mean another video after all."""
     best = min(rank for rank, _ in claims)
     winner = next(entry for rank, entry in claims if rank == best)
     refused = []
@@ -165,10 +126,8 @@ def _settled(video_id: str, claims: list[tuple[int, LabelEntry]]) -> tuple[Label
         alike = (entry.split, entry.source) == (winner.split, winner.source)
         if alike and same_name(entry.label_name, winner.label_name):
             continue
-        if (
-            best <= 1 and rank > 1
-        ):  # the winner names this very path, so the other one is a file that is not here
-            refused.append(entry.key)
+        if best in (EXACT, NORMALISED) and rank > NORMALISED:
+            refused.append(entry)  # the winner names this very path, so the other is a file that is not here
             continue
         raise LabelError(
             f"two rows contradict each other about {video_id}: {_place(winner)} says {_told(winner)}, "
@@ -191,7 +150,7 @@ def join_labels(ids: Iterable[str], entries: Sequence[LabelEntry], *, names: Lab
                 f"which is neither {names.positive!r} nor {names.negative!r}"
             )
     ids = list(dict.fromkeys(ids))
-    found, unmatched_keys = match_entries(ids, entries)
+    found, unmatched_keys, how = match_entries(ids, entries)
     matched: dict[str, VideoLabel] = {}
     for video_id, entry in found.items():
         label = names.label(entry.label_name, split=entry.split, source=entry.source)
@@ -202,17 +161,16 @@ def join_labels(ids: Iterable[str], entries: Sequence[LabelEntry], *, names: Lab
         matched=matched,
         unmatched_ids=tuple(video_id for video_id in ids if video_id not in matched),
         unmatched_keys=unmatched_keys,
+        how=how,
     )
 
 
 def require_joined(join: LabelJoin, *, allow_unmatched: bool) -> None:
     """Raise LabelError if nothing matched, or if something did not and `allow_unmatched` is off."""
     if not join.matched:
-        raise LabelError(
-            "\n".join(
-                ("no label matched any video; keys must be paths, file names or clip ids", *join.report()[1:])
-            )
-        )
+        tried = join.how.columns()
+        told = f"no label matched any video{f' by {tried}' if tried else ''}; keys must be paths, file names or clip ids"
+        raise LabelError("\n".join((told, *join.report()[1:])))
     if not allow_unmatched and (join.unmatched_ids or join.unmatched_keys):
         raise LabelError(
             "\n".join(
@@ -228,7 +186,7 @@ def label_videos(
     entries = read_label_file(labels_file)
     where: dict[str, str] = {}
     for entry in entries:
-        where.setdefault(entry.label_name, entry.where)
+        where.setdefault(nfc(entry.label_name), entry.where)
     join = join_labels(ids, entries, names=choose_positive(where, positive=positive, where=where))
     require_joined(join, allow_unmatched=allow_unmatched)
     return join

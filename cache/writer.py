@@ -27,6 +27,7 @@ from cache.compatible import require_equal_rows
 from cache.errors import CacheError, CacheNotFound, FingerprintMismatch, OnepassError
 from cache.fingerprint import require_same
 from cache.known import KnownInputs
+from cache.label_names import nfc
 from cache.layout import CacheAttributes, StoreReader
 from cache.lock import CacheLock
 from cache.reader import open_cache
@@ -341,7 +342,7 @@ class CacheWriter:
 
     def _adopt_label_names(self, label_names: tuple[str, str] | None) -> None:
         stored = self.label_names
-        if stored and label_names and stored != label_names:
+        if stored and label_names and tuple(map(nfc, stored)) != tuple(map(nfc, label_names)):
             raise CacheError(
                 f"{self.path} calls its classes (negative, positive) {stored}, this run {label_names}. "
                 "Give the same classes, or change the labels of the whole cache first."

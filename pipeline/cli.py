@@ -9,6 +9,7 @@ import typer
 
 from cache.cli_errors import INTERRUPTED, run_app
 from cache.errors import InputError, OnepassError, RejectLimitExceeded
+from cache.terminal import escape_unprintable
 
 if TYPE_CHECKING:
     from pipeline.config import ExtractConfig
@@ -140,6 +141,7 @@ def extract_command(
     ] = None,
 ) -> None:
     """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
+    escape_unprintable()
     from rich.console import Console
 
     from pipeline.config import ExtractConfig

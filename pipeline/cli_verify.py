@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.errors import CacheCorrupt, InputError, ParityError
+from cache.terminal import escape_unprintable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,7 @@ def verify_command(
     slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
 ) -> None:
     """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
+    escape_unprintable()
     from dataclasses import replace
 
     import numpy as np

@@ -15,6 +15,7 @@ from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import BackboneConfig
 from pipeline.decoders.base import DECODING_RULES, DecoderName
 from pipeline.flow import Flow, FlowSettings
+from pipeline.names import portable_path
 from pipeline.pool import PoolSettings
 from pipeline.sources import ResolvedSources
 
@@ -80,9 +81,9 @@ def open_writer(
     return CacheWriter.open(
         path,
         streams=specs,
-        dataset=config.src.resolve().name,
+        dataset=portable_path(config.src.resolve().name),
         label_names=names,
-        provenance={"source": str(config.src), "decoder": config.decoder},
+        provenance={"source": portable_path(config.src), "decoder": config.decoder},
         ignore_libraries=config.ignore_libraries,
     )
 

@@ -31,6 +31,7 @@ def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
     for line in resolved.lines:
         console.print(line, highlight=False, markup=False)
     report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(tree.sources))
+    report.note_skipped(tree.skipped)
     seconds: list[float] = []
     tasks = [Task(number, str(source.path), "pyav", probe=True) for number, source in enumerate(tree.sources)]
     pool_settings = PoolSettings(workers=config.pool.workers, deadline_seconds=config.pool.deadline_seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class ExtractReport:
     layout: str = ""
     found: int = 0
     skipped_files: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     stored_before: int = 0
     stored_now: int = 0
     rejected_before: int = 0
@@ -64,6 +65,10 @@ class ExtractReport:
     redone: int = 0
     not_redone: int = 0
     rejects: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def note_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Keep every (name, reason) of what is no input, and how many there are."""
+        self.skipped, self.skipped_files = list(skipped), len(skipped)
 
     @property
     def stored(self) -> int:
@@ -193,7 +198,10 @@ class ExtractReport:
     def write(self, path: Path) -> None:
         """Write the report as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        path.write_bytes(
+            text.encode("utf-8", "backslashreplace")
+        )  # undecodable bytes of a path are JSON escapes
 
 
 def _videos(named: Mapping[str, str]) -> str:

@@ -50,7 +50,8 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
     for line in resolved.lines:
         console.print(line, highlight=False, markup=False)
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
-    report.found, report.skipped_files = len(tree.sources), len(tree.skipped)
+    report.found = len(tree.sources)
+    report.note_skipped(tree.skipped)
     with stop_on_signal() as stop:
         if not config.redo:
             require_present_rules(config.out)

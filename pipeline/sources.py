@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cache.errors import InputError, LabelError
 from cache.groups import source_group
-from cache.label_names import is_known_word
+from cache.label_names import is_known_word, is_number
 from cache.labels import (
+    JoinedBy,
     LabelNames,
     choose_positive,
     label_videos,
@@ -30,7 +31,7 @@ SOURCES_FILE = "sources.csv"
 @dataclass(frozen=True, slots=True)
 class ResolvedSources:
     """Every input with its label (-1 where unknown), the class names (None: nothing is labelled), lines to
-    print.
+    print. A folder that cannot be listed is an input without a label.
     """
 
     sources: tuple[Source, ...]
@@ -63,7 +64,7 @@ def resolve_labels(
     `allow_unmatched`, for sources without a label beside labelled ones and for labels without a source.
     """
     lines = list(tree.describe())
-    ids = [source.id for source in tree.sources]
+    ids = [source.id for source in tree.videos]
     names: LabelNames | None
     if labels_file is not None:
         names, labels, told = _from_file(
@@ -76,6 +77,9 @@ def resolve_labels(
     lines += told
     resolved: dict[str, VideoLabel] = {}
     for source in tree.sources:
+        if source.unlisted:
+            resolved[source.id] = VideoLabel(UNKNOWN_LABEL, "")
+            continue
         label = labels.get(source.id, VideoLabel(UNKNOWN_LABEL, ""))
         given = groups.get(source.id, "")
         if sources_file is not None:
@@ -83,22 +87,25 @@ def resolve_labels(
         else:
             group = label.source or source.source or given
         resolved[source.id] = VideoLabel(label.label, label.label_name, label.split or source.split, group)
-    lines += _counts(resolved, names) + _group_lines(ids, resolved)
+    lines += _counts({video_id: resolved[video_id] for video_id in ids}, names) + _group_lines(ids, resolved)
     return ResolvedSources(tree.sources, resolved, names, tuple(lines))
 
 
 def _from_file(
     tree: SourceTree, labels_file: str | Path, *, positive: str | None, allow_unmatched: bool
 ) -> tuple[LabelNames, dict[str, VideoLabel], list[str]]:
-    join = label_videos(
-        [source.id for source in tree.sources],
-        labels_file=labels_file,
-        positive=positive,
-        allow_unmatched=allow_unmatched,
-    )
+    try:
+        join = label_videos(
+            [source.id for source in tree.videos],
+            labels_file=labels_file,
+            positive=positive,
+            allow_unmatched=allow_unmatched,
+        )
+    except LabelError as problem:
+        raise _with_unlisted(problem, tree) from None
     lines = [_positive_line(join.names, positive), *join.report()]
     names, matched = join.names, join.matched
-    known = [(source, matched[source.id]) for source in tree.sources if source.id in matched]
+    known = [(source, matched[source.id]) for source in tree.videos if source.id in matched]
     other = [s.id for s, label in known if names.number(s.label_name) not in (None, label.label)]
     if other:
         lines.append(f"{len(other)} labels differ from folder or manifest, the file wins: {shortened(other)}")
@@ -111,13 +118,16 @@ def _from_file(
 def _from_tree(
     tree: SourceTree, *, positive: str | None, allow_unmatched: bool
 ) -> tuple[LabelNames | None, dict[str, VideoLabel], list[str]]:
-    counts = Counter(source.label_name for source in tree.sources if source.label_name)
-    unlabelled = f"no labels: all {len(tree.sources)} videos are unlabelled; --labels FILE gives labels"
+    counts = Counter(source.label_name for source in tree.videos if source.label_name)
+    unlabelled = f"no labels: all {len(tree.videos)} videos are unlabelled; --labels FILE gives labels"
     if not counts:
         return None, {}, [unlabelled]
-    if len(counts) == 1 and positive is None and not is_known_word(next(iter(counts))):
+    codes = tree.layout == "manifest" and {*filter(is_number, counts)} <= {"-1", "0", "1"}
+    known = {
+        name: n for name, n in counts.items() if is_known_word(name) and (codes or not is_number(name))
+    }  # a folder called 1 may be a camera's or a day's
+    if len(counts) == 1 and positive is None and not known:
         return None, {}, [f"{unlabelled}, or --positive, if {next(iter(counts))!r} is a class"]
-    known = {name: n for name, n in counts.items() if is_known_word(name)}
     where = {name: f"{n} videos" for name, n in counts.items()}
     try:
         names = choose_positive(counts, positive=positive, where=where)
@@ -131,14 +141,14 @@ def _from_tree(
                 raise problem from None
             return None, {}, [f"{unlabelled} ({problem})"]
     labels = {}
-    for source in tree.sources:
+    for source in tree.videos:
         label = names.label(source.label_name, split=source.split, source=source.source)
         if label is not None:
             labels[source.id] = label
-    missing = [source.id for source in tree.sources if source.id not in labels]
+    missing = [source.id for source in tree.videos if source.id not in labels]
     lines = [_positive_line(names, positive)]
     if missing:
-        told = f"{len(missing)} of {len(tree.sources)} videos have no label: {shortened(missing)}"
+        told = f"{len(missing)} of {len(tree.videos)} videos have no label: {shortened(missing)}"
         if not allow_unmatched:
             raise LabelError(
                 f"{told}; put them into a class folder or give them a label, "
@@ -152,19 +162,19 @@ def _groups(
     tree: SourceTree, sources_file: str | Path | None, *, allow_unmatched: bool
 ) -> tuple[dict[str, str], list[str]]:
     """Source by id from the file given, or from the one that lies in the source folder."""
-    ids = [source.id for source in tree.sources]
+    ids = [source.id for source in tree.videos]
     if sources_file is None:
         seen = [name for name, _ in tree.skipped if name.rsplit("/", 1)[-1] == SOURCES_FILE]
         if not seen:
             return {}, []
         path = tree.root / min(seen, key=lambda name: (name.count("/"), name))
         try:
-            groups, unmatched = _read_groups(path, ids)
+            groups, unmatched, how = _read_groups(path, ids)
         except InputError as problem:
             return {}, [f"{path} was found and not used: {problem}"]
     else:
         path = Path(sources_file)
-        groups, unmatched = _read_groups(path, ids)
+        groups, unmatched, how = _read_groups(path, ids)
         missing = [video_id for video_id in ids if video_id not in groups]
         if missing and not allow_unmatched:
             raise LabelError(
@@ -172,22 +182,33 @@ def _groups(
                 "complete the file, or pass --allow-unmatched to take those groups from the file names"
             )
     more = f"; {len(unmatched)} rows without a video: {shortened(unmatched)}" if unmatched else ""
-    return groups, [f"sources: {len(groups)} of {len(ids)} videos have a source in {path}{more}"]
+    return groups, [
+        f"sources: {len(groups)} of {len(ids)} videos have a source in {path}, {how.line()}{more}"
+    ]
 
 
-def _read_groups(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _read_groups(path: Path, ids: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...], JoinedBy]:
     entries = read_entries(path, label_required=False)
     if not any(entry.source for entry in entries):
         raise LabelError(f"{path}: has no source column with values; name it 'source' or 'group'")
-    matched, unmatched = match_entries(ids, entries)
+    matched, unmatched, how = match_entries(ids, entries)
     groups = {video_id: entry.source for video_id, entry in matched.items() if entry.source}
     if not groups:
-        hints = "; ".join(near_misses(unmatched, ids))
-        raise LabelError(
-            f"{path}: no row joins any video; rows are such as {shortened(unmatched, limit=2)}, "
-            f"videos such as {shortened(ids, limit=2)}{'; ' if hints else ''}{hints}"
-        )
-    return groups, unmatched
+        hints = near_misses(unmatched, ids)
+        tried = f" by {how.columns()}" if how.tried else ""
+        told = f"{path}: no row joins any video{tried}; rows are such as {shortened(unmatched, limit=2)}"
+        raise LabelError("; ".join((told, f"videos such as {shortened(ids, limit=2)}", *hints)))
+    return groups, unmatched, how
+
+
+def _with_unlisted(problem: LabelError, tree: SourceTree) -> LabelError:
+    """The problem, with the folders that could not be listed: their videos are among what did not join."""
+    unlisted = [source.id for source in tree.sources if source.unlisted]
+    if not unlisted:
+        return problem
+    return LabelError(
+        f"{problem}\nfolders that cannot be listed, so their videos are unknown: {shortened(unlisted)}"
+    )
 
 
 def _positive_line(names: LabelNames, positive: str | None) -> str:

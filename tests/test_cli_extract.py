@@ -379,3 +379,28 @@ def test_live_decode_workers_have_not_loaded_torch(many: Path, tmp_path: Path) -
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+# --- labels and names ---------------------------------------------------------
+
+
+def test_labels_join_by_file_name_and_the_same_video_has_one_id_in_every_locale(tmp_path: Path) -> None:
+    src, table = tmp_path / "src", tmp_path / "labels.csv"
+    names = ("1 é.mp4", "2.mp4", "3.mp4")
+    for number, name in enumerate(names):
+        write_video(src / name, seconds=0.5, seed=number)
+    table.write_text(
+        "id,filename,label\n2,3.mp4,Fight\n3,2.mp4,NonFight\n1,1 é.mp4,Fight\n", encoding="utf-8"
+    )
+    command = [sys.executable, "-m", "tests.cli_entry", "--src", src, "--out", tmp_path / "c.zarr"]
+    command += ["--labels", table, *FAST]
+    for locale in ({"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONUTF8": "1"}):
+        environment = {**os.environ, **locale, "COLUMNS": "200"}
+        done = subprocess.run(list(map(str, command)), capture_output=True, cwd=REPOSITORY, env=environment)
+        printed = done.stdout.decode()
+        assert done.returncode == 0, printed + done.stderr.decode()
+        assert "joined by column 'filename': 3 by exact path; e.g. " in printed
+    assert "stored     3 (3 of them before this run)" in printed
+    with open_cache(tmp_path / "c.zarr") as cache:
+        told = dict(zip(cache.videos.id, cache.videos.label_name, strict=True))
+    assert told == {"1 é.mp4": "Fight", "2.mp4": "NonFight", "3.mp4": "Fight"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from cache.groups import source_group, source_groups
@@ -22,6 +24,10 @@ from cache.groups import source_group, source_groups
         ("_5.mp4", "_5"),
         ("12.mp4", "12"),
         ("x_1.part_2.mkv", "x_1.part"),
+        ("rec_7.264", "rec"),
+        ("V_123_0.0_4.265", "V_123"),
+        ("été_1.mp4", "\xe9t\xe9"),
+        (unicodedata.normalize("NFD", "été_2.mp4"), "\xe9t\xe9"),
     ],
 )
 def test_group_is_read_off_the_id(video_id: str, group: str) -> None:

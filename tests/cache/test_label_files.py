@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import LabelError, SourceError
@@ -134,6 +135,38 @@ def test_the_name_is_preferred_to_the_number(tmp_path: Path) -> None:
         ("broken.jsonl", '{"path": "a", "label": 1}\n{"path": "b"\n', "line 2: not valid JSON"),
         ("no_label.jsonl", '{"path": "a"}\n', "line 1: the label of 'a'"),
         ("labels.xlsx", "x", "cannot tell its format"),
+        (
+            "label_class.csv",
+            "path,label,class\na,Fight,Fight\nb,Fight,NonFight\n",
+            "line 3: column 'label' says 'Fight' and column 'class' says 'NonFight', which contradict each other",
+        ),
+        ("number_word.csv", "path,label,class\na,1,NonFight\nb,0,Fight\n", "line 2: column 'label' says '1'"),
+        (
+            "mixed.csv",
+            "path,label,class\na,7,cats\nb,8,dogs\nc,7,dogs\n",
+            "line 2: .*'7'.*'cats', and .*line 4 says '7' and 'dogs': they contradict each other",
+        ),
+        ("mixed.jsonl", '{"id": "a", "label": 1, "Class": "NonFight"}\n', "line 1: column 'label' says '1'"),
+        ("mixed.json", '{"a": {"label": 1, "target": 0}}', "key 'a': column 'label' says '1'"),
+        (
+            "splits.csv",
+            "path,label,split,subset\na,1,train,training\nb,0,train,val\n",
+            "line 3: column 'split' says 'train' and column 'subset' says 'val'",
+        ),
+        (
+            "subset.csv",
+            "path,label,split,subset\na,1,train,indoor\n",
+            "unknown split 'indoor' in column 'subset'",
+        ),
+        (
+            "sources.csv",
+            "path,label,source,group\na,1,x,g1\nb,0,x,g2\n",
+            "column 'source' says 'x' and column 'group' says 'g1', and .*line 3 says 'x' and 'g2'",
+        ),
+        ("sources2.csv", "path,label,source,group\na,1,x,g\nb,0,y,g\n", "contradict each other"),
+        ("key_twice.json", '{"1": {"key": "3.mp4", "label": 1}}', "key '1': says 'key' '3.mp4' inside"),
+        ("case.jsonl", '{"Path": "a", "path": "b", "label": 1}\n', "'path' stands twice, as 'a' and as 'b'"),
+        ("spaces.csv", "File Name,file_name,label\na,b,1\n", "'file_name' stands twice"),
     ],
 )
 def test_what_is_refused_names_the_place(
@@ -143,6 +176,42 @@ def test_what_is_refused_names_the_place(
     with pytest.raises(LabelError, match=message) as caught:
         read_label_file(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ("path,label,class\na,1,Fight\nb,0,NonFight\nc,1,fight\n", ["1", "0", "1"]),
+        ("path,class,label\na,Fight,\nb,,NonFight\nc,NaN,Fight\n", ["Fight", "NonFight", "Fight"]),
+        ("path,label,category\na,1,robbery\nb,1,assault\nc,0,normal\n", ["1", "1", "0"]),
+        ("path,label,class\na,2,street\nb,2,street\n", ["2", "2"]),
+        ("path,class,target\na,Fight,2\nb,NonFight,1\n", ["Fight", "NonFight"]),
+        ("Video-ID,Class Name\na,Fight\n", ["Fight"]),
+    ],
+)
+def test_columns_that_agree_are_fine(tmp_path: Path, content: str, labels: list[str]) -> None:
+    entries = read_label_file(_file(tmp_path, "labels.csv", content))
+    assert [entry.label_name for entry in entries] == labels
+
+
+def test_sources_named_twice_in_the_same_way_are_fine(tmp_path: Path) -> None:
+    content = "path,source,group,recording\na,tape1,g1,\nb,tape1,g1,nan\nc,tape2,g2,\n"
+    entries = read_entries(_file(tmp_path, "m.csv", content), label_required=False)
+    assert [entry.source for entry in entries] == ["tape1", "tape1", "tape2"]
+
+
+def test_what_is_not_text_counts_only_where_nothing_else_says_it(tmp_path: Path) -> None:
+    rows = '{"path": "a.mp4", "label": 1, "clip": [0, 4], "box": {"x": 1}}\n'
+    (entry,) = read_label_file(_file(tmp_path, "labels.jsonl", rows))
+    assert (entry.key, entry.label_name) == ("a.mp4", "1")
+    with pytest.raises(LabelError, match="expected text or a number"):
+        read_label_file(_file(tmp_path, "labels.jsonl", '{"clip": [0, 4], "label": 1}\n'))
+
+
+def test_labels_and_sources_are_nfc(tmp_path: Path) -> None:
+    nfd = unicodedata.normalize("NFD", "é")
+    (entry,) = read_label_file(_file(tmp_path, "l.csv", f"path,label,source\n{nfd},{nfd},{nfd}\n"))
+    assert (entry.key, entry.label_name, entry.source) == (nfd, "\xe9", "\xe9")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
@@ -206,6 +275,7 @@ def test_text_that_no_cache_can_hold_is_escaped(tmp_path: Path) -> None:
     assert (entry.label_name, entry.source) == (r"Fi\ud800ght", r"t\x00")
 
 
+@settings(deadline=None)  # a shared disk may be slow
 @given(content=st.lists(_PIECES, max_size=40), suffix=st.sampled_from([".csv", ".tsv", ".json", ".jsonl"]))
 @example(content=["{", '"', "path", '"', ":", "1e999", "}"], suffix=".jsonl")
 def test_any_text_is_read_or_refused(content: list[str], suffix: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from cache.errors import LabelError
@@ -87,6 +89,10 @@ def test_a_single_name_with_a_flag() -> None:
             "no such class; the classes are Fight, NonFight; did you mean Fight",
         ),
         ({"Fight", "NonFight"}, "", "no such class"),
+        ({"1", "2"}, None, "cannot tell .* --positive 1 or --positive 2"),
+        ({"0", "2"}, None, "cannot tell"),
+        ({"0", "255"}, None, "cannot tell"),
+        ({"1", "street"}, None, "cannot tell"),
     ],
 )
 def test_what_is_refused(names: set[str], positive: str | None, message: str) -> None:
@@ -104,6 +110,23 @@ def test_minus_one_is_not_one() -> None:
     with pytest.raises(LabelError, match="cannot tell"):
         choose_positive({"2", "3"}, positive=None)
     assert choose_positive({"-1", "1"}, positive=None) == LabelNames("-1", "1")
+
+
+def test_a_number_decides_beside_its_opposite() -> None:
+    assert choose_positive({"1", "2"}, positive="2") == LabelNames("1", "2")
+    assert choose_positive({"0", "Fight"}, positive=None) == LabelNames("0", "Fight")
+    assert choose_positive({"1", "normal"}, positive=None) == LabelNames("normal", "1")
+
+
+def test_the_unicode_form_of_a_name_does_not_count() -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Bagarré") for form in ("NFC", "NFD"))
+    calm = unicodedata.normalize("NFD", "Sérénité")
+    for typed in (nfc, nfd, nfd.upper()):
+        names = choose_positive([nfc, nfd, calm], positive=typed)
+        assert names == LabelNames(unicodedata.normalize("NFC", calm), nfc)
+        assert (names.number(nfd), names.number(calm), names.label(nfd)) == (1, 0, VideoLabel(1, nfc))
+    with pytest.raises(ValueError, match="two different"):
+        LabelNames(nfc, nfd)
 
 
 def test_names_make_labels_in_one_spelling() -> None:

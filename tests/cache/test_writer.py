@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,16 @@ def test_settings_must_equal_those_stored(store: Path) -> None:
     with pytest.raises(ValueError, match="at least one stream"):
         open_writer(store, streams=[])
     open_writer(store).close()  # a refusal lets go of the lock
+
+
+def test_label_names_in_another_unicode_form_are_the_same(store: Path, tmp_path: Path) -> None:
+    nfd, nfc = ((unicodedata.normalize(form, "Sérénité"), "Fight") for form in ("NFD", "NFC"))
+    open_writer(store, label_names=nfd).close()
+    with open_writer(store, label_names=nfc) as writer:
+        assert writer.label_names == nfd
+    other = tmp_path / f"other{store.suffix}"
+    open_writer(other, label_names=nfc).close()
+    open_cache(store, other).close()
 
 
 def test_label_names_are_adopted_once_and_then_kept(store: Path) -> None:

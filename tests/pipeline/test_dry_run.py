@@ -13,7 +13,7 @@ from pipeline import dry_run as module
 from pipeline.pool import PoolSettings
 from pipeline.run import ExtractConfig
 from tests.pipeline import fakes
-from tests.pipeline.trees import BAD, make_tree
+from tests.pipeline.trees import BAD, lock_folder, make_tree
 
 
 def forecast(src: Path, out: Path, **pool: float) -> tuple[module.ExtractReport, str]:
@@ -51,3 +51,23 @@ def test_a_probe_that_hangs_is_a_deadline(tmp_path: Path, monkeypatch: pytest.Mo
     assert report.rejects["train/Fight/a_0.mp4"][0] == "deadline"
     assert report.adds_up and report.rejected == 4
     assert "no frame for 1 s" in printed
+
+
+def test_a_folder_that_cannot_be_listed_is_a_reject_and_skipped_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = make_tree(tmp_path / "data")
+    (src / "train/locked").mkdir()
+    for n in range(5):
+        (src / f"note{n}.txt").write_text("x")
+    lock_folder(monkeypatch, "locked")
+    report, printed = forecast(src, tmp_path / "c.zarr")
+    assert (report.found, report.not_reached, report.rejected) == (9, 5, 4)
+    assert report.rejects["train/locked"][0] == "unreadable-container"
+    assert report.rejects["train/locked"][1].startswith("cannot be read: ")
+    assert "train/locked (Permission denied)" in printed
+    assert (
+        "skipped 5, not a video or image: note0.txt, note1.txt, note2.txt and 2 more (--report FILE names all)"
+        in " ".join(printed.split())
+    )
+    assert [name for name, _ in report.skipped] == [f"note{n}.txt" for n in range(5)]

@@ -120,3 +120,17 @@ def test_a_report_survives_json(found: int, tmp_path: Path) -> None:
     assert "ü0.mp4" in loaded["rejects"] or not found
     fields = set(ExtractReport.__dataclass_fields__)
     assert fields <= set(loaded)
+
+
+def test_everything_skipped_is_named_in_the_json(tmp_path: Path) -> None:
+    skipped = tuple((f"note{n}.txt", "not a video or image") for n in range(9))
+    report = make()
+    report.note_skipped(skipped)
+    report.write(tmp_path / "report.json")
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert (told["skipped_files"], told["skipped"]) == (9, [list(item) for item in skipped])
+
+
+def test_a_path_that_is_no_utf8_is_written_as_an_escape(tmp_path: Path) -> None:
+    make(src="d\udcc3").write(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_bytes())["src"] == "d\udcc3"

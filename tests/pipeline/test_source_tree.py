@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from cache.errors import SourceError
-from pipeline.source_tree import SourceTree, discover
+from cache.media import IMAGE_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES
+from pipeline.source_tree import Source, SourceTree, discover
+from tests.pipeline.trees import lock_folder
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def _tree(root: Path, *names: str) -> Path:
@@ -86,9 +92,37 @@ def test_layouts(tmp_path: Path, names: str, layout: str, expected: list[tuple[s
 def test_media_types_in_any_case(tmp_path: Path) -> None:
     suffixes = ["mp4", "avi", "mkv", "webm", "mov", "mpeg", "mpg", "m4v", "wmv", "flv", "ts", "3gp", "ogv"]
     suffixes += ["jpg", "jpeg", "png", "bmp", "webp", "MP4", "AvI", "JPG"]
+    suffixes += [
+        "vob",
+        "dav",
+        "h264",
+        "264",
+        "h265",
+        "265",
+        "hevc",
+        "asf",
+        "dv",
+        "gif",
+        "tif",
+        "tiff",
+        "avif",
+        "mts",
+        "m2ts",
+        "3g2",
+        "mxf",
+        "f4v",
+        "mjpeg",
+        "y4m",
+        "ivf",
+    ]
     tree = discover(_tree(tmp_path, *(f"{n}.{suffix}" for n, suffix in enumerate(suffixes))))
     assert len(tree.sources) == len(suffixes)
     assert tree.skipped == ()
+
+
+def test_there_is_one_list_of_suffixes() -> None:
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in MEDIA_SUFFIXES)
+    assert not VIDEO_SUFFIXES & IMAGE_SUFFIXES
 
 
 def test_what_is_skipped_is_listed_with_its_reason(tmp_path: Path) -> None:
@@ -105,14 +139,14 @@ def test_what_is_skipped_is_listed_with_its_reason(tmp_path: Path) -> None:
         ".DS_Store": "hidden file",
         "._a.mp4": "hidden file",
         ".hidden": "hidden folder",
-        "__MACOSX": "hidden folder",
-        "gone.txt": "not a video or image",
+        "__MACOSX": "system folder",
+        "gone.txt": "link that leads nowhere",
         "no_suffix": "not a video or image",
         "notes.txt": "not a video or image",
         "pipe.mp4": "not a regular file",
         "v1.zarr": "feature cache",
     }
-    assert "skipped 3, not a video or image: gone.txt, no_suffix, notes.txt" in tree.describe()
+    assert "skipped 2, not a video or image: no_suffix, notes.txt" in tree.describe()
 
 
 def test_links(tmp_path: Path) -> None:
@@ -196,18 +230,107 @@ def test_nothing_to_extract_says_what_to_do(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _tree(tmp_path, "Fight/a.mp4", "locked/b.mp4")
-    listed = os.scandir
-
-    def refuse(path: Path) -> object:
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(SourceError, match=r"locked: cannot be listed: Permission denied"):
+def test_a_source_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tree(tmp_path, "Fight/a.mp4")
+    lock_folder(monkeypatch, tmp_path.name)
+    with pytest.raises(SourceError, match=rf"{tmp_path.name}: cannot be listed: Permission denied"):
         discover(tmp_path)
+
+
+@pytest.mark.parametrize("locked", ["locked", "train/Fight/locked", "train/Other", "test"])
+def test_a_folder_below_that_cannot_be_listed_is_an_input_without_a_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: str
+) -> None:
+    videos = ["train/Fight/a.mp4", "train/NonFight/b.mp4", "val/Fight/c.mp4"]
+    before = discover(_tree(tmp_path, *videos))
+    _tree(tmp_path, f"{locked}/d.mp4")
+    lock_folder(monkeypatch, locked.rsplit("/", maxsplit=1)[-1])
+    tree = discover(tmp_path)
+    assert (tree.videos, tree.layout) == (before.sources, before.layout)
+    (found,) = set(tree.sources) - set(tree.videos)
+    assert found == Source(locked, tmp_path / locked, "", "", "", "Permission denied")
+    assert (
+        f"warning: 1 folders cannot be listed, each counts as one rejected input: {locked} (Permission denied)"
+        in tree.describe()
+    )
+
+
+def test_a_source_with_nothing_but_a_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _tree(tmp_path, "locked/b.mp4")
+    lock_folder(monkeypatch, "locked")
+    with pytest.raises(SourceError, match=r"no videos .*locked: cannot be listed: Permission denied"):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("@eaDir", "@EADIR", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", ".@__thumb", "@tmp"),
+        *("$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found", ".Trash-1000", ".Trashes"),
+        *("__MACOSX", ".snapshot", "~snapshot", ".Spotlight-V100", ".fseventsd", "Fight/@eaDir", "FOUND.000"),
+    ],
+)
+def test_folders_of_systems_and_storage_boxes_are_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    root = _tree(
+        tmp_path, "Fight/a.mp4", "NonFight/b.mp4", f"{folder}/a.mp4/SYNOPHOTO_THUMB_M.jpg", "Fight/._a.mp4"
+    )
+    lock_folder(monkeypatch, folder.rsplit("/", maxsplit=1)[-1])
+    tree = discover(root)
+    assert _rows(tree) == [("Fight/a.mp4", "Fight", ""), ("NonFight/b.mp4", "NonFight", "")]
+    assert [name for name, _ in tree.skipped] == sorted(["Fight/._a.mp4", folder])
+
+
+def test_a_snapshot_can_be_the_source_itself(tmp_path: Path) -> None:
+    assert len(discover(_tree(tmp_path / "#snapshot", "a.mp4")).sources) == 1
+
+
+NFC, NFD = unicodedata.normalize("NFC", "Bagarre été"), unicodedata.normalize("NFD", "Bagarre été")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="both forms are one name there")
+def test_class_names_are_nfc_and_ids_are_the_names_as_they_are(tmp_path: Path) -> None:
+    tree = discover(_tree(tmp_path, f"train/{NFD}/a.mp4", f"val/{NFC}/b.mp4", f"val/{NFD}/b.mp4"))
+    assert {source.label_name for source in tree.sources} == {NFC}
+    assert {source.id for source in tree.sources} == {
+        *(f"train/{NFD}/a.mp4", f"val/{NFC}/b.mp4", f"val/{NFD}/b.mp4"),
+    }
+    assert (
+        f"warning: 1 names stand there in two Unicode forms, as two videos: val/{NFC}/b.mp4"
+        in tree.describe()
+    )
+
+
+IDS_IN_ANY_LOCALE = """
+import sys
+from pipeline.source_tree import discover
+for source in discover(sys.argv[1]).sources:
+    print(ascii([source.id, source.label_name, source.path.is_file()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are always UTF-8 there")
+@pytest.mark.parametrize("layout", ["folder", "manifest", "file"])
+def test_ids_do_not_depend_on_the_locale(tmp_path: Path, layout: str) -> None:
+    root = _tree(tmp_path, "été/vidéo ✓.mp4")
+    Path(os.fsdecode(os.fsencode(root) + "/été/".encode() + b"caf\xe9.mp4")).write_bytes(b"x")
+    manifest = _manifest(tmp_path, "path,label\nété/vidéo ✓.mp4,bagarré\n")
+    src = {"folder": root, "manifest": manifest, "file": root / "été/vidéo ✓.mp4"}[layout]
+    printed = []
+    for locale in (
+        {"PYTHONUTF8": "1", "LC_ALL": "C"},
+        {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+    ):
+        environment = {**os.environ, **locale}
+        command = [sys.executable, "-c", IDS_IN_ANY_LOCALE, str(src)]
+        done = subprocess.run(command, capture_output=True, check=True, env=environment, cwd=REPOSITORY)
+        printed.append(done.stdout.decode())
+    assert printed[0] == printed[1]
+    assert "True" in printed[0] and "False" not in printed[0]
+    assert ascii("vidéo ✓.mp4")[1:-1] in printed[0]
 
 
 # --- manifests ------------------------------------------------------------
@@ -272,3 +395,22 @@ def test_repeated_manifest_rows(tmp_path: Path) -> None:
 def test_unusable_manifest(tmp_path: Path, content: str) -> None:
     with pytest.raises(SourceError, match=r"list\.csv"):
         discover(_manifest(tmp_path, content))
+
+
+def test_the_manifest_column_that_names_files_is_read(tmp_path: Path) -> None:
+    _tree(tmp_path, "1.mp4", "2.mp4", "3", "clips/a.mp4")
+    rows = "1,2.mp4,Fight\n2,1.mp4,NonFight\n"
+    for header in ("id,filename,label", "key,File Name,label", "name,path,label"):
+        tree = discover(_manifest(tmp_path, f"{header}\n{rows}"))
+        assert _rows(tree) == [("1.mp4", "NonFight", ""), ("2.mp4", "Fight", "")]
+        assert "e.g. 2.mp4; not read: " in tree.describe()[1]
+    with pytest.raises(
+        SourceError, match=r"line 2: column 'path' names .*1.mp4 and column 'file' names .*2.mp4"
+    ):
+        discover(_manifest(tmp_path, "file,path\n2.mp4,1.mp4\n"))
+    same = discover(_manifest(tmp_path, f"file,path\n{tmp_path}/clips/a.mp4,clips/a.mp4\n"))
+    assert [source.id for source in same.sources] == ["clips/a.mp4"]
+    numbers_too = discover(_manifest(tmp_path, "id,clip\n3,1.mp4\n"))  # a file called 3 is there as well
+    assert [source.id for source in numbers_too.sources] == ["1.mp4"]
+    absent = discover(_manifest(tmp_path, "id,clip\n1,gone.mp4\n2,away.mp4\n"))
+    assert [source.id for source in absent.sources] == ["away.mp4", "gone.mp4"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from cache.errors import LabelError
-from cache.labels import LabelNames
-from pipeline.sources import ResolvedSources, discover, resolve_labels
+from cache.errors import LabelError, SourceError
+from cache.labels import LabelNames, VideoLabel
+from pipeline.sources import ResolvedSources, SourceTree, discover, resolve_labels
+from tests.pipeline.trees import lock_folder
 
 RWF = (
     "train/Fight/a_0.mp4",
@@ -154,6 +156,87 @@ def test_a_manifest_gives_labels_splits_and_sources(tmp_path: Path) -> None:
     ]
 
 
+NFC, NFD = (unicodedata.normalize(form, "Bagarré") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("typed", [NFC, NFD])
+def test_a_class_in_two_unicode_forms_is_one(tmp_path: Path, typed: str) -> None:
+    names = (f"train/{NFD}/a.mp4", "train/calme/b.mp4", f"val/{NFC}/c.mp4", "val/calme/d.mp4")
+    resolved = resolve_labels(discover(_tree(tmp_path, *names)), positive=typed)
+    assert resolved.names == LabelNames("calme", NFC)
+    assert list(_numbers(resolved).values()) == [1, 0, 1, 0]
+    assert {label.label_name for label in resolved.labels.values()} == {NFC, "calme"}
+
+
+def test_folders_that_are_numbers_are_no_classes_by_themselves(tmp_path: Path) -> None:
+    tree = discover(_tree(tmp_path / "a", "1/a.mp4", "2/b.mp4"))
+    with pytest.raises(LabelError, match="cannot tell which class .* --positive 1 or --positive 2"):
+        resolve_labels(tree)
+    assert resolve_labels(tree, allow_unmatched=True).n_unlabelled == 2
+    assert _numbers(resolve_labels(tree, positive="2")) == {"1/a.mp4": 0, "2/b.mp4": 1}
+    assert resolve_labels(discover(_tree(tmp_path / "b", "1/a.mp4"))).n_unlabelled == 1
+    cameras = discover(_tree(tmp_path / "c", "0/a.mp4", "1/b.mp4", "2/c.mp4"))
+    assert resolve_labels(cameras, allow_unmatched=True).n_unlabelled == 3
+    assert _numbers(resolve_labels(discover(_tree(tmp_path / "d", "0/a.mp4", "1/b.mp4")))) == {
+        "0/a.mp4": 0,
+        "1/b.mp4": 1,
+    }
+
+
+def test_a_manifest_of_codes_keeps_them(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label\na.mp4,1\nb.mp4,0\nc.mp4,-1\n")
+    resolved = resolve_labels(discover(manifest), allow_unmatched=True)
+    assert list(_numbers(resolved).values()) == [1, 0, -1]
+    manifest.write_text("path,label\na.mp4,1\nb.mp4,2\n")
+    with pytest.raises(LabelError, match="--positive 1 or --positive 2"):
+        resolve_labels(discover(manifest))
+
+
+def test_contradicting_columns_of_a_manifest_are_an_error(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label,class\na.mp4,Fight,NonFight\n")
+    with pytest.raises(
+        SourceError, match="line 2: column 'label' says 'Fight' and column 'class' says 'NonFight'"
+    ):
+        discover(manifest)
+
+
+# --- folders that cannot be listed ------------------------------------------------
+
+
+def _locked(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> SourceTree:
+    lock_folder(monkeypatch, name)
+    return discover(root)
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_a_folder_that_cannot_be_listed_is_no_unlabelled_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow: bool
+) -> None:
+    before = resolve_labels(discover(_tree(tmp_path, *RWF)))
+    tree = _locked(_tree(tmp_path, *RWF, "train/locked/x.mp4"), monkeypatch, "locked")
+    resolved = resolve_labels(tree, allow_unmatched=allow)
+    assert resolved.labels == {**before.labels, "train/locked": VideoLabel(-1, "")}
+    assert len(resolved.sources) == len(RWF) + 1
+    assert resolved.lines[2:] == before.lines[1:]  # the first two: how many videos, and the warning
+
+
+def test_label_and_source_files_need_not_know_a_folder_that_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = _locked(_tree(tmp_path / "src", "a.mp4", "b.mp4", "locked/c.mp4"), monkeypatch, "locked")
+    table = tmp_path / "labels.csv"
+    rows = "a.mp4,Fight,x\nb.mp4,NonFight,y\n"
+    table.write_text(f"path,label,source\n{rows}")
+    resolved = resolve_labels(tree, labels_file=table, sources_file=table)
+    assert _numbers(resolved) == {"a.mp4": 1, "b.mp4": 0, "locked": -1}
+    table.write_text(f"path,label,source\n{rows}locked/c.mp4,Fight,z\n")
+    with pytest.raises(LabelError, match=r"(?s)1 labels without a video.*cannot be listed.*unknown: locked"):
+        resolve_labels(tree, labels_file=table)
+    assert resolve_labels(tree, labels_file=table, allow_unmatched=True).labels["locked"].label == -1
+
+
 # --- source groups ------------------------------------------------------------
 
 
@@ -165,7 +248,8 @@ def test_sources_csv_in_the_folder_is_used_for_groups_alone(tmp_path: Path) -> N
     assert [resolved.labels[name].source for name in RWF] == ["tape0", "tape0", "tape0", "tape1", "tape1"]
     assert [resolved.labels[name].split for name in RWF] == ["train"] * 3 + ["val"] * 2
     assert (
-        f"sources: 5 of 5 videos have a source in {root / 'sources.csv'}; 1 rows without a video: gone.mp4"
+        f"sources: 5 of 5 videos have a source in {root / 'sources.csv'}, joined by column 'path': 5 by exact path; "
+        "e.g. 'val/NonFight/d_0.mp4' -> val/NonFight/d_0.mp4; 1 rows without a video: gone.mp4"
         in resolved.lines
     )
     assert "source groups: 2 (given for 5 of 5 videos)" in resolved.lines
@@ -209,6 +293,17 @@ def test_a_given_sources_file_wins_and_must_be_complete(tmp_path: Path) -> None:
     resolved = resolve_labels(discover(root), sources_file=given, allow_unmatched=True)
     assert [resolved.labels[name].source for name in RWF] == ["mine"] * 4 + [""]
     assert "source groups: 2 (given for 4 of 5 videos)" in resolved.lines
+
+
+def test_a_sources_file_joins_by_names_not_by_running_numbers(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "src", "1.mp4", "2.mp4")
+    given = tmp_path / "groups.csv"
+    given.write_text("id,file,source\n1,2.mp4,tape2\n2,1.mp4,tape1\n")
+    resolved = resolve_labels(discover(root), sources_file=given)
+    assert [label.source for label in resolved.labels.values()] == ["tape1", "tape2"]
+    assert any(
+        f"in {given}, joined by column 'file': 2 by exact path; e.g. " in line for line in resolved.lines
+    )
 
 
 def test_groups_in_two_splits_and_one_giant_group_are_pointed_out(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from cache.reader import open_cache
@@ -24,6 +26,18 @@ BAD = {
     "train/NonFight/empty.mp4": "empty-file",
     "val/NonFight/text.avi": "unreadable-container",
 }
+
+
+def lock_folder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let no folder of this name be listed, also for a superuser."""
+    listed = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).rsplit("/", maxsplit=1)[-1] == name:
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
 
 
 def make_tree(root: Path) -> Path:

@@ -1,0 +1,43 @@
+"""Which file names are those of a video or an image: the one list of suffixes, and names without them."""
+
+from __future__ import annotations
+
+import re
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".qt", ".insv", ".mj2", ".3gp", ".3g2", ".f4v"),
+        *(".avi", ".divx", ".mkv", ".mk3d", ".webm", ".ogv", ".ogm", ".nut"),
+        *(".mpeg", ".mpg", ".mpe", ".m1v", ".m2v", ".vob", ".mod", ".tod"),
+        *(".ts", ".m2ts", ".mts", ".m2t", ".tp", ".trp", ".wtv"),
+        *(".wmv", ".asf", ".dvr-ms", ".flv", ".rm", ".rmvb"),
+        *(".dav", ".dv", ".mxf", ".gxf", ".mjpeg", ".mjpg", ".ivf", ".obu", ".y4m"),
+        *(".h264", ".264", ".avc", ".h265", ".265", ".hevc"),
+        *(".gif", ".apng"),
+    }
+)
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif"}
+)
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+"""Lower-case suffixes of input files, and so the only ones that are no part of a clip id (".0" of `V_1_4.0`
+is).
+"""
+
+_TIME_SPAN = re.compile(r"_\d+\.\d+_\d+\.\d+$")
+
+
+def without_suffix(name: str) -> str:
+    """The name of a file without the suffix of a video or image, if it has one.
+
+    `.264` and `.265` are also how a clip id may end (`V_1_0.0_4.264`): they stay where they end a time span.
+    """
+    base, dot, suffix = name.rpartition(".")
+    if not dot or not base or f".{suffix.lower()}" not in MEDIA_SUFFIXES:
+        return name
+    return name if suffix.isdigit() and _TIME_SPAN.search(name) else base.rstrip()
+
+
+def has_media_suffix(name: str) -> bool:
+    """Whether the name is one of a video or image file."""
+    return without_suffix(name) != name

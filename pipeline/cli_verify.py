@@ -74,6 +74,7 @@ def verify_command(
         comparisons: list[Comparison] = []
         failures: list[str] = []
         misplaced: list[str] = []
+        n_alone = 0
         for index in chosen:
             video_id = str(opened.videos.id[index])
             if video_id not in paths:
@@ -92,8 +93,13 @@ def verify_command(
                 f"error {max(c.relative_error for c in found if c.stream == name):.1e}"
                 for name in backbones
             )
+            n_alone += not verified.confirmed_by
             how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
             console.print(f"{video_id}: {worst}; {how}")
+        if n_alone:
+            console.print(
+                f"{n_alone} of {len(chosen)} videos: frames confirmed by no other decoder, see above"
+            )
         results = verdicts(opened, comparisons)
         for verdict in results:
             console.print(

@@ -110,25 +110,29 @@ def frame_times(path: Path, decoder: DecoderName) -> Times:
 
 def second_opinion(
     path: Path, decoder: DecoderName, wanted: Collection[int], *, still: bool
-) -> tuple[Opinion | None, str]:
-    """The first other decoder that sees the same times and the same `wanted` pictures (frame numbers), or None and what each
-    said.
+) -> tuple[Opinion | None, bool, str]:
+    """The first other decoder that sees the same times and the same `wanted` pictures (frame numbers).
 
-    still: the file is one picture, of which Pillow is asked first.
+    still: the file is one picture, of which Pillow is asked first. Returns the opinion, None where there is none; whether another
+    decoder read the file and disagrees; and what each one said.
     """
     said: list[str] = []
+    disagreed = False
     images: tuple[DecoderName, ...] = ("pillow",) if still and decoder != "pillow" else ()
     for other in (*images, *OTHERS[decoder]):
         try:
             source = ImageFrames(checked_path(path)) if other == "pillow" else open_frames(path, other)
             with closing(open_frames(path, decoder)) as first, closing(source) as second:
                 difference, equal = compare(first, second, wanted)
+                lost = second.n_errors > first.n_errors  # it found the file's times broken, or lost frames
         except (DecodeProblem, ImportError) as problem:
-            difference, equal = str(getattr(problem, "detail", problem)), False
+            said.append(f"{other}: {getattr(problem, 'detail', problem)}")
+            continue
         if not difference:
-            return Opinion(other, equal), ""
-        said.append(f"{other}: {difference}")
-    return None, "; ".join(said) or "no other decoder reads such files"
+            return Opinion(other, equal), False, ""
+        disagreed |= not lost
+        said.append(f"{other}: {difference}" + (", and it is unsure itself" if lost else ""))
+    return None, disagreed, "; ".join(said) or "no other decoder reads such files"
 
 
 def compare(first: FrameSource, second: FrameSource, wanted: Collection[int]) -> tuple[str, bool]:

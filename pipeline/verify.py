@@ -22,7 +22,7 @@ from pipeline.backbones.base import Backbone
 from pipeline.decoders.animation import is_animated_webp
 from pipeline.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
 from pipeline.frames import RgbFrame
-from pipeline.pictures import OTHERS, ImageFrames, frame_times, known_decoder, second_opinion
+from pipeline.pictures import ImageFrames, frame_times, known_decoder, second_opinion
 from pipeline.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
 from pipeline.worker import file_digest
 
@@ -49,8 +49,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One video: its tokens, the decoder that confirmed its frames ("" where it is damaged and none agrees), and a note on
-    that."""
+    """One video: its tokens, the decoder that confirmed its frames ("" where none could), and a note on that."""
 
     comparisons: tuple[Comparison, ...]
     confirmed_by: str
@@ -101,7 +100,8 @@ def compare_video(
 
     First another decoder than the one on record must see the same pictures at the same times; the plain run then works on its
     pictures (on those of the decoder on record where colours are converted with other roundings). Raises DecodeProblem where the
-    file changed or can no longer be decoded, where tokens are missing or too many, and where no decoder agrees.
+    file changed or can no longer be decoded, where tokens are missing or too many, and where another decoder disagrees on an
+    undamaged file and none agrees.
     """
     row = cache.videos.row(index)
     try:
@@ -125,11 +125,11 @@ def compare_video(
             for token in choose_tokens(expected, rng)
         }
     numbers = {n for frames in wanted.values() for window in frames.values() for n in window}
-    opinion, said = second_opinion(path, decoder, numbers, still=len(seen.times) == 1)
+    opinion, disagreed, said = second_opinion(path, decoder, numbers, still=len(seen.times) == 1)
     note = ""
     if opinion is None:
-        note = f"decoded by {decoder} alone: {said}"
-        if not seen.n_errors and OTHERS[decoder]:
+        note = f"frames confirmed by no other decoder: {said}"
+        if disagreed and not seen.n_errors:
             raise DecodeProblem(
                 "decode-errors", f"no other decoder agrees with {decoder} on its frames: {said}"
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from cache.schema import StreamSpec, StreamTokens, VideoFeatures
 from cache.writer import CacheWriter
 from pipeline import run as run_module
 from pipeline.cli_verify import verify_command
+from pipeline.decoders.base import FrameRef
+from pipeline.decoders.pyav import PyAVFrames
 from pipeline.sampling import Sampling, token_spans
 from pipeline.verify import (
     TOKENS_A_VIDEO,
+    Comparison,
     StreamVerdict,
     check_weights,
+    choose_tokens,
     compare_video,
+    misplaced_tokens,
     plain_token_count,
     verdicts,
 )
@@ -193,10 +199,47 @@ def test_bounds(precision: str, n_tokens: int, cosine: float, error: float, ok: 
 
 
 def test_not_a_number_is_the_worst_value(right: Path) -> None:
-    from pipeline.verify import Comparison
 
     with open_cache(right) as cache:
         for values in ((0.9999, math.nan), (math.nan, 0.9999)):
             found = verdicts(cache, [Comparison("a", "clip", n, v, v) for n, v in enumerate(values)])
             assert not found[0].ok and math.isnan(found[0].worst_cosine)
             assert not found[1].ok and found[1].n_tokens == 0
+
+
+def test_a_decoder_that_lies_is_found_out_by_another(
+    right: Path, src: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder on record gives every picture one place late, in the cache's run as in this one: only another one can tell."""
+    honest = PyAVFrames.__iter__
+
+    def late(self: PyAVFrames) -> Iterator[FrameRef]:
+        before: FrameRef | None = None
+        for frame in honest(self):
+            picture = (before or frame).rgb().copy()
+            yield FrameRef(frame.pts_seconds, frame.next_pts_seconds, partial(np.copy, picture))
+            before = FrameRef(0.0, None, partial(np.copy, frame.rgb()))
+
+    monkeypatch.setattr(PyAVFrames, "__iter__", late)
+    with pytest.raises(ParityError, match="5 of 5 videos could not be compared"):
+        verify(right, src)
+    assert capsys.readouterr().out.count("no other decoder agrees with pyav on its frames") == 5
+
+
+def test_a_token_that_is_its_neighbour_is_misplaced_however_alike_they_are() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=64)
+    plain = {n: (base + 1e-4 * rng.normal(size=64)).astype(np.float32) for n in range(4)}
+    stored = np.stack([plain[n] + 1e-6 * rng.normal(size=64) for n in range(4)])
+    assert misplaced_tokens(stored, plain) == ""
+    shifted = stored[[0, 1, 3, 2]]
+    a, b = shifted[2], plain[2]
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999999  # no bound on the cosine would tell
+    assert misplaced_tokens(shifted, plain) == "token 2 holds the features of token 3"
+
+
+def test_pairs_of_neighbours_are_chosen_from_a_long_video() -> None:
+    chosen = choose_tokens(1000, np.random.default_rng(0))
+    assert TOKENS_A_VIDEO // 2 < len(chosen) <= TOKENS_A_VIDEO
+    assert all(n + 1 in chosen or n - 1 in chosen for n in chosen)
+    assert choose_tokens(5, np.random.default_rng(0)) == [0, 1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,7 @@ class TinyBackbone:
             "stream": self.name,
             "model": f"tiny-{self.dim}",
             "weights": {"tag": "random", "seed": self.seed, "digest": f"sha256:{self.seed:064x}"},
-            "sampling": {"fps": self.plan.sampling.fps, "stride": self.plan.sampling.stride},
+            "sampling": dataclasses.asdict(self.plan.sampling),
             "precision": "fp32",
             "runtime": "torch",
             "libraries": {"torch": "2"},

@@ -117,7 +117,8 @@ class Timeline:
 
     def _step(self, frame: Timed[T]) -> float:
         """Where the frame after the last one is put if its time says nothing."""
-        said = frame.duration_seconds or (self._gap if self._decode_times else 0.0)
+        # where decoding times are used, a packet's duration is a tick of the container's clock, whatever the frames' rate
+        said = (self._gap if self._decode_times else 0.0) or frame.duration_seconds
         return min(said, MAX_NOMINAL_SECONDS) if said > 0 else self._nominal
 
     def _place(self, raw: float | None, later: Sequence[float | None], step: float) -> float:

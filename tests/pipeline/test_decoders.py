@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
+from tests.pipeline.numbered import write_numbered
 from tests.videos import (
     flip_bytes,
     truncate,
@@ -244,3 +245,31 @@ def test_long_videos_are_left_to_pyav(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(DecodeProblem, match="too long for decord"):
         module.DecordFrames(path)
     assert open_frames(path, "pyav").declared.duration_seconds > 1.0
+
+
+@pytest.mark.parametrize(("curve", "name"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_high_dynamic_range_is_said_and_never_tone_mapped(curve: str, name: str, tmp_path: Path) -> None:
+    params = f"transfer={curve}:colorprim=bt2020:colormatrix=bt2020nc"
+    path = write_video(
+        tmp_path / "hdr.mp4", seconds=0.5, pix_fmt="yuv420p10le", codec_options={"x264-params": params}
+    )
+    source = open_frames(path, "pyav")
+    for frame in source:
+        frame.rgb()
+    source.close()
+    assert source.notes == [f"high dynamic range ({name}): taken as coded, not tone-mapped"]
+    assert "tone-maps" in problem(path, "opencv").detail
+
+
+def test_a_stream_without_a_container_says_how_its_times_were_found(tmp_path: Path) -> None:
+    own = write_numbered(tmp_path / "own.h264", container="h264", rate=30, n_frames=30)
+    guess = write_numbered(
+        tmp_path / "guess.mp4", container="mjpeg", codec="mjpeg", pix_fmt="yuvj420p", n_frames=30
+    )
+    for path, rate, how in ((own, "30", "the stream's own"), (guess, "25", "a guess")):
+        source = open_frames(path, "pyav")
+        times = [frame.pts_seconds for frame in source]
+        source.close()
+        assert times == pytest.approx(np.arange(30) / float(rate))
+        (note,) = source.notes
+        assert f"placed at {rate} frames a second" in note and how in note

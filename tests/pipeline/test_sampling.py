@@ -188,3 +188,13 @@ def test_absurdly_close_frames_still_give_as_many_windows_as_spans(
     sampling = Sampling(fps=fps, window=window, stride=window)
     times, duration = _timeline(gaps, tail)
     assert len(streamed(times.tolist(), duration, sampling)) == len(token_spans(duration, sampling))
+
+
+def test_milliseconds_at_the_end_are_rounding_and_no_sample() -> None:
+    """A container that rounds to milliseconds may end 0.3 ms beyond a grid point; 30 frames at 29.97 a second do not."""
+    clip = Sampling(fps=2.0)
+    assert grid_size(4.0, clip) == grid_size(4.0003, clip) == grid_size(3.9997, clip) == 8
+    assert grid_size(30 * 1001 / 30000, clip) == 3
+    assert grid_size(0.0, clip) == grid_size(0.0004, clip) == 1
+    spans = token_spans(4.0003, clip)
+    assert len(spans) == 8 and (spans[:, 1] - spans[:, 0] > 0.4).all()

@@ -88,7 +88,8 @@ def test_made_up_presentation_times_give_way_to_decoding_times() -> None:
 
 def test_a_container_that_holds_decoding_times_only_is_placed_by_them() -> None:
     frames = [Timed(None, pts / 10, (n + 2) / 10) for n, pts in enumerate(MADE_UP)]
-    frames[-2:] = [Timed(None, pts / 10) for pts in MADE_UP[-2:]]  # handed out at the end, without a packet
+    # handed out at the end, without a packet, and half as long as they should be
+    frames[-2:] = [Timed(None, pts / 10, None, 0.05) for pts in MADE_UP[-2:]]
     timeline = Timeline(declared_fps=10.0, declared_seconds=2.0, decode_times=True)
     assert timeline.place_all(frames) == pytest.approx([n / 10 for n in range(len(MADE_UP))])
     assert not timeline.switched and timeline.repairs == 0

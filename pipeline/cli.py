@@ -9,6 +9,8 @@ import typer
 
 from cache.cli_errors import INTERRUPTED, run_app
 from cache.errors import InputError, RejectLimitExceeded
+from cache.outputs import require_output, require_output_folder
+from cache.terminal import make_console
 
 if TYPE_CHECKING:
     from pipeline.config import ExtractConfig
@@ -130,12 +132,14 @@ def extract_command(
     ] = None,
 ) -> None:
     """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
-    from rich.console import Console
-
     from pipeline.config import ExtractConfig
     from pipeline.run import extract
 
-    console = Console(soft_wrap=True)
+    if report is not None:
+        require_output("--report", report)
+    if not dry_run:
+        require_output_folder("--out", out.parent)
+    console = make_console()
     config = ExtractConfig(
         src=src,
         out=out,

@@ -22,18 +22,19 @@ def verify_command(
     from dataclasses import replace
 
     import numpy as np
-    from rich.console import Console
 
     from cache.check import check_cache
     from cache.reader import open_cache
+    from cache.terminal import make_console
     from pipeline.backbones.load import config_from_fingerprints, load_backbones
     from pipeline.decoders.base import DecodeProblem
     from pipeline.source_tree import discover
     from pipeline.verify import Comparison, check_weights, compare_video, verdicts
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console()
     if sample < 1:
         raise InputError(f"--sample {sample}: at least one video")
+    paths = {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
         problems = check_cache(opened)
         for problem in problems[:20]:
@@ -54,7 +55,6 @@ def verify_command(
         # only the plain models are run, so what made the cache need not be here
         backbones = load_backbones(replace(config, precision="fp32", runtime="torch"))
         check_weights(opened, backbones)
-        paths = {source.id: source.path for source in discover(src).sources}
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
         comparisons: list[Comparison] = []

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.outputs import write_output
 from cache.schema import REJECT_REASONS
 
 
@@ -161,6 +162,6 @@ class ExtractReport:
         }
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Write the report as JSON. Raises InputError or StorageFull where it cannot be written."""
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        write_output("--report", path, text.encode("utf-8", "backslashreplace"))

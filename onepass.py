@@ -201,8 +201,10 @@ class _Scoring:
             raise
         if self._failed and not self._rows:
             raise self._failed[0][1]
+        stopped = bool(ends) and ends[-1][0].interrupted
         try:
-            self._write()
+            if self._rows or not stopped:
+                self._write()
         except OnepassError as error:
             if not ends:
                 raise

@@ -59,7 +59,7 @@ def _kind(path: Path) -> int | None:
     """Mode of what lies at `path`, None where nothing does."""
     try:
         return path.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -69,10 +69,10 @@ def _try_folder(folder: Path) -> None:
         kind = _kind(place)
         if kind is None:
             if place.is_symlink():
-                raise InputError(f"{place}: is a link that leads nowhere; remove it or give another path")
+                raise InputError(f"{place} is a link that leads nowhere; remove it or give another path")
             continue
         if not stat.S_ISDIR(kind):
-            raise InputError(f"{place}: is a file, not a folder; give another path")
+            raise InputError(f"{place} is a file, not a folder; give another path")
         descriptor, name = tempfile.mkstemp(prefix=".onepass-try-", dir=place)
         os.close(descriptor)
         Path(name).unlink()

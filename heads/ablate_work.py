@@ -210,13 +210,14 @@ def work_in_processes(
     within an epoch.
     """
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    executor = ProcessPoolExecutor(
-        settings.jobs,
-        mp_context=context,
-        initializer=_start_process,
-        initargs=(settings, stop),
-    )
+    with deaf_children():
+        stop = context.Event()
+        executor = ProcessPoolExecutor(
+            settings.jobs,
+            mp_context=context,
+            initializer=_start_process,
+            initargs=(settings, stop),
+        )
     try:
         with deaf_children():
             waiting: set[Future[list[RunRecord]]] = {

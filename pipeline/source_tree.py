@@ -11,6 +11,7 @@ A folder that merely wraps one of these (`RWF-2000/train/...` seen from its pare
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 from collections import Counter
@@ -238,7 +239,9 @@ def _from_manifest(manifest: Path) -> SourceTree:
 
 
 def _portable(name: str) -> str:
-    """The name with undecodable bytes and control characters as %XX."""
+    """The name with bytes that are not UTF-8 and control characters as %XX, alike in every locale."""
+    with contextlib.suppress(UnicodeEncodeError):  # a name from a manifest is text already
+        name = os.fsencode(name).decode("utf-8", "surrogateescape")
     escaped = "".join(f"%{ord(c):02X}" if ord(c) < 32 or ord(c) == 127 else c for c in name)
     return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in escaped)
 

@@ -118,9 +118,10 @@ def predict(
         max_rejects=max_rejects,
         say=console.print,
     )
-    run.load_backbones(base, sources)
-    from pipeline.scratch import PREDICT_PREFIX, ScratchFolder
+    from pipeline.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
 
+    require_temp_folder()
+    run.load_backbones(base, sources)
     with ScratchFolder(PREDICT_PREFIX) as scratch:
         configs = [
             replace(base, src=path, out=keep_cache or scratch.path / f"{number}.zarr")

@@ -134,7 +134,9 @@ def extract_command(
     """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
     from pipeline.config import ExtractConfig
     from pipeline.run import extract
+    from pipeline.scratch import require_temp_folder
 
+    require_temp_folder()
     if report is not None:
         require_output("--report", report)
     if not dry_run:
@@ -179,7 +181,7 @@ def extract_command(
         result = probe(config, console=console)
     else:
         result = extract(config, console=console)
-        console.rule(f"{src} -> {out}", align="left", style="dim")
+        console.print(f"{src} -> {out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)
     if report is not None:

@@ -44,13 +44,14 @@ class ScratchFolder:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the folder and what is in it; harmless when done twice."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._let_go()
+        """Remove the folder and what is in it, unless it is kept; harmless when done twice."""
+        if self._descriptor >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._let_go()
 
     def keep(self) -> Path:
         """Leave the folder where it is, for good; returns it."""
-        (self.path / LOCK_FILE).unlink(missing_ok=True)
+        (self.path / LOCK_FILE).unlink(missing_ok=True)  # without it nobody removes the folder
         self._let_go()
         return self.path
 
@@ -58,6 +59,12 @@ class ScratchFolder:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def require_temp_folder() -> None:
+    """Raise InputError where no temp folder can be written."""
+    with _temp_folder_errors():
+        tempfile.gettempdir()
 
 
 def sweep() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,7 @@ def test_features_stay_where_the_scores_cannot_be_written(
     def full(*_: object) -> None:
         raise StorageFull("--out s.csv: the disk is full")
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr("heads.score_file.write_scores", full)
         words = ("--head", head, "--out", tmp_path / "s.csv", *PREDICT)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import contextlib
+import os
 import sys
-import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,9 @@ import typer
 
 from cache.cli import convert_command, inspect_command
 from cache.cli_errors import run_app
-from cache.errors import InputError
+from cache.errors import InputError, LimitReached, OnepassError, StorageFull
+from cache.outputs import require_output, require_output_folder
+from cache.terminal import make_console
 from heads.cli import train_head_command
 from heads.cli_ablate import ablate_command
 from heads.cli_audit import audit_command
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
     from cache.reader import Cache
     from heads.timeline import Timeline
-    from heads.trained import Predictions, TrainedHead
+    from heads.trained import TrainedHead
+    from pipeline.backbones.base import Backbone
     from pipeline.config import ExtractConfig
     from pipeline.report import ExtractReport
+    from pipeline.scratch import ScratchFolder
 
 app = typer.Typer(
     add_completion=False,
@@ -49,7 +53,6 @@ app.command(name="verify")(verify_command)
 app.command(name="convert")(convert_command)
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
-SCORE_COLUMNS = ("id", "probability", "decision", "threshold", "weights", "reject_reason", "reject_detail")
 
 
 @app.command()
@@ -81,57 +84,191 @@ def predict(
     ] = False,
 ) -> None:
     """Score videos with a trained head: extract with the head's own settings, apply its stored threshold."""
-    from rich.console import Console
-
     from heads import TrainedHead
+    from heads.score_file import require_score_file
 
-    if out.suffix not in (".csv", ".jsonl"):
-        raise InputError(f"--out {out}: scores are written as .csv or .jsonl")
-    if keep_cache is not None and len(paths) > 1:
-        raise InputError("--keep-cache keeps the features of one path; give one path, or run once a path")
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    require_score_file(out)
+    caches = [path for path in paths if path.suffix.lower() in CACHE_SUFFIXES]
+    sources = [path for path in paths if path not in caches]
+    if keep_cache is not None:
+        if len(paths) > 1 or caches:
+            raise InputError(
+                "--keep-cache keeps the features of one path of videos; give one, or run once a path"
+            )
+        require_output_folder("--keep-cache", keep_cache.parent)
+    console = make_console()
     trained = TrainedHead.load(head)
     console.print(f"head {head}: {trained.info.config.model.architecture}, weights {trained.info.weights}")
-    caches = [path for path in paths if path.suffix in CACHE_SUFFIXES]
-    sources = [path for path in paths if path not in caches]
     over_time = None
     if timeline is not None:
+        require_output("--timeline", timeline)
         over_time = _OverTime(timeline, timeline_method, timeline_window, trained)
-    rows: list[dict[str, Any]] = []
-    ends: list[tuple[ExtractReport, ExtractConfig]] = []
-    for path in caches:
-        rows += _score_cache(
-            path, trained, console=console, ignore_libraries=allow_library_mismatch, over_time=over_time
-        )
-    if sources:
-        base = _head_settings(
-            trained,
-            device=device,
-            workers=workers,
-            decoder=decoder,
-            clip_weights=clip_weights,
-            slowfast_weights=slowfast_weights,
-            max_rejects=max_rejects,
-        )
-        with tempfile.TemporaryDirectory(prefix="onepass-predict-") as scratch:
-            for number, path in enumerate(sources):
-                config = replace(base, src=path, out=keep_cache or Path(scratch) / f"{number}.zarr")
-                found, report = _score_source(
-                    config,
-                    trained,
-                    console=console,
-                    ignore_libraries=allow_library_mismatch,
-                    over_time=over_time,
-                )
-                rows += found
-                ends.append((report, config))
-    _write_scores(out, rows)
-    _print_scores(rows, trained, console)
-    console.print(f"scores     {out}")
-    if over_time is not None:
-        console.print(over_time.write())
-    for report, config in ends:
-        conclude(report, config)
+    run = _Scoring(trained, out, console, over_time, ignore_libraries=allow_library_mismatch)
+    run.require_caches(caches)
+    if not sources:
+        run.score(caches)
+        return
+    base = _head_settings(
+        trained,
+        device=device,
+        workers=workers,
+        decoder=decoder,
+        clip_weights=clip_weights,
+        slowfast_weights=slowfast_weights,
+        max_rejects=max_rejects,
+    )
+    from pipeline.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
+
+    require_temp_folder()
+    run.load_backbones(base, sources)
+    with ScratchFolder(PREDICT_PREFIX) as scratch:
+        configs = [
+            replace(base, src=path, out=keep_cache or scratch.path / f"{number}.zarr")
+            for number, path in enumerate(sources)
+        ]
+        run.score(caches, configs, scratch=scratch)
+
+
+class _Scoring:
+    """Scores path after path. What was scored is written whatever comes after it; a path that fails is named at the end."""
+
+    def __init__(
+        self,
+        trained: TrainedHead,
+        out: Path,
+        console: Console,
+        over_time: _OverTime | None,
+        *,
+        ignore_libraries: bool,
+    ) -> None:
+        self._trained, self._out, self._console, self._over_time = trained, out, console, over_time
+        self._ignore_libraries = ignore_libraries
+        self._rows: list[dict[str, Any]] = []
+        self._failed: list[tuple[Path, OnepassError]] = []
+        self._backbones: dict[str, Backbone] = {}
+
+    def require_caches(self, paths: list[Path]) -> None:
+        """Raise what scoring them would raise for a cache that is none or does not fit the head."""
+        from cache.reader import open_cache
+
+        for path in paths:
+            with open_cache(path) as cache:
+                self._trained.require_fits(cache, ignore_libraries=self._ignore_libraries)
+
+    def load_backbones(self, config: ExtractConfig, sources: list[Path]) -> None:
+        """Load the models once, for all sources. Raises for a source that holds no video, and for models that make other
+
+        features than the head reads.
+        """
+        from cache.fingerprint import require_same
+        from pipeline.backbones.load import load_backbones
+        from pipeline.config import full_fingerprint
+        from pipeline.run import CALIBRATE_FROM_VIDEOS
+        from pipeline.source_tree import discover
+
+        n_videos = sum(len(discover(path).sources) for path in sources)
+        say = self._console.print if n_videos >= CALIBRATE_FROM_VIDEOS else None
+        self._backbones = load_backbones(config.backbones, calibrate=say)
+        for stream in self._trained.info.streams:
+            require_same(
+                stream.fingerprint,
+                full_fingerprint(self._backbones[stream.name]),
+                where="what this machine makes",
+                ignore_libraries=self._ignore_libraries,
+            )
+
+    def score(
+        self,
+        caches: list[Path],
+        configs: Sequence[ExtractConfig] = (),
+        *,
+        scratch: ScratchFolder | None = None,
+    ) -> None:
+        """Score all, write the scores. Raises the first failure with its exit code, or as `pipeline.cli.conclude`."""
+        ends: list[tuple[ExtractReport, ExtractConfig]] = []
+        try:
+            for path in caches:
+                with self._naming_failures(path):
+                    self._score_cache(path, path)
+            for config in configs:
+                with self._naming_failures(config.src):
+                    ends.append((self._extract(config), config))
+                    self._score_cache(config.out, config.src)
+                if ends and ends[-1][0].interrupted:
+                    break
+        except BaseException:
+            if self._rows:
+                self._write()
+            raise
+        if self._failed and not self._rows:
+            raise self._failed[0][1]
+        stopped = bool(ends) and ends[-1][0].interrupted
+        try:
+            if self._rows or not stopped:
+                self._write()
+        except OnepassError as error:
+            if not ends:
+                raise
+            if scratch is not None and ends[0][1].out.is_relative_to(scratch.path):
+                scratch.keep()
+            kept = ", ".join(str(config.out) for _, config in ends)
+            raise type(error)(
+                f"{error}. The features are kept: give predict {kept} in place of the videos"
+            ) from error
+        for report, config in ends:
+            if report.interrupted or not self._failed:
+                conclude(report, config)
+        if self._failed:
+            path, failure = self._failed[0]
+            n_paths = len(caches) + len(configs)
+            raise type(failure)(
+                f"{path}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in {self._out})"
+            )
+
+    def _extract(self, config: ExtractConfig) -> ExtractReport:
+        from pipeline.run import extract
+
+        report = extract(config, console=self._console, backbones=self._backbones)
+        for line in report.lines():
+            self._console.print(line)
+        return report
+
+    def _score_cache(self, path: Path, given: Path) -> None:
+        from cache.reader import open_cache
+        from heads.score_file import agreement_line, score_rows
+
+        name = os.fsencode(given).decode("utf-8", "backslashreplace")
+        with open_cache(path) as cache:
+            predictions = self._trained.predict(cache, ignore_libraries=self._ignore_libraries)
+            agreement = agreement_line(predictions, cache.videos.label)
+            if self._over_time is not None:
+                self._over_time.add(cache, name, ignore_libraries=self._ignore_libraries)
+            self._rows += score_rows(predictions, cache, path=name)
+        if agreement is not None:
+            self._console.print(agreement)
+
+    def _write(self) -> None:
+        from heads.score_file import score_lines, write_scores
+
+        write_scores(self._out, self._rows)
+        for line in score_lines(self._rows, self._trained):
+            self._console.print(line)
+        self._console.print(f"scores     {self._out}")
+        if self._over_time is not None:
+            self._console.print(self._over_time.write())
+
+    @contextlib.contextmanager
+    def _naming_failures(self, path: Path) -> Iterator[None]:
+        """A path that fails does not keep the others from being scored; a full disk or a limit would."""
+        try:
+            yield
+        except (StorageFull, LimitReached) as error:
+            self._failed.append((path, error))
+            if not self._rows:
+                raise
+        except OnepassError as error:
+            self._failed.append((path, error))
+            typer.echo(f"failed: {path}: {error}", err=True)
 
 
 class _OverTime:
@@ -146,8 +283,9 @@ class _OverTime:
         self._trained = trained
         self._found: list[Timeline] = []
 
-    def add(self, cache: Cache, *, ignore_libraries: bool) -> None:
-        self._found += self._request.timelines(self._trained, cache, ignore_libraries=ignore_libraries)
+    def add(self, cache: Cache, path: str, *, ignore_libraries: bool) -> None:
+        found = self._request.timelines(self._trained, cache, ignore_libraries=ignore_libraries)
+        self._found += [replace(timeline, path=path) for timeline in found]
 
     def write(self) -> str:
         from heads.timeline import MEANING
@@ -190,119 +328,16 @@ def _head_settings(
     )
 
 
-def _score_source(
-    config: ExtractConfig,
-    trained: TrainedHead,
-    *,
-    console: Console,
-    ignore_libraries: bool,
-    over_time: _OverTime | None,
-) -> tuple[list[dict[str, Any]], ExtractReport]:
-    from pipeline.run import extract
-
-    report = extract(config, console=console)
-    for line in report.lines():
-        console.print(line)
-    rows = _score_cache(
-        config.out, trained, console=console, ignore_libraries=ignore_libraries, over_time=over_time
-    )
-    return rows, report
-
-
-def _score_cache(
-    path: Path,
-    trained: TrainedHead,
-    *,
-    console: Console,
-    ignore_libraries: bool,
-    over_time: _OverTime | None,
-) -> list[dict[str, Any]]:
-    """A row a video and a row a reject. Raises FingerprintMismatch naming the fields."""
-    from cache.reader import open_cache
-
-    with open_cache(path) as cache:
-        predictions = trained.predict(cache, ignore_libraries=ignore_libraries)
-        rows = [_score_row(predictions, index) for index in range(len(predictions))]
-        rejects = cache.rejects
-        for video_id, reason, detail in zip(rejects.id, rejects.reason, rejects.detail, strict=True):
-            empty = dict.fromkeys(SCORE_COLUMNS)
-            rows.append(
-                {**empty, "id": str(video_id), "reject_reason": str(reason), "reject_detail": str(detail)}
-            )
-        _print_agreement(cache.videos.label, predictions, console)
-        if over_time is not None:
-            over_time.add(cache, ignore_libraries=ignore_libraries)
-    return rows
-
-
-def _score_row(predictions: Predictions, index: int) -> dict[str, Any]:
-    return {
-        "id": predictions.ids[index],
-        "probability": float(predictions.probabilities[index]),
-        "decision": predictions.decisions[index],
-        "threshold": predictions.threshold,
-        "weights": predictions.weights,
-        "reject_reason": None,
-        "reject_detail": None,
-    }
-
-
-def _print_agreement(labels: Any, predictions: Predictions, console: Console) -> None:
-    """Where the videos carry labels, how the decisions compare with them."""
-    from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
-
-    known = labels >= 0
-    if not known.any():
-        return
-    truth, flagged = labels[known], predictions.flagged[known]
-    scores = ", ".join(
-        f"{name} {score(truth, flagged, **options):.4f}"
-        for name, score, options in (
-            ("accuracy", accuracy_score, {}),
-            ("precision", precision_score, {"zero_division": 0}),
-            ("recall", recall_score, {"zero_division": 0}),
-            ("F1", f1_score, {"zero_division": 0}),
-        )
-    )
-    console.print(f"against the labels of {int(known.sum())} videos, at the stored threshold: {scores}")
-
-
-def _write_scores(out: Path, rows: list[dict[str, Any]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        if out.suffix == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        else:
-            writer = csv.DictWriter(file, SCORE_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-    part.replace(out)
-
-
-def _print_scores(rows: list[dict[str, Any]], trained: TrainedHead, console: Console) -> None:
-    scored = [row for row in rows if row["reject_reason"] is None]
-    positive = trained.info.label_names[1]
-    flagged = sum(row["decision"] == positive for row in scored)
-    console.print(
-        f"scored {len(scored)} videos: {flagged} {positive} at threshold {trained.info.threshold.threshold:.4f}; "
-        f"{len(rows) - len(scored)} rejected; weights {trained.info.weights}"
-    )
-    for row in sorted(scored, key=lambda row: -row["probability"])[:5]:
-        console.print(f"  {row['probability']:.4f} {row['decision']} {row['id']}")
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the videos and all results.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Seed of videos and training.")] = 0,
 ) -> None:
     """The main job end to end on videos it makes: extract, verify, train a head, score new video. Random weights."""
-    from rich.console import Console
-
     from pipeline.demo_videos import make_demo_tree
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console()
+    require_output_folder("--out", out)
     if (out / "videos").exists() and not (out / "demo").exists():
         raise InputError(f"{out} exists and is no demo folder: choose another --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache.terminal import escape_unprintable
-
 if TYPE_CHECKING:
     from cache.reader import Cache
 
@@ -19,7 +17,6 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Videos, labels, splits, streams, token counts, fingerprints, and rejects by reason."""
-    escape_unprintable()
     from cache.reader import open_cache
 
     with open_cache(cache) as opened:
@@ -36,10 +33,11 @@ def convert_command(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at the target.")] = False,
 ) -> None:
     """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
-    escape_unprintable()
     from cache.convert import convert
+    from cache.outputs import require_output_folder
     from cache.reader import open_cache
 
+    require_output_folder("TARGET", target.parent)
     convert(source, target, overwrite=overwrite)
     with open_cache(target) as opened:
         tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
@@ -94,12 +92,12 @@ def describe(cache: Cache) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from cache.schema import REJECT_REASONS
+    from cache.terminal import make_console
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console()
     console.print(f"{', '.join(facts['paths'])}: {facts['n_videos']} videos, {facts['video_seconds']:.0f} s")
     if facts["random_weights"]:
         console.print("RANDOM weights in at least one stream: the features carry no learned meaning")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from cache.errors import OnepassError, StorageFull
+from cache.interrupts import unwinding
+from cache.os_errors import explain
+from cache.terminal import safe_streams
 
 if TYPE_CHECKING:
     import typer
@@ -19,33 +21,44 @@ INTERRUPTED = 130
 def run_app(app: typer.Typer, *, args: list[str] | None = None, prog_name: str | None = None) -> NoReturn:
     """Run a typer app and exit with its code; `OnepassError` becomes `error: ...` on stderr and its own code.
 
-    args, prog_name: None for what the process was called with.
+    Outputs that cannot be written, or lack a letter, never end the work; SIGTERM and SIGHUP unwind it as Ctrl-C does.
+    args, prog_name: None for what the process was called with. `~` is expanded in every argument.
     """
-    try:
-        app(args=args, prog_name=prog_name)
-    except OnepassError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # the reader of our output is gone (`onepass inspect | head`): nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(
-                f"the disk is full: {error.filename or error}; make space and run the same command again",
-                StorageFull.exit_code,
-            )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            _fail(
-                f"{error.filename or 'a file'}: {error.strerror}; check its permissions or choose another path",
-                2,
-            )
-        raise
-    sys.exit(0)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    words = [expand_home(word) for word in (sys.argv[1:] if args is None else args)]
+    with safe_streams() as outputs:
+        with unwinding():
+            code = _run(app, words, prog_name)
+        lost = outputs.lost()
+        if lost is not None and code == 0:
+            code = _say(f"what was printed could not be written: {lost.strerror}", StorageFull.exit_code)
     sys.exit(code)
+
+
+def expand_home(word: str) -> str:
+    """`~/x`, `--option=~/x` and `~user/x` with the home folder: a shell leaves them as they are in quotes."""
+    name, equals, value = word.partition("=")
+    if equals and name.startswith("-") and value.startswith("~"):
+        return f"{name}={os.path.expanduser(value)}"  # noqa: PTH111 - a Path would drop what is no path in it
+    return os.path.expanduser(word)  # noqa: PTH111
+
+
+def _run(app: typer.Typer, words: list[str], prog_name: str | None) -> int:
+    try:
+        app(args=words, prog_name=prog_name)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    except OnepassError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        return _say(*explained)
+    return 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -13,7 +13,8 @@
     │   └── FingerprintMismatch  3  features made in different ways would be mixed
     ├── WeightsError             4  model weights are missing, unreadable or of the wrong shape
     ├── HeadError                4  a head checkpoint is missing, unreadable or does not fit
-    └── StorageFull              5  the disk is full; nothing committed was lost
+    ├── StorageFull              5  the disk is full; nothing committed was lost
+    └── LimitReached             5  no memory, file handles or processes left; likewise
 
 A message says what was wrong, which file or value it was, and what to do next.
 """
@@ -85,5 +86,11 @@ class HeadError(OnepassError):
 
 class StorageFull(OnepassError):
     """The disk is full. What was committed before is intact."""
+
+    exit_code = 5
+
+
+class LimitReached(OnepassError):
+    """The machine or its limits give no more memory, file handles or processes. What was committed before is intact."""
 
     exit_code = 5

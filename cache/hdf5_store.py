@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import files
-from cache.errors import CacheCorrupt, CacheError, CacheNotFound
+from cache.errors import CacheCorrupt, CacheError, CacheLocked, CacheNotFound
 from cache.layout import (
     PAGE_BYTES,
     ArraySpec,
@@ -142,6 +142,11 @@ def _open(path: Path) -> h5py.File:
     except OSError as error:
         if "truncated" in str(error):
             raise CacheCorrupt(f"{path} is cut short: {error}. Restore it or extract again.") from error
+        if "unable to lock file" in str(error) or "already open for write" in str(error):
+            raise CacheLocked(
+                f"{path} cannot be read: another program holds it open for writing (HDF5's lock). Close it there; "
+                "a program that died while writing leaves such a mark too: h5clear -s FILE removes it"
+            ) from error
         raise CacheError(f"{path} is not a onepass cache: HDF5 cannot open it ({error})") from error
 
 

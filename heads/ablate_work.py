@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from cache.errors import HeadError, OnepassError
+from cache.interrupts import be_deaf, deaf_children
 from heads.ablate_runs import Run, RunRecord, RunStore
 from heads.batched import FitJob, fit_together, heads_together
 from heads.config import TrainConfig
@@ -210,17 +210,19 @@ def work_in_processes(
     within an epoch.
     """
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    executor = ProcessPoolExecutor(
-        settings.jobs,
-        mp_context=context,
-        initializer=_start_process,
-        initargs=(settings, stop),
-    )
+    with deaf_children():
+        stop = context.Event()
+        executor = ProcessPoolExecutor(
+            settings.jobs,
+            mp_context=context,
+            initializer=_start_process,
+            initargs=(settings, stop),
+        )
     try:
-        waiting: set[Future[list[RunRecord]]] = {
-            executor.submit(_train_in_process, list(pack)) for pack in packs
-        }
+        with deaf_children():
+            waiting: set[Future[list[RunRecord]]] = {
+                executor.submit(_train_in_process, list(pack)) for pack in packs
+            }
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -242,7 +244,7 @@ def _start_process(settings: WorkSettings, stop: Event) -> None:
     global _trainer
     from cache.reader import open_cache
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and stops its processes
+    be_deaf()  # the parent hears Ctrl-C and stops its processes
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, _cores() // settings.jobs))
     cache = open_cache(*settings.paths, ignore_libraries=settings.ignore_libraries)

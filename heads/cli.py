@@ -9,6 +9,7 @@ import typer
 
 from cache.cli_errors import run_app
 from cache.errors import InputError
+from cache.outputs import require_output_folder
 
 if TYPE_CHECKING:
     from heads.config import TrainConfig
@@ -142,6 +143,11 @@ def train_head_command(
     }
     chosen_device = read_device(device)
     caches = [*features, *(more or ())]
+    config = build_config(preset, {k: v for k, v in named.items() if v is not None}, settings or ())
+    folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
+    require_output_folder("--out", folder)
+    if tensorboard is not None:
+        require_output_folder("--tensorboard", tensorboard)
     from cache.reader import open_cache
 
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
@@ -155,10 +161,8 @@ def train_head_command(
                 positive=positive,
                 allow_unmatched=allow_unmatched,
             )
-        config = build_config(preset, {k: v for k, v in named.items() if v is not None}, settings or ())
         from heads.run import train_from_cache
 
-        folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
         train_from_cache(
             cache,
             config,

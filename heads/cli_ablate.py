@@ -74,6 +74,7 @@ def ablate_command(
 ) -> None:
     """Train every combination of settings and rank them. A killed sweep goes on; nothing is trained twice."""
     from cache.errors import InputError
+    from cache.outputs import require_output_folder
     from cache.reader import open_cache
     from heads.ablate import Progress, Sweep, find_baseline
     from heads.ablate_grid import fix_single_values, make_cells, read_axes
@@ -95,6 +96,7 @@ def ablate_command(
     reference = 0 if search is not None else find_baseline(cells, baseline)
     caches = [*features, *(more or ())]
     folder = out or Path("ablate-out") / caches[0].stem
+    require_output_folder("--out", folder)
     console = make_console()
 
     def say(text: str) -> None:

@@ -13,9 +13,11 @@ def export_onnx_command(
     out: Annotated[Path, typer.Option(help="File to write, .onnx.")] = Path("head.onnx"),
 ) -> None:
     """Write a head as ONNX, with free batch and length, and compare it with torch in onnxruntime."""
+    from cache.outputs import require_output
     from heads.export import compare_with_torch, export_onnx, input_names
     from heads.trained import TrainedHead
 
+    require_output("--out", out)
     trained = TrainedHead.load(head)
     info = trained.info
     path = export_onnx(trained, out)

@@ -64,8 +64,9 @@ def threshold_command(
             chosen_part = part
         case _:
             raise InputError(f"--part must be val or all, got '{part}'; train and test may not choose")
+    from cache.outputs import require_output
     from cache.reader import open_cache
-    from heads.checkpoint import save_info
+    from heads.checkpoint import INFO_FILE, save_info
     from heads.rethreshold import choose_again, selection_scores, with_threshold
     from heads.show import make_console
     from heads.thresholds import OBJECTIVES, ThresholdConfig
@@ -79,6 +80,8 @@ def threshold_command(
         wanted[1:1] = [config("f1", "coarse"), config("f1", "fine")]
     console = make_console()
     trained = TrainedHead.load(head)
+    if write:
+        require_output("--write", head / INFO_FILE)
     with open_cache(*features, *(more or ()), ignore_libraries=ignore_libraries) as cache:
         join = None
         if labels is not None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cache import terminal
 from heads.bootstrap import Interval
 from heads.config import TrainConfig
 from heads.cross_validation import CrossValidation, FoldResult
@@ -31,8 +32,8 @@ EPOCH_HEADER = (
 
 def make_console() -> Console:
     """A console that does not fold tables to 80 columns in a log."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=LOG_WIDTH)
+    console = terminal.make_console(soft_wrap=False)
+    return console if console.is_terminal else terminal.make_console(soft_wrap=False, width=LOG_WIDTH)
 
 
 def show_start(

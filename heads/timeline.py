@@ -52,7 +52,8 @@ class Timeline:
     """Scores of one video's windows.
 
     spans: float32 [T, 2], start and end in seconds, on the grid stream's tokens. scores: float64 [T] in
-    [0, 1]. method: what a score means (see `MEANING`). probability: of the whole video.
+    [0, 1]. method: what a score means (see `MEANING`). probability: of the whole video. path: the input that
+    the id is unique in, "" where there is only one.
     Raises ValueError when shapes disagree.
     """
 
@@ -61,6 +62,7 @@ class Timeline:
     spans: npt.NDArray[np.float32]
     scores: Float
     probability: float
+    path: str = ""
 
     def __post_init__(self) -> None:
         if self.spans.shape != (len(self.scores), 2):

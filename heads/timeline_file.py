@@ -30,8 +30,11 @@ COLUMNS = (
     "threshold",
     "grid",
     "weights",
+    "path",
 )
-"""Of the CSV file. method is "attention: share of ..." or "sliding: probability ...", in full on every row."""
+"""Of the CSV file. method is "attention: share of ..." or "sliding: probability ...", in full on every row.
+path is the argument of predict that the video came from: ids are unique within one only.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def _write_csv(file: TextIO, timelines: Iterable[Timeline], head: TrainedHead, m
     for timeline in timelines:
         whole = (meaning, timeline.probability, info.threshold.threshold, info.grid, info.weights)
         for start, end, score in _windows(timeline):
-            writer.writerow((timeline.id, start, end, score, *whole))
+            writer.writerow((timeline.id, start, end, score, *whole, timeline.path))
         n_windows += len(timeline)
     return n_windows
 
@@ -116,7 +119,14 @@ def _write_json(
             {"start_seconds": start, "end_seconds": end, "score": score}
             for start, end, score in _windows(timeline)
         ]
-        videos.append({"id": timeline.id, "probability": timeline.probability, "windows": windows})
+        videos.append(
+            {
+                "id": timeline.id,
+                "path": timeline.path,
+                "probability": timeline.probability,
+                "windows": windows,
+            }
+        )
     values = {
         "method": method,
         "meaning": MEANING[method],

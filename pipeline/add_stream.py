@@ -79,7 +79,7 @@ def add_stream(
                 f"stream {name} cannot be added: {len(gone)} stored videos are not in {config.src}, such as {gone[0]}; "
                 "give the source that holds them all"
             )
-        console.print(f"adding stream {name} to {len(stored)} stored videos", highlight=False)
+        console.print(f"adding stream {name} to {len(stored)} stored videos", highlight=False, markup=False)
         sidecar = sidecar_path(config.out, name)
         own = replace(report_like(report), found=len(stored))
         with open_writer(config, sidecar, {name: backbones[name]}, resolved) as writer:

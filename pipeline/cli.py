@@ -9,7 +9,8 @@ import typer
 
 from cache.cli_errors import INTERRUPTED, run_app
 from cache.errors import InputError, OnepassError, RejectLimitExceeded
-from cache.terminal import escape_unprintable
+from cache.outputs import require_output, require_output_folder
+from cache.terminal import make_console
 
 if TYPE_CHECKING:
     from pipeline.config import ExtractConfig
@@ -141,13 +142,16 @@ def extract_command(
     ] = None,
 ) -> None:
     """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
-    escape_unprintable()
-    from rich.console import Console
-
     from pipeline.config import ExtractConfig
     from pipeline.run import extract
+    from pipeline.scratch import require_temp_folder
 
-    console = Console(soft_wrap=True)
+    require_temp_folder()
+    if report is not None:
+        require_output("--report", report)
+    if not dry_run:
+        require_output_folder("--out", out.parent)
+    console = make_console()
     config = ExtractConfig(
         src=src,
         out=out,
@@ -188,7 +192,7 @@ def extract_command(
         result = probe(config, console=console)
     else:
         result = extract(config, console=console)
-        console.rule(f"{src} -> {out}", align="left", style="dim")
+        console.print(f"{src} -> {out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)
     if report is not None:

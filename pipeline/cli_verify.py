@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.errors import CacheCorrupt, InputError, ParityError
-from cache.terminal import escape_unprintable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,27 +26,27 @@ def verify_command(
     slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
 ) -> None:
     """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
-    escape_unprintable()
     from dataclasses import replace
 
     import numpy as np
-    from rich.console import Console
 
     from cache.check import check_cache
     from cache.reader import open_cache
+    from cache.terminal import make_console
     from pipeline.backbones.load import config_from_fingerprints, load_backbones
     from pipeline.decoders.base import DecodeProblem
     from pipeline.pictures import quiet_decoders
     from pipeline.source_tree import discover
     from pipeline.verify import Comparison, check_weights, compare_video, verdicts
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = make_console()
     if sample < 1:
         raise InputError(f"--sample {sample}: at least one video")
     quiet_decoders()
     if decoders:
         _name_affected(cache, src, console)
         return
+    paths = {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
         problems = check_cache(opened)
         for problem in problems[:20]:
@@ -68,7 +67,6 @@ def verify_command(
         # only the plain models are run, so what made the cache need not be here
         backbones = load_backbones(replace(config, precision="fp32", runtime="torch"))
         check_weights(opened, backbones)
-        paths = {source.id: source.path for source in discover(src).sources}
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
         comparisons: list[Comparison] = []

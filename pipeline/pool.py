@@ -10,16 +10,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import shutil
-import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,8 +27,12 @@ import psutil
 from numpy.typing import NDArray
 
 from cache.errors import OnepassError
+from cache.interrupts import deaf_children
+from cache.terminal import open_standard_descriptors
 from pipeline import worker
 from pipeline.frames import PreparedFrame
+from pipeline.scratch import NOISE_PREFIX, ScratchFolder
+from pipeline.shared_block import SharedBlock
 from pipeline.worker import (
     Failed,
     Finished,
@@ -90,7 +90,7 @@ class _Worker:
     connection: Connection
     pulse: Any
     noise_path: Path
-    memory: Any
+    memory: SharedBlock
     buffer: PreparedFrame
     started_seconds: float
     task: Task | None = None
@@ -116,7 +116,8 @@ class DecodePool:
         n_slots = max(settings.slots, len(plans) + 1)
         self._worker_settings = replace(worker_settings, slot_bytes=slot_bytes, n_slots=n_slots)
         self._context = multiprocessing.get_context("spawn")
-        self._folder = Path(tempfile.mkdtemp(prefix="onepass-noise-"))
+        open_standard_descriptors()
+        self._scratch = ScratchFolder(NOISE_PREFIX)
         self._workers: list[_Worker] = []
         self._queue: deque[Task] = deque()
         self._last_watch = 0.0
@@ -236,9 +237,10 @@ class DecodePool:
         self._stop(item)
         self._false_starts = 0 if item.began else self._false_starts + 1
         if self._false_starts >= MAX_FALSE_STARTS:
+            said = worker.noise_text(_read_tail(item.noise_path)) or "nothing"
             raise OnepassError(
-                f"{self._false_starts} decode workers ended before they began ({detail}); what they printed stands above: "
-                "is a decoder's library missing, or is there no memory left?"
+                f"{self._false_starts} decode workers ended before they began ({detail}; the last one printed: {said}): "
+                "is a decoder's library missing, is memory short, or are too few processes or files allowed (ulimit -a)?"
             )
         noise = worker.noise_text(_read_tail(item.noise_path))
         detail = "; ".join(part for part in (detail, noise) if part)
@@ -263,9 +265,10 @@ class DecodePool:
 
     def _start(self, index: int, old: _Worker | None) -> _Worker:
         settings = self._worker_settings
-        memory = old.memory if old else self._context.RawArray("B", settings.slot_bytes * settings.n_slots)
-        pulse = self._context.RawArray("d", [time.monotonic()])
-        noise_path = self._folder / f"worker-{index}.txt"
+        memory = old.memory if old else SharedBlock(settings.slot_bytes * settings.n_slots)
+        pulse: Any = SharedBlock(8, "d")
+        pulse.view[0] = time.monotonic()
+        noise_path = self._scratch.path / f"worker-{index}.txt"
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=worker.main,
@@ -273,11 +276,11 @@ class DecodePool:
             daemon=True,
             name=f"decode-{index}",
         )
-        with _no_interrupts(), _no_main_module():
+        with deaf_children(), _no_main_module():
             process.start()
         theirs.close()
-        buffer = np.frombuffer(memory, dtype=np.uint8)
-        return _Worker(process, ours, pulse, noise_path, memory, buffer, time.monotonic())
+        buffer = np.frombuffer(memory.view, dtype=np.uint8)
+        return _Worker(process, ours, pulse.view, noise_path, memory, buffer, time.monotonic())
 
     def _stop(self, item: _Worker) -> None:
         item.connection.close()
@@ -289,21 +292,7 @@ class DecodePool:
         for item in self._workers:
             self._stop(item)
         self._workers.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """A process started in here never sees Ctrl-C or SIGTERM, not even before it can say so: the parent handles them.
-
-    Both reach the whole group (a terminal, a batch system), and a worker that died of one would cost its video.
-    """
-    resource_tracker.ensure_running()  # it unblocks signals when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._scratch.remove()
 
 
 @contextlib.contextmanager

@@ -32,14 +32,14 @@ class ExtractProgress:
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(f"{done_text}  {{task.fields[rate]}}"),
+                TextColumn(f"{done_text}  {{task.fields[rate]}}", markup=False),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[rejects]} rejected"),
+                TextColumn("{task.fields[rejects]} rejected", markup=False),
                 console=console,
             )
             self._task = self._bar.add_task("extract", total=total, rate="", rejects=0)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.outputs import write_output
 from cache.schema import PASSING_REASONS, REJECT_REASONS
 
 
@@ -196,12 +197,9 @@ class ExtractReport:
         }
 
     def write(self, path: Path) -> None:
-        """Write the report as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the report as JSON. Raises InputError or StorageFull where it cannot be written."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
-        path.write_bytes(
-            text.encode("utf-8", "backslashreplace")
-        )  # undecodable bytes of a path are JSON escapes
+        write_output("--report", path, text.encode("utf-8", "backslashreplace"))
 
 
 def _videos(named: Mapping[str, str]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cache.errors import InputError
 from cache.fingerprint import weights_name
+from cache.interrupts import handling
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
 from cache.writer import CacheWriter
@@ -36,8 +37,13 @@ CALIBRATE_FROM_VIDEOS = 100
 """Measuring which batches are fastest takes up to a minute, once a machine: worth it from about this many videos."""
 
 
-def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
-    """Run stage 1. Raises an OnepassError for what a user can mend; returns the report otherwise (also after Ctrl-C)."""
+def extract(
+    config: ExtractConfig, *, console: Console, backbones: Mapping[str, Backbone] | None = None
+) -> ExtractReport:
+    """Run stage 1. Raises an OnepassError for what a user can mend; returns the report otherwise (also after Ctrl-C).
+
+    backbones: those of `config`, where they are loaded already.
+    """
     began = time.perf_counter()
     tree = discover(config.src)
     resolved = resolve_labels(
@@ -58,9 +64,11 @@ def extract(config: ExtractConfig, *, console: Console) -> ExtractReport:
         missing = missing_streams(config.out, config.backbones.streams)
         redo = _to_redo(config, resolved, missing, console)
         worth_measuring = len(tree.sources) >= CALIBRATE_FROM_VIDEOS
-        backbones = load_backbones(
-            config.backbones, calibrate=partial(console.print, highlight=False) if worth_measuring else None
-        )
+        if backbones is None:
+            backbones = load_backbones(
+                config.backbones,
+                calibrate=partial(console.print, highlight=False) if worth_measuring else None,
+            )
         describe(backbones, config, report, console)
         report.setup_seconds = time.perf_counter() - began
         for name in missing:
@@ -202,23 +210,19 @@ def describe(
             console.print(f"note: {report.note}", highlight=False, markup=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C stops at once."""
+    """An event that Ctrl-C, SIGTERM or SIGHUP sets; a second Ctrl-C or SIGTERM stops at once."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
+            if number == signal.SIGHUP:
+                return  # a shell and the kernel both hang up: one event
             raise KeyboardInterrupt
         stop.set()
-        os.write(2, b"\nstopping: committing what is whole (once more to stop at once)\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, b"\nstopping: committing what is whole (once more to stop at once)\n")
 
-    if threading.current_thread() is not threading.main_thread():
+    with handling(handle):
         yield stop
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -219,8 +219,9 @@ class Noise:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         self._libc = ctypes.CDLL(None)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # None where the parent had it closed
+                stream.flush()
         os.dup2(self._descriptor, 1)  # OpenCV prints FFmpeg's complaints here, through C's buffer
         os.dup2(self._descriptor, 2)
 
@@ -261,7 +262,7 @@ def file_digest(path: str, heartbeat: Heartbeat | None = None) -> str:
 
 def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, settings: WorkerSettings) -> None:
     """Entry point of the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle; it ends workers with SIGKILL
     _die_with_parent()
     noise = Noise(Path(noise_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -177,6 +178,26 @@ def test_touched_changed_and_new_files(tmp_path: Path) -> None:
     assert after[GOOD[1]][0].duration_seconds == pytest.approx(1.9)
 
 
+# --- outputs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", "| head -1"])
+def test_closed_and_cut_outputs_end_nothing(streams: str, src: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.zarr"
+    words = ("-m", "tests.cli_entry", "--src", src, "--out", out, *FAST, "--max-rejects", "1")
+    line = shlex.join([sys.executable, *map(str, words)])
+    ended = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line} {streams}"],
+        capture_output=True,
+        cwd=REPOSITORY,
+        check=False,
+        timeout=180,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    held = contents(out)
+    assert set(held["videos"]) == set(GOOD) and held["rejects"].keys() == BAD.keys()
+
+
 # --- exit codes ---------------------------------------------------------------------------------------------
 
 
@@ -314,7 +335,7 @@ def test_kill_9_at_random_moments_then_resume(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_ends_with_130_and_resumes(
     number: signal.Signals, many: Path, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -102,6 +102,12 @@ def _keyword(call: ast.Call, name: str) -> object:
     return next((ast.literal_eval(k.value) for k in call.keywords if k.arg == name), None)
 
 
+def _keyword_is(call: ast.Call, name: str, value: object) -> bool:
+    return any(
+        k.arg == name and isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords
+    )
+
+
 def test_no_file_is_executed() -> None:
     """No pickle; `torch.load` only with weights_only=True; numpy only with allow_pickle=False; no eval, no shell."""
     wrong = []
@@ -124,6 +130,43 @@ def test_no_file_is_executed() -> None:
                 wrong.append(where)
             elif any(k.arg == "shell" for k in call.keywords):
                 wrong.append(f"{where} through a shell")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_consoles_are_made_in_one_place() -> None:
+    """`cache.terminal.make_console` reads no markup in what a user named; a console of another make would."""
+    wrong = []
+    for path in [*MODULES, REPOSITORY / "onepass.py"]:
+        if path == REPOSITORY / "cache" / "terminal.py":
+            continue
+        for name, call in _calls(path):
+            if name.split(".")[-1] == "Console" or _keyword_is(call, "markup", True):
+                wrong.append(f"{names(path)}:{call.lineno} calls {name}")
+            if name.split(".")[-1] == "from_markup":
+                wrong.append(f"{names(path)}:{call.lineno} calls {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_text_files_name_their_encoding() -> None:
+    """Files are UTF-8 whatever the locale says."""
+    wrong = []
+    for path in [*MODULES, REPOSITORY / "onepass.py"]:
+        for name, call in _calls(path):
+            named = {k.arg for k in call.keywords}
+            method = name.split(".")[-1]
+            positional = {"read_text": 1, "write_text": 2}.get(method)
+            if positional is not None and "encoding" not in named and len(call.args) < positional:
+                wrong.append(f"{names(path)}:{call.lineno} calls {name}")
+            if method == "open" and name not in (
+                "os.open",
+                "av.open",
+                "Image.open",
+                "cls.open",
+                "CacheWriter.open",
+            ):
+                mode = next((ast.unparse(arg) for arg in call.args), "'r'")
+                if "encoding" not in named and "b" not in mode and mode in ("'r'", "'w'", "'a'", "'x'"):
+                    wrong.append(f"{names(path)}:{call.lineno} calls {name}")
     assert not wrong, "\n".join(wrong)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
+from cache.fingerprint import weights_name
 
 if TYPE_CHECKING:
     import torch
@@ -100,17 +101,14 @@ def config_from_fingerprints(
     """The settings that made these fingerprints, to make more of the same.
 
     `clip_weights`, `slowfast_weights`: where weights that came from a file lie now. Raises InputError where one is needed and not
-    given, or where streams disagree on precision.
+    given, where a stream was not made by `extract`, or where streams disagree on precision.
     """
+    for name, fields in fingerprints.items():
+        _require_ours(name, fields)
     chosen: dict[str, Any] = {
         "streams": tuple(name for name in STREAMS if name in fingerprints),
         "device": device,
     }
-    unknown = sorted(set(fingerprints) - set(STREAMS))
-    if unknown:
-        raise InputError(
-            f"streams {', '.join(unknown)} were not made by this version, which knows {', '.join(STREAMS)}"
-        )
     given = {"clip": clip_weights, "slowfast": slowfast_weights}
     for name, fields in fingerprints.items():
         weights = fields["weights"]
@@ -134,6 +132,23 @@ def config_from_fingerprints(
     if "slowfast" in fingerprints:
         chosen["slowfast_stride"] = fingerprints["slowfast"]["sampling"]["stride"]
     return BackboneConfig(**chosen)
+
+
+def _require_ours(name: str, fields: Mapping[str, Any]) -> None:
+    """Raise InputError unless `extract` can make the stream again from what its fingerprint says."""
+    sampling, weights = fields.get("sampling"), fields.get("weights")
+    sampling = sampling if isinstance(sampling, Mapping) else {}
+    tag = weights.get("tag") if isinstance(weights, Mapping) else None
+    rate = {"clip": "fps", "slowfast": "stride"}.get(name, "")
+    known = name in STREAMS and fields.get("stream") == name
+    known = known and all(isinstance(fields.get(key), str) for key in ("model", "precision", "runtime"))
+    if known and isinstance(tag, str) and isinstance(sampling.get(rate), int | float):
+        return
+    made = f"{fields.get('model', 'an unknown model')}, weights {weights_name(fields)}"
+    raise InputError(
+        f"stream {name} was made by {made}, not by extract of this version, which makes {' and '.join(STREAMS)}: it cannot be "
+        "extracted from videos here, but a cache that holds it can be scored and trained on as it is"
+    )
 
 
 def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> dict[str, Backbone]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from cache.convert import convert
-from cache.errors import CacheCorrupt, CacheError
+from cache.errors import CacheCorrupt, CacheError, CacheLocked
 from cache.hdf5_store import Hdf5Reader
 from cache.reader import open_cache
 from cache.schema import StreamSpec
@@ -102,3 +104,20 @@ def test_streams_keep_their_order_in_both_formats(tmp_path: Path) -> None:
     for name in ("a.zarr", "b.h5"):
         with open_cache(tmp_path / name) as cache:
             assert list(cache.streams) == ["audio", "clip", "slowfast"]
+
+
+def test_a_file_that_is_open_elsewhere_is_no_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    code = f"import h5py; f = h5py.File({str(path)!r}, 'w'); f['x'] = 1; f.flush(); print('open', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "open\n"
+        try:
+            with pytest.raises(CacheLocked, match=r"c\.h5 cannot be read: another program holds it open"):
+                Hdf5Reader(path)
+        finally:
+            process.kill()
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(CacheError, match="is not a onepass cache"):
+        Hdf5Reader(path)

@@ -339,7 +339,7 @@ def test_leaving_the_pool_in_the_middle_ends_its_workers(tmp_path: Path) -> None
         events = decode_pool.run([Task(n, str(path), "pyav") for n, path in enumerate(paths)])
         next(events)
         processes = [psutil.Process(item.process.pid) for item in decode_pool._workers]
-        folder = decode_pool._folder
+        folder = decode_pool._scratch.path
         assert folder.is_dir()
     assert not any(process.is_running() for process in processes)
     assert not folder.exists()

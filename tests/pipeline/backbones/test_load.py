@@ -353,10 +353,34 @@ def test_fingerprints_that_cannot_be_followed(tiny_model: str) -> None:
     with pytest.raises(InputError, match="--clip-weights FILE"):
         config_from_fingerprints({"clip": from_file})
     assert config_from_fingerprints({"clip": from_file}, clip_weights="w.pt").clip_weights == "w.pt"
-    with pytest.raises(InputError, match="streams audio were not made by this version"):
+    with pytest.raises(InputError, match="stream audio was made by tiny-vit"):
         config_from_fingerprints({"audio": fields})
     with pytest.raises(InputError, match="different precisions: bf16, fp32"):
-        config_from_fingerprints({"clip": fields, "slowfast": {**fields, "precision": "bf16"}})
+        other = {**fields, "stream": "slowfast", "sampling": {"stride": 32}, "precision": "bf16"}
+        config_from_fingerprints({"clip": fields, "slowfast": other})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"imported": "sha256:1"},
+        {"stream": "clip", "model": "elsewhere", "weights": "theirs"},
+        {
+            "stream": "clip",
+            "model": "elsewhere",
+            "weights": {"tag": "random", "seed": 0},
+            "precision": "fp32",
+        },
+        {"stream": "other", "model": "m", "weights": {"tag": "t"}, "precision": "fp32", "runtime": "torch"},
+    ],
+)
+def test_features_made_elsewhere_are_refused_in_one_line(fields: dict[str, Any]) -> None:
+    model = fields.get("model", "an unknown model")
+    with pytest.raises(
+        InputError, match=f"stream clip was made by {model}, .*a cache that holds it can be scored"
+    ):
+        config_from_fingerprints({"clip": fields})
 
 
 def test_quick_gelu_is_on_record(tiny_model: str) -> None:

@@ -1,6 +1,6 @@
 """Breaks real videos in every way we know and extracts them all: nothing may hang, vanish, or be stored wrongly.
 
-    python benchmarks/break_files.py --src DIR [--out DIR] [--count 60] [--decoder decord] [--streams clip,slowfast]
+    python benchmarks/break_files.py --src DIR [--out DIR] [--count 60] [--decoder pyav] [--streams clip,slowfast]
 
 Makes at least `--count` broken files from clips in DIR (chosen and broken by `--seed`), adds the broken files of tests/videos.py,
 extracts everything with random weights in one run, and checks that
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--src", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--decoder", choices=("decord", "pyav", "opencv"), default="decord")
+    parser.add_argument("--decoder", choices=("decord", "pyav", "opencv"), default="pyav")
     parser.add_argument("--streams", default="clip,slowfast")
     parser.add_argument("--clip-model", default="ViT-B-32")
     parser.add_argument("--deadline", type=float, default=60.0)

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--decoder", default="decord")
+    parser.add_argument("--decoder", default="pyav")
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -41,7 +41,7 @@ EARLY = 50
 def decode_only(sources: list[Source], plans: tuple[object, ...], workers: int) -> float:
     """Videos per second of the decode pool with nobody behind it."""
     settings = WorkerSettings(plans, max_error_share=0.2)  # type: ignore[arg-type]
-    tasks = [Task(number, str(source.path), "decord") for number, source in enumerate(sources)]
+    tasks = [Task(number, str(source.path), "pyav") for number, source in enumerate(sources)]
     ended = 0
     with DecodePool(PoolSettings(workers=workers), worker_settings=settings) as pool:
         began = time.perf_counter()
@@ -91,7 +91,7 @@ def main() -> None:
         decode = decode_only(sources, plans, workers)
         print(f"decode alone: {decode:.1f} videos/s")
         specs = [StreamSpec(name, b.dim, "float16", b.fingerprint()) for name, b in backbones.items()]
-        settings = FlowSettings("float16", "decord", PoolSettings(workers=workers), 0.2, 0.0, False, 16, 30.0)
+        settings = FlowSettings("float16", "pyav", PoolSettings(workers=workers), 0.2, 0.0, False, 16, 30.0)
         cache, peaks, wall = folder / "gpu.zarr", [], 0.0
         tokens: dict[str, int] = {}
         for part in (sources[:EARLY], sources[EARLY:]):

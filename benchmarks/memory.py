@@ -1,6 +1,6 @@
 """Memory of an extraction by the length of the video: a clip of 2 s against one long 1080p file.
 
-    python benchmarks/memory.py [--minutes 120] [--fps 5] [--models real|stand-in] [--decoder decord]
+    python benchmarks/memory.py [--minutes 120] [--fps 5] [--models real|stand-in] [--decoder pyav]
 
 Makes both files (10 s are encoded, the long one repeats their packets with later times), extracts each in a process of its own
 and samples the proportional set size of that process and of its decode workers twice a second: shared memory counts once.
@@ -196,7 +196,7 @@ def main() -> None:
         "--fps", type=int, default=5, help="of both files; a surveillance camera's by default"
     )
     parser.add_argument("--models", choices=["real", "stand-in"], default="stand-in")
-    parser.add_argument("--decoder", default="decord")
+    parser.add_argument("--decoder", default="pyav")
     parser.add_argument("--inside", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:

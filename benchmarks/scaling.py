@@ -67,7 +67,7 @@ def extraction(src: Path, counts: list[int], workers: list[int]) -> dict[str, Po
             labels = {source.id: VideoLabel(-1, "") for source in sources}
             work = take_inventory(sources, labels, {}, retry_rejects=False).work
             settings = FlowSettings(
-                "float16", "decord", PoolSettings(workers=n_workers), 0.2, 0.0, False, 16, 10.0
+                "float16", "pyav", PoolSettings(workers=n_workers), 0.2, 0.0, False, 16, 10.0
             )
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()

@@ -222,7 +222,7 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
     [
         (["--src", "nowhere"], 2, "nowhere"),
         (["--src", "{src}/val/NonFight/text.txt"], 2, "text.txt"),
-        (["--src", "{src}", "--decoder", "vlc"], 2, "--decoder vlc: choose from decord, pyav, opencv"),
+        (["--src", "{src}", "--decoder", "vlc"], 2, "--decoder vlc: choose from pyav, decord, opencv"),
         (["--src", "{src}", "--dtype", "float64"], 2, "--dtype float64"),
         (["--src", "{src}", "--duplicates", "drop"], 2, "--duplicates drop"),
         (["--src", "{src}", "--streams", "clip,audio"], 2, "--streams audio"),

@@ -54,7 +54,7 @@ def test_labels_whose_keys_match_nothing(train: Train, toy_path: Path, tmp_path:
     labels.write_text("id,label\n" + "".join(f"other_{i}.mp4,{i % 2}\n" for i in range(60)))
     said = train(toy_path, "--labels", labels)
     assert said.startswith("2 error: ")
-    documented(said, "no label matched any video; keys must be paths, file names or clip ids")
+    documented(said, "no label matched any video by column 'id'; keys must be paths, file names or clip ids")
     assert "v0000.mp4" in said
     assert "other_0.mp4" in said
 

@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_listed_is_a_reject_and_skipped_files_are_named(
     lock_folder(monkeypatch, "locked")
     report, printed = forecast(src, tmp_path / "c.zarr")
     assert (report.found, report.not_reached, report.rejected) == (9, 5, 4)
-    assert report.rejects["train/locked"][0] == "unreadable-container"
+    assert report.rejects["train/locked"][0] == "unreadable-file"
     assert report.rejects["train/locked"][1].startswith("cannot be read: ")
     assert "train/locked (Permission denied)" in printed
     assert (

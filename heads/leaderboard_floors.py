@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from cache.fingerprint import fingerprint_digest
 from heads.ablate_runs import Run, RunRecord, RunStore, parts_digest
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset
@@ -21,9 +24,8 @@ def floor_records(
     runs: dict[str, list[Run]] = {name: [] for name in FLOORS}
     for fold, split in enumerate(splits):
         digest = parts_digest(dataset, split)
-        streams = "+".join(stream.name for stream in dataset.streams)
         for name in FLOORS:
-            key = f"floor-{name}-{streams}-{digest[:16]}-{'fold' if folds else 'val'}"
+            key = f"floor-{name}-{_digest(dataset, base, digest)}-{'fold' if folds else 'val'}"
             runs[name].append(Run(key, -1, name, base, fold if folds else None, split))
     found, _ = store.read(run for members in runs.values() for run in members)
     pooled: npt.NDArray[np.float64] | None = None
@@ -37,6 +39,18 @@ def floor_records(
                 found[run.key] = _record(dataset, run, probabilities[name], name)
                 store.write(found[run.key], run)
     return {name: [found[run.key] for run in members] for name, members in runs.items()}
+
+
+def _digest(dataset: HeadDataset, base: TrainConfig, parts: str) -> str:
+    """All that a floor depends on: the features and how they were made, videos and labels by part, the threshold's objective."""
+    identity = {
+        "streams": {stream.name: fingerprint_digest(stream.fingerprint) for stream in dataset.streams},
+        "cache": dataset.cache_digest,
+        "parts": parts,
+        "data": base.as_dict()["data"],
+        "threshold": base.as_dict()["threshold"],
+    }
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def _record(

@@ -17,8 +17,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cache.errors import FingerprintMismatch, InputError
+from cache.fingerprint import require_same
 from cache.reader import open_cache
-from cache.schema import Reject, VideoLabel
+from cache.schema import Reject, StreamSpec, VideoLabel
 from cache.writer import CacheWriter
 from pipeline.assembly import Input
 from pipeline.backbones.base import Backbone
@@ -40,6 +41,24 @@ def missing_streams(out: Path, asked: tuple[str, ...]) -> tuple[str, ...]:
             f"ask for --streams {','.join(sorted(held | set(asked)))}, or use another --out"
         )
     return tuple(name for name in asked if name not in held) if n_videos else ()
+
+
+def require_same_streams(out: Path, specs: Mapping[str, StreamSpec], *, ignore_libraries: bool) -> None:
+    """The streams that a cache holds must be those that this run would make. Raises FingerprintMismatch naming the fields.
+
+    Checked before a further stream is computed for every video: afterwards the cache could not be continued.
+    """
+    with open_cache(out) as cache:
+        for name, info in cache.streams.items():
+            spec = specs[name]
+            require_same(
+                spec.fingerprint, info.fingerprint, where=str(out), ignore_libraries=ignore_libraries
+            )
+            if (spec.dim, spec.dtype) != (info.dim, info.dtype):
+                raise FingerprintMismatch(
+                    f"stream {name} is {spec.dtype} [{spec.dim}] here but {info.dtype} [{info.dim}] in {out}: "
+                    "use the same settings, or another cache"
+                )
 
 
 def sidecar_path(out: Path, stream: str) -> Path:

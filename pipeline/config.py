@@ -19,6 +19,9 @@ from pipeline.names import portable_path
 from pipeline.pool import PoolSettings
 from pipeline.sources import ResolvedSources
 
+FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
+"""The flag of `extract` by which a setting is given, where errors name it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExtractConfig:
@@ -49,9 +52,7 @@ class ExtractConfig:
         cache_format(self.out)  # a name that no cache can have, before models are loaded for it
         for name in ("max_error_share", "max_rejects"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is a share between 0 and 1, got {getattr(self, name)}"
-                )
+                raise InputError(f"{FLAGS[name]} is a share between 0 and 1, got {getattr(self, name)}")
         if not self.min_seconds >= 0 or self.commit_videos < 1 or not self.commit_seconds > 0:
             raise InputError(
                 "--min-seconds must not be negative; commits need at least one video and a positive time"
@@ -64,6 +65,16 @@ def full_fingerprint(backbone: Backbone, *, rules: int = DECODING_RULES) -> dict
     return {**backbone.fingerprint(), **counted}
 
 
+def stream_specs(
+    config: ExtractConfig, backbones: Mapping[str, Backbone], *, rules: int = DECODING_RULES
+) -> dict[str, StreamSpec]:
+    """What each backbone's stream is in a cache, by name."""
+    return {
+        name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules))
+        for name, b in backbones.items()
+    }
+
+
 def open_writer(
     config: ExtractConfig,
     path: Path,
@@ -73,14 +84,10 @@ def open_writer(
     rules: int = DECODING_RULES,
 ) -> CacheWriter:
     """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by."""
-    specs = [
-        StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules))
-        for name, b in backbones.items()
-    ]
     names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
     return CacheWriter.open(
         path,
-        streams=specs,
+        streams=list(stream_specs(config, backbones, rules=rules).values()),
         dataset=portable_path(config.src.resolve().name),
         label_names=names,
         provenance={"source": portable_path(config.src), "decoder": config.decoder},

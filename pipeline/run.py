@@ -20,10 +20,10 @@ from cache.interrupts import handling
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
 from cache.writer import CacheWriter
-from pipeline.add_stream import add_stream, missing_streams, remove_sidecar
+from pipeline.add_stream import add_stream, missing_streams, remove_sidecar, require_same_streams
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import load_backbones
-from pipeline.config import ExtractConfig, full_fingerprint, make_flow, open_writer
+from pipeline.config import ExtractConfig, full_fingerprint, make_flow, open_writer, stream_specs
 from pipeline.decoders.base import DECODING_RULES
 from pipeline.inventory import Inventory, take_inventory
 from pipeline.profile import profile_lines
@@ -71,6 +71,10 @@ def extract(
             )
         describe(backbones, config, report, console)
         report.setup_seconds = time.perf_counter() - began
+        if missing:
+            require_same_streams(
+                config.out, stream_specs(config, backbones), ignore_libraries=config.ignore_libraries
+            )
         for name in missing:
             add_stream(name, config, resolved, backbones, report=report, console=console, stop=stop)
             if stop.is_set() or report.waiting:

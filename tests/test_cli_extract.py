@@ -144,9 +144,8 @@ def test_both_streams_end_to_end(src: Path, tmp_path: Path) -> None:
         assert {name: info.n_tokens for name, info in cache.streams.items()} == told["tokens"]
     again = extract(*command)
     assert again.returncode == 0 and "nothing new to extract" in again.stdout
-    assert "found      8 = 5 stored (5 of them before this run) + 3 rejected" in again.stdout.replace(
-        "\n", " "
-    ) or ("stored     5 (5 of them before this run)" in again.stdout)
+    assert "stored     5 (5 of them before this run)" in again.stdout
+    assert "found      8 = 5 stored + 3 rejected: adds up" in again.stdout
     assert contents(out) == held
 
 
@@ -154,10 +153,13 @@ def test_the_installed_command_answers_at_once() -> None:
     command = Path(sys.executable).with_name("extract")
     if not command.exists():
         pytest.skip("the project is not installed here")
-    began = time.process_time()
+    before = os.times()
     done = subprocess.run([str(command), "--help"], capture_output=True, text=True, check=True)
+    after = os.times()
     assert "--src" in done.stdout and "--max-rejects" in done.stdout
-    assert time.process_time() - began < 0.5  # this process did nothing but wait
+    # processor time of the command itself: the machine may be busy with other things
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used < 1.0
 
 
 def test_touched_changed_and_new_files(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def call(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
         (["--src", "{src}", "--memory", "nan"], 2, "--memory"),
         (["--src", "{src}", "--max-rejects", "2"], 2, "--max-rejects"),
         (["--src", "{src}", "--max-rejects", "nan"], 2, "--max-rejects"),
-        (["--src", "{src}", "--max-decode-errors", "-1"], 2, "--max-error-share|--max-decode-errors"),
+        (["--src", "{src}", "--max-decode-errors", "-1"], 2, "--max-decode-errors is a share"),
         (["--src", "{src}", "--min-seconds", "nan"], 2, "--min-seconds"),
         (["--src", "{src}", "--labels", "nowhere.csv"], 2, "nowhere.csv"),
         (["--src", "{src}", "--sources", "nowhere.csv"], 2, "nowhere.csv"),

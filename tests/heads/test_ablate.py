@@ -3,19 +3,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from cache.errors import InputError
-from cache.reader import Cache
+from cache.reader import Cache, open_cache
 from heads import ablate_work
 from heads.ablate import Progress, Sweep, find_baseline
 from heads.ablate_grid import Cell, make_cells, read_axes
 from heads.ablate_runs import RunRecord
 from heads.config import TrainConfig
 from heads.train import train_head
+from tests.heads.synthetic import toy_videos, write_cache
 
 
 def cells_of(base: TrainConfig, *settings: str) -> list[Cell]:
@@ -182,3 +185,38 @@ def test_a_sweep_killed_twice_goes_on(toy_path: Path, tmp_path: Path) -> None:
     assert len(runs) == 18
     assert kept.items() <= runs.items()
     assert (tmp_path / "out" / "leaderboard.html").exists()
+
+
+def test_floors_are_fitted_again_when_what_they_depend_on_changed(brief: TrainConfig, tmp_path: Path) -> None:
+    """The same ids, labels and folds in another cache, or another objective: a kept floor would be a stale one."""
+    videos = toy_videos(signal=1.0)
+    told = write_cache(tmp_path / "told.zarr", videos)
+    rng = np.random.default_rng(0)
+    noise = [
+        replace(
+            video,
+            tokens={
+                name: replace(found, values=rng.normal(size=found.values.shape).astype(found.values.dtype))
+                for name, found in video.tokens.items()
+            },
+        )
+        for video in videos
+    ]
+    other_seed = {"tag": "random", "seed": 1, "digest": "sha256:other"}
+    blind = write_cache(tmp_path / "blind.zarr", noise, weights=other_seed)
+
+    def floors(path: Path, config: TrainConfig) -> dict[str, tuple[float | None, float]]:
+        cells = cells_of(config)
+        with open_cache(path) as cache, Sweep(cache, config, out=tmp_path / "out") as sweep:
+            board = sweep.leaderboard(cells, sweep.train(cells), n_resamples=0)
+        return {row.label: (row.scores["auroc"], row.threshold_mean) for row in board.floors}
+
+    with_signal, without = floors(told, brief), floors(blind, brief)
+    (name,) = (label for label in with_signal if label.startswith("mean-pooled"))
+    assert (with_signal[name][0] or 0) > 0.8
+    assert (without[name][0] or 1) < 0.7
+    assert floors(told, brief) == with_signal
+    other = floors(
+        told, brief.updated({"threshold.objective": "recall-at-precision", "threshold.floor": 1.0})
+    )
+    assert other[name][1] != with_signal[name][1]

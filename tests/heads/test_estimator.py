@@ -49,7 +49,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
 @parametrize_with_checks(
     [MeanTokens(), HeadClassifier(threshold=0.5, epochs=12, lr=0.01, batch_size=16)],
     expected_failed_checks=expected_failures,
-    xfail_strict=False,
+    xfail_strict=True,
 )
 def test_scikit_learns_own_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     with warnings.catch_warnings():

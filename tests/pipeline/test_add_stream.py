@@ -147,6 +147,28 @@ def test_a_stream_that_is_there_may_not_be_left_out(src: Path, tmp_path: Path) -
         assert set(cache.streams) == {"clip", "slowfast"}
 
 
+@pytest.mark.parametrize("change", ["seed", "dtype"])
+def test_what_is_there_is_checked_before_a_stream_is_computed(
+    change: str, src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip cache of another seed or dtype could never be continued: not one window of the new stream may be spent on it."""
+    run(src, out, streams=("clip",))
+    before = contents(out)
+    loaded: dict[str, TinyBackbone] = {}
+
+    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
+        loaded.update(tiny_backbones(*config.streams, **({"seed": 1} if change == "seed" else {})))
+        return dict(loaded)
+
+    monkeypatch.setattr(run_module, "load_backbones", load)
+    with pytest.raises(FingerprintMismatch, match="weights.seed" if change == "seed" else "float32"):
+        run(src, out, dtype="float32" if change == "dtype" else "float16")
+    assert loaded["slowfast"].batches == []
+    assert contents(out) == before and nothing_is_left_beside(out)
+    monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+    assert run(src, out).added_streams == {"slowfast": 5}
+
+
 def test_an_empty_cache_misses_nothing(tmp_path: Path) -> None:
     src = tmp_path / "data"
     write_text(src / "a.mp4")

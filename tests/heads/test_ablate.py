@@ -216,7 +216,5 @@ def test_floors_are_fitted_again_when_what_they_depend_on_changed(brief: TrainCo
     assert (with_signal[name][0] or 0) > 0.8
     assert (without[name][0] or 1) < 0.7
     assert floors(told, brief) == with_signal
-    other = floors(
-        told, brief.updated({"threshold.objective": "recall-at-precision", "threshold.floor": 1.0})
-    )
+    other = floors(told, brief.updated({"threshold.objective": "fbeta", "threshold.beta": 20.0}))
     assert other[name][1] != with_signal[name][1]

@@ -230,15 +230,17 @@ def main() -> None:
         for case in CASES:
             write_numbered(made / case.name, **case.make)
         columns = {decoder: verdicts(made, decoder, "both") for decoder in DECODERS}
-    print("| file | " + " | ".join(f"`--decoder {decoder}`" for decoder in DECODERS) + " |")
-    print("|---" * (len(DECODERS) + 1) + "|")
+    rows: dict[tuple[str, ...], list[str]] = {}
     for case in CASES:
-        cells = [
-            f"{said}{'' if by == d else f', by {by}'}"
-            for d in DECODERS
-            for said, by in [columns[d][case.name]]
+        ends = tuple(columns[decoder][case.name] for decoder in DECODERS)
+        words = [
+            f"{said}{'' if by == d else f', by {by}'}" for d, (said, by) in zip(DECODERS, ends, strict=True)
         ]
-        print(f"| {case.name} | " + " | ".join(cells) + " |")
+        rows.setdefault(tuple(words), []).append(case.name)
+    print("| " + " | ".join(f"`--decoder {decoder}`" for decoder in DECODERS) + " | files |")
+    print("|---" * (len(DECODERS) + 1) + "|")
+    for cells, names in rows.items():
+        print("| " + " | ".join(cells) + f" | {len(names)}: {', '.join(names)} |")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ RAW_DEMUXERS = frozenset(
 HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 """libavutil/pixfmt.h: AVCOL_TRC_SMPTE2084 and AVCOL_TRC_ARIB_STD_B67."""
 
+GUESSED_SECONDS = 0.04
+"""A frame's duration at the 25 frames a second that FFmpeg's raw demuxers guess (libavformat/rawdec.h: `framerate`)."""
 B_FRAME = 3
 """libavutil/avutil.h: AV_PICTURE_TYPE_B."""
 
@@ -60,7 +62,7 @@ class PyAVFrames:
             declared_fps=rate, declared_seconds=self.declared.longest_seconds, decode_times=decode_times
         )
         held: tuple[float, Any] | None = None
-        for pts, frame in timeline.run(_timed(frame) for frame in self._decode()):
+        for pts, frame in timeline.run(map(self._timed, self._decode())):
             if held is None:
                 self._look_at(frame)
             else:
@@ -83,13 +85,29 @@ class PyAVFrames:
         self.tail_seconds = 0.0 if still else timeline.tail(shown)
         yield FrameRef(held[0], None, _converter(held[1]))
 
+    def _timed(self, frame: Any) -> Timed[Any]:
+        shown = max(0.0, _seconds(frame, frame.duration))
+        own = self.stream.codec_context.framerate
+        if self.container.format.name in RAW_DEMUXERS and own and shown == GUESSED_SECONDS != float(1 / own):
+            return Timed(
+                frame, None, None, float(1 / own)
+            )  # times at the demuxer's guess, not at the stream's own rate
+        return Timed(
+            frame,
+            None if frame.pts is None else _seconds(frame, frame.pts),
+            None if frame.dts is None else _seconds(frame, frame.dts),
+            shown,
+        )
+
     def _look_at(self, frame: Any) -> None:
         if curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc)):
             self.notes.append(f"high dynamic range ({curve}): taken as coded, not tone-mapped")
 
     def _note_rate(self, frame: Any) -> None:
         known = self.stream.codec_context.framerate
-        step = _seconds(frame, frame.duration) or (1 / self.declared.fps if self.declared.fps > 0 else 0.0)
+        step = self._timed(frame).duration_seconds or (
+            1 / self.declared.fps if self.declared.fps > 0 else 0.0
+        )
         where = "the stream's own" if known and step else "nothing says it, so this is a guess"
         self.notes.append(
             f"no frame has a time: placed at {1 / step if step else 25:g} frames a second ({where})"
@@ -169,15 +187,6 @@ def _tagged_seconds(text: str) -> float:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
         return 0.0
-
-
-def _timed(frame: Any) -> Timed[Any]:
-    return Timed(
-        frame,
-        None if frame.pts is None else _seconds(frame, frame.pts),
-        None if frame.dts is None else _seconds(frame, frame.dts),
-        max(0.0, _seconds(frame, frame.duration)),
-    )
 
 
 def _seconds(frame: Any, ticks: int | None) -> float:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
 
-.PHONY: demo test check install bench clean
+.PHONY: demo test test-slow check install bench clean
 
 install: $(STAMP)
 
@@ -19,7 +19,10 @@ demo: $(STAMP)
 	$(BIN)/onepass demo --out demo-out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations 10 -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations 10 -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

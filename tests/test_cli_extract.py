@@ -162,6 +162,7 @@ def test_the_installed_command_answers_at_once() -> None:
     assert used < 1.0
 
 
+@pytest.mark.slow
 def test_touched_changed_and_new_files(tmp_path: Path) -> None:
     src, out = make_tree(tmp_path / "data"), tmp_path / "c.h5"
     command = ("--src", src, "--out", out, *FAST, "--max-rejects", "1")
@@ -407,6 +408,7 @@ def test_live_decode_workers_have_not_loaded_torch(many: Path, tmp_path: Path) -
 # --- labels and names ---------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_labels_join_by_file_name_and_the_same_video_has_one_id_in_every_locale(tmp_path: Path) -> None:
     src, table = tmp_path / "src", tmp_path / "labels.csv"
     names = ("1 é.mp4", "2.mp4", "3.mp4")

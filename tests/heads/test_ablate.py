@@ -124,6 +124,7 @@ def test_a_baseline_is_named_by_its_settings() -> None:
         find_baseline(cells, "speed=3")
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_records_as_one(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
     cells = cells_of(brief, "lr=1e-3,1e-2", "model=mlp,linear")
 

@@ -16,10 +16,9 @@ from typing import Any
 import av
 
 from pipeline.decoders.animation import is_animated_webp
-from pipeline.decoders.base import DecodeProblem
 from pipeline.decoders.orientation import Orientation
 from pipeline.decoders.pyav import DECODE_TIMES_ONLY, RAW_DEMUXERS
-from pipeline.decoders.streams import OPTIONS, choose_stream, several_streams
+from pipeline.decoders.streams import choose_stream, open_container, several_streams
 from pipeline.decoders.suited import DECORD_DEMUXERS
 
 INTRA_CODECS = frozenset({"mjpeg", "prores", "ffv1", "dvvideo", "png", "rawvideo", "huffyuv"})
@@ -44,11 +43,7 @@ def why_affected(path: Path, decoder: str) -> str:
     """
     if is_animated_webp(path):
         return ""  # was rejected
-    try:
-        container = av.open(str(path), options=OPTIONS)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise DecodeProblem("unreadable-container", str(getattr(error, "strerror", error))) from error
-    with container:
+    with open_container(path) as container:
         demuxer = container.format.name.split(",")[0]
         if several_streams(container):
             return "several video streams, of which the first was taken"

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
 from pipeline.decoders.orientation import Orientation
-from pipeline.decoders.streams import OPTIONS, choose_stream
+from pipeline.decoders.streams import choose_stream, open_container, plain_reason
 from pipeline.decoders.timeline import Timed, Timeline
 from pipeline.frames import RgbFrame
 from pipeline.trouble import LOST_MOUNT
@@ -37,10 +37,7 @@ class PyAVFrames:
     decoder: DecoderName = "pyav"
 
     def __init__(self, path: Path) -> None:
-        try:
-            self.container = av.open(str(path), options=OPTIONS)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise DecodeProblem("unreadable-container", _plain(error)) from error
+        self.container = open_container(path)
         try:
             self.stream, note = choose_stream(self.container, path)
         except DecodeProblem:
@@ -151,11 +148,11 @@ class PyAVFrames:
         self._reordered |= int(frame.pict_type) == B_FRAME
 
     def _note(self, error: Exception) -> None:
-        if _plain(error) in LOST_MOUNT:  # no damage: the rest of the file is there, elsewhere
-            raise DecodeProblem("unreadable-file", f"cannot be read: {_plain(error)}") from error
+        if plain_reason(error) in LOST_MOUNT:  # no damage: the rest of the file is there, elsewhere
+            raise DecodeProblem("unreadable-file", f"cannot be read: {plain_reason(error)}") from error
         self.n_errors += 1
         if len(self.messages) < 5:
-            self.messages.append(_plain(error))
+            self.messages.append(plain_reason(error))
 
     def close(self) -> None:
         """Free the decoder."""
@@ -199,13 +196,8 @@ def _converter(frame: Any) -> Any:
             pixels: RgbFrame = frame.to_ndarray(format="rgb24")
         except (av.error.FFmpegError, ValueError) as error:
             raise DecodeProblem(
-                "decode-errors", f"frame cannot be converted to RGB: {_plain(error)}"
+                "decode-errors", f"frame cannot be converted to RGB: {plain_reason(error)}"
             ) from error
         return Orientation.of_frame(frame).apply(np.asarray(pixels))
 
     return rgb
-
-
-def _plain(error: Exception) -> str:
-    """FFmpeg's reason without PyAV's error number and the path, which the reject names already."""
-    return str(getattr(error, "strerror", None) or error)

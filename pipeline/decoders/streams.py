@@ -36,6 +36,19 @@ class _Counted:
         return max(0.0, self.last_seconds - self.first_seconds)
 
 
+def open_container(path: Path) -> Any:
+    """FFmpeg's container of a file. Raises DecodeProblem where it cannot be opened."""
+    try:
+        return av.open(str(path), options=OPTIONS)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise DecodeProblem("unreadable-container", plain_reason(error)) from error
+
+
+def plain_reason(error: Exception) -> str:
+    """FFmpeg's reason without PyAV's error number and the path, which the reject names already."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def choose_stream(container: Any, path: Path) -> tuple[Any, str]:
     """The video stream of an opened container, and a note where there were several.
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import av
 
-from pipeline.decoders.base import DecodeProblem, DecoderName
+from pipeline.decoders.base import DecoderName
 from pipeline.decoders.orientation import Orientation
 from pipeline.decoders.pyav import DECODE_TIMES_ONLY, HIGH_DYNAMIC_RANGE
-from pipeline.decoders.streams import OPTIONS, choose_stream, several_streams
+from pipeline.decoders.streams import choose_stream, open_container, several_streams
 
 DECORD_DEMUXERS = frozenset({"mov", "matroska"})
 """First names of the demuxers whose files decord indexes right: mp4, mov, 3gp and mkv, webm. It begins MPEG-TS a picture group
@@ -28,11 +28,7 @@ def why_unsuited(path: Path, decoder: DecoderName) -> str:
 
     Raises DecodeProblem where the file has no video stream that could be decoded at all, as PyAV would.
     """
-    try:
-        container = av.open(str(path), options=OPTIONS)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise DecodeProblem("unreadable-container", str(getattr(error, "strerror", error))) from error
-    with container:
+    with open_container(path) as container:
         demuxer = container.format.name.split(",")[0]
         if decoder == "decord" and demuxer not in DECORD_DEMUXERS:
             return f"{decoder} is not used for {demuxer} files: its list of times and its pictures do not go together there"

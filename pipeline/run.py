@@ -153,9 +153,9 @@ def fill_cache(
 ) -> None:
     """Bring the cache up to date with the sources, extracting `redo` again; fills in `report`."""
     known = writer.known()
-    inventory = take_inventory(
-        resolved.sources, resolved.labels, known, retry_rejects=config.retry_rejects, redo=redo
-    )
+    # other decoding rules may give another verdict, so a redo tries rejects again
+    retry = config.retry_rejects or bool(config.redo)
+    inventory = take_inventory(resolved.sources, resolved.labels, known, retry_rejects=retry, redo=redo)
     report.stored_before, report.rejected_before = len(inventory.stored), len(inventory.rejected)
     report.gone = len(inventory.gone)
     for line in inventory.lines():

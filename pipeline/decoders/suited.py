@@ -15,7 +15,7 @@ import av
 
 from pipeline.decoders.base import DecoderName
 from pipeline.decoders.orientation import Orientation
-from pipeline.decoders.pyav import DECODE_TIMES_ONLY, HIGH_DYNAMIC_RANGE
+from pipeline.decoders.pyav import DECODE_TIMES_ONLY, HIGH_DYNAMIC_RANGE, RAW_DEMUXERS
 from pipeline.decoders.streams import choose_stream, open_container, several_streams
 
 DECORD_DEMUXERS = frozenset({"mov", "matroska"})
@@ -34,6 +34,8 @@ def why_unsuited(path: Path, decoder: DecoderName) -> str:
             return f"{decoder} is not used for {demuxer} files: its list of times and its pictures do not go together there"
         if demuxer in DECODE_TIMES_ONLY:
             return f"{decoder} is not used for {demuxer} files, which hold decoding times only"
+        if demuxer in RAW_DEMUXERS:
+            return f"{decoder} is not used for raw {demuxer} streams, which hold no times"
         if several_streams(container):
             return f"{decoder} is not used where several video streams are there"
         stream, _ = choose_stream(container, path)

@@ -11,7 +11,7 @@ import pytest
 from cache.errors import FingerprintMismatch, InputError, ParityError
 from cache.fingerprint import decoding_rules
 from cache.reader import open_cache
-from cache.schema import StreamSpec, VideoFeatures
+from cache.schema import Reject, StreamSpec, VideoFeatures
 from cache.writer import CacheWriter
 from pipeline import run as run_module
 from pipeline.cli_verify import verify_command
@@ -124,6 +124,25 @@ def test_a_redo_ends_where_a_fresh_run_would(suffix: str, fresh: Path, src: Path
     assert features(old) == features(fresh)
     assert rules_of(old) == DECODING_RULES
     assert run(src, old).stored_now == 0  # the ordinary command goes on from here
+
+
+def test_what_older_rules_rejected_is_tried_again(fresh: Path, src: Path, tmp_path: Path) -> None:
+    """H.264 with B-frames in AVI was too many broken times to be stored."""
+    old = as_by_rules_1(fresh, tmp_path / "old.zarr")
+    with CacheWriter.reopen(old) as writer:
+        known = writer.known()["b_frames.avi"]
+        refused = Reject(
+            known.id,
+            "decode-errors",
+            "28 errors in 60 frames",
+            known.digest,
+            known.size_bytes,
+            known.mtime_ns,
+        )
+        writer.commit([], [refused])
+    report = run(src, old, redo="affected")
+    assert report.adds_up and report.rejected == 0
+    assert features(old) == features(fresh)
 
 
 def test_a_redo_that_was_cut_short_goes_on(

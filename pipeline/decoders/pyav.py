@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
 from pipeline.decoders.orientation import Orientation
 from pipeline.decoders.streams import OPTIONS, choose_stream
-from pipeline.decoders.timeline import Timed, Timeline
+from pipeline.decoders.tiff import tiff_note
+from pipeline.decoders.timeline import FALLBACK_INTERVAL_SECONDS, MAX_NOMINAL_SECONDS, Timed, Timeline
 from pipeline.frames import RgbFrame
 from pipeline.trouble import LOST_MOUNT
 
@@ -41,11 +42,13 @@ class PyAVFrames:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
         try:
             self.stream, note = choose_stream(self.container, path)
+            if self.stream.codec_context.name == "tiff":
+                note = note or tiff_note(path)
         except DecodeProblem:
             self.container.close()
             raise
         self.stream.thread_type = "NONE"
-        self.declared = _declared(self.container, self.stream)
+        self.declared = declared_by(self.container, self.stream)
         self.notes = [note] if note else []
         self.n_frames = 0
         self.n_errors = 0
@@ -60,7 +63,8 @@ class PyAVFrames:
             declared_fps=rate, declared_seconds=self.declared.longest_seconds, decode_times=decode_times
         )
         held: tuple[float, Any] | None = None
-        for pts, frame in timeline.run(_timed(frame) for frame in self._decode()):
+        raw = self.container.format.name in RAW_DEMUXERS
+        for pts, frame in timeline.run(self._in_order() if raw else map(_timed, self._decode())):
             if held is None:
                 self._look_at(frame)
             else:
@@ -75,13 +79,22 @@ class PyAVFrames:
             self.notes.append(
                 "an uneven rate in a container without presentation times: with its B-frames a time may be off by a few frames"
             )
-        raw = self.container.format.name in RAW_DEMUXERS
         if self.n_frames > 1 and (raw or timeline.n_untimed == self.n_frames):
             self._note_rate(held[1])
         shown = _seconds(held[1], held[1].duration)
         still = self.n_frames == 1 and rate <= 0 and shown <= 0
         self.tail_seconds = 0.0 if still else timeline.tail(shown)
         yield FrameRef(held[0], None, _converter(held[1]))
+
+    def _in_order(self) -> Iterator[Timed[Any]]:
+        """The frames of a stream without a container, one after the other: what passes for their times there is FFmpeg's
+        guess."""
+        seconds = 0.0
+        declared = 1 / self.declared.fps if self.declared.fps > 0 else FALLBACK_INTERVAL_SECONDS
+        for frame in self._decode():
+            step = _seconds(frame, frame.duration) or declared
+            yield Timed(frame, seconds, None, step)
+            seconds += min(step, MAX_NOMINAL_SECONDS)
 
     def _look_at(self, frame: Any) -> None:
         if curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc)):
@@ -114,6 +127,9 @@ class PyAVFrames:
             except av.error.FFmpegError as error:
                 self._note(error)
                 continue
+            self.n_errors += bool(
+                packet.is_corrupt
+            )  # MPEG-TS lost a part of it, which a decoder may patch up in silence
             for frame in frames:
                 self._count(frame)
                 yield frame
@@ -144,12 +160,16 @@ class PyAVFrames:
         self.container.close()
 
 
-def _declared(container: Any, stream: Any) -> Declared:
+def declared_by(container: Any, stream: Any) -> Declared:
     """What the header says. A container's duration covers every stream in it and may count from zero, so it bounds the
-    video's."""
+    video's; ASF knows no other one."""
     rate = stream.codec_context.framerate or stream.average_rate or 0
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    own = own or _tagged_seconds(stream.metadata.get("DURATION", ""))
+    if container.format.name == "asf" and len(container.streams) > 1:
+        own = 0.0
+    if not own and (tagged := _tagged_seconds(stream.metadata.get("DURATION", ""))):
+        first = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
+        own = tagged - max(0.0, first)  # the tag says when the stream ends
     whole = container.duration / 1e6 if container.duration else 0.0  # AV_TIME_BASE is microseconds
     if not own and len(container.streams) == 1:
         start = container.start_time / 1e6 if container.start_time else 0.0

@@ -216,7 +216,7 @@ def _windows(
             while due and due[0][1][-1] <= index:
                 token, frames = due.pop(0)
                 yield token, [kept[i] for i in frames]
-                kept = {i: pixels for i, pixels in kept.items() if last[i] > index}
+            kept = {i: pixels for i, pixels in kept.items() if last[i] > index}
             if not due:
                 return
 

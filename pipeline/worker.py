@@ -393,6 +393,11 @@ def _decode(
         )
     if video.duration_seconds < settings.min_seconds:
         raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")
+    if not video.n_errors and (complaint := noise.tail()):
+        # what a decoder conceals it only prints: lost references, slices that do not parse
+        return replace(
+            video, notes=(*video.notes, f"no frame is reported damaged, but its decoder says: {complaint}")
+        )
     return video
 
 
@@ -412,8 +417,10 @@ def _quiet_libraries() -> None:
     os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0.0"  # share of frames it may make up without a word
     import av.logging
 
-    av.logging.set_level(av.logging.ERROR)
     av.logging.restore_default_callback()
+    av.logging.set_libav_level(
+        av.logging.ERROR
+    )  # PyAV's own level does not reach FFmpeg's callback: warnings would pass
 
 
 def _die_with_parent() -> None:

@@ -16,6 +16,8 @@ from pipeline.frames import RgbFrame
 ANIMATION_FLAG = 0x02
 """Bit of the flags of a VP8X chunk: the file is an animation (RFC 9649, section 2.7)."""
 HEADER_BYTES = 21
+UNSAID_SECONDS = 0.1
+"""How long a picture is shown whose duration is 0: what FFmpeg takes for GIF, and browsers for both."""
 
 
 def is_animated_webp(path: Path) -> bool:
@@ -42,6 +44,7 @@ class AnimationFrames:
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
+        self._n_unsaid = 0
 
     def __iter__(self) -> Iterator[FrameRef]:
         timeline = Timeline(declared_fps=0.0, declared_seconds=0.0)
@@ -51,6 +54,10 @@ class AnimationFrames:
                 yield FrameRef(held[0], pts, partial(_same, held[1]))
             held = (pts, picture)
         self.n_errors += timeline.repairs
+        if self._n_unsaid:
+            self.notes.append(
+                f"{self._n_unsaid} of {self.n_frames} pictures have a duration of 0 ms: taken as {UNSAID_SECONDS * 1000:.0f} ms"
+            )
         if held is not None:
             self.tail_seconds = timeline.tail(self._shown_seconds)
             yield FrameRef(held[0], None, partial(_same, held[1]))
@@ -60,7 +67,9 @@ class AnimationFrames:
         try:
             for frame in ImageSequence.Iterator(self._image):
                 picture = np.asarray(frame.convert("RGB"))
-                self._shown_seconds = float(frame.info.get("duration", 0)) / 1000
+                said = float(frame.info.get("duration", 0)) / 1000
+                self._shown_seconds = said or UNSAID_SECONDS
+                self._n_unsaid += not said
                 self.n_frames += 1
                 yield Timed(picture, seconds, None, self._shown_seconds)
                 seconds += self._shown_seconds

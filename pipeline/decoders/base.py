@@ -102,14 +102,17 @@ def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
         from pipeline.decoders.pyav import PyAVFrames
 
         return AnimationFrames(path) if is_animated_webp(path) else PyAVFrames(path)
-    from pipeline.decoders.suited import why_unsuited
+    from pipeline.decoders.suited import declared_if_suited
 
-    if reason := why_unsuited(path, decoder):
-        raise DecodeProblem("decode-errors", reason)
+    declared = declared_if_suited(path, decoder)
+    source: FrameSource
     if decoder == "decord":
         from pipeline.decoders.decord import DecordFrames
 
-        return DecordFrames(path)
-    from pipeline.decoders.opencv import OpenCVFrames
+        source = DecordFrames(path)
+    else:
+        from pipeline.decoders.opencv import OpenCVFrames
 
-    return OpenCVFrames(path)
+        source = OpenCVFrames(path)
+    source.declared = declared  # decord's is what it indexed, OpenCV's counts the sound beside the video
+    return source

@@ -19,6 +19,8 @@ from pipeline.frames import RgbFrame
 
 LONGEST_SECONDS = 600.0
 """Longer videos are left to PyAV: on two hours of 1080p decord grew to 4 GiB (benchmarks/memory.py)."""
+NO_TIME_SECONDS = 1e9
+"""Beyond this a time is FFmpeg's mark for none (the smallest int64), divided by some clock rate."""
 
 
 class DecordFrames:
@@ -37,6 +39,8 @@ class DecordFrames:
             fps = float(self._reader.get_avg_fps())
         except (decord.DECORDError, RuntimeError, IndexError, ValueError) as error:
             raise DecodeProblem("unreadable-container", _plain(error)) from error
+        if not np.all(np.abs(self._shown) < NO_TIME_SECONDS):
+            raise DecodeProblem("decode-errors", "decord has no time for some of its frames")
         if self._shown[0, 0] < 0:
             # an edit list cuts the start: decord counts the frames that are not to be shown and fills in copies for them
             raise DecodeProblem("decode-errors", f"its first frame is at {self._shown[0, 0]:.3f} s")
@@ -46,7 +50,10 @@ class DecordFrames:
                 "decode-errors", f"{duration:.0f} s are too long for decord, whose memory grows"
             )
         self.declared = Declared(
-            n_frames=n_frames, fps=fps if np.isfinite(fps) else 0.0, duration_seconds=duration
+            n_frames=n_frames,
+            fps=fps if np.isfinite(fps) else 0.0,
+            duration_seconds=duration,
+            longest_seconds=duration,
         )
         self.n_frames = 0
         self.n_errors = 0
@@ -54,7 +61,7 @@ class DecordFrames:
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[FrameRef]:
-        timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.duration_seconds)
+        timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.longest_seconds)
         # decord keeps times as float32; a microsecond grid gives back what the container said
         starts = np.round(self._shown[:, 0], 6)
         times = timeline.place_all(Timed(None, float(start)) for start in starts)

@@ -30,14 +30,14 @@ class OpenCVFrames:
         n_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = fps if np.isfinite(fps) and fps > 0 else 0.0
         seconds = n_frames / fps if fps and n_frames > 0 else 0.0
-        self.declared = Declared(n_frames=max(0, n_frames), fps=fps, duration_seconds=seconds)
+        self.declared = Declared(max(0, n_frames), fps, seconds, longest_seconds=seconds)
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[FrameRef]:
-        timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.duration_seconds)
+        timeline = Timeline(declared_fps=self.declared.fps, declared_seconds=self.declared.longest_seconds)
         held: tuple[float, RgbFrame] | None = None
         for pts, picture in timeline.run(self._decode()):
             if held is not None:
@@ -45,7 +45,8 @@ class OpenCVFrames:
             held = (pts, picture)
         self.n_errors += timeline.repairs
         if held is not None:
-            self.tail_seconds = timeline.tail(0.0)  # OpenCV does not say
+            # OpenCV does not say; the rate in the header is an average, far from any interval where frames come unevenly
+            self.tail_seconds = timeline.tail(timeline.last_gap_seconds)
             yield FrameRef(held[0], None, _converter(held[1]))
 
     def _decode(self) -> Iterator[Timed[RgbFrame]]:

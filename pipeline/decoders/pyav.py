@@ -12,7 +12,8 @@ import numpy as np
 from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
 from pipeline.decoders.orientation import Orientation
 from pipeline.decoders.streams import choose_stream, open_container, plain_reason
-from pipeline.decoders.timeline import Timed, Timeline
+from pipeline.decoders.tiff import tiff_note
+from pipeline.decoders.timeline import FALLBACK_INTERVAL_SECONDS, MAX_NOMINAL_SECONDS, Timed, Timeline
 from pipeline.frames import RgbFrame
 from pipeline.trouble import LOST_MOUNT
 
@@ -40,11 +41,13 @@ class PyAVFrames:
         self.container = open_container(path)
         try:
             self.stream, note = choose_stream(self.container, path)
+            if self.stream.codec_context.name == "tiff":
+                note = note or tiff_note(path)
         except DecodeProblem:
             self.container.close()
             raise
         self.stream.thread_type = "NONE"
-        self.declared = _declared(self.container, self.stream)
+        self.declared = declared_by(self.container, self.stream)
         self.notes = [note] if note else []
         self.n_frames = 0
         self.n_errors = 0
@@ -59,7 +62,8 @@ class PyAVFrames:
             declared_fps=rate, declared_seconds=self.declared.longest_seconds, decode_times=decode_times
         )
         held: tuple[float, Any] | None = None
-        for pts, frame in timeline.run(map(self._timed, self._decode())):
+        raw = self.container.format.name in RAW_DEMUXERS
+        for pts, frame in timeline.run(self._in_order() if raw else map(_timed, self._decode())):
             if held is None:
                 self._look_at(frame)
             else:
@@ -74,7 +78,6 @@ class PyAVFrames:
             self.notes.append(
                 "an uneven rate in a container without presentation times: with its B-frames a time may be off by a few frames"
             )
-        raw = self.container.format.name in RAW_DEMUXERS
         if self.n_frames > 1 and (raw or timeline.n_untimed == self.n_frames):
             self._note_rate(held[1])
         shown = _seconds(held[1], held[1].duration)
@@ -82,19 +85,23 @@ class PyAVFrames:
         self.tail_seconds = 0.0 if still else timeline.tail(shown)
         yield FrameRef(held[0], None, _converter(held[1]))
 
-    def _timed(self, frame: Any) -> Timed[Any]:
-        shown = max(0.0, _seconds(frame, frame.duration))
+    def _in_order(self) -> Iterator[Timed[Any]]:
+        """The frames of a stream without a container, one after the other: what passes for their times there is FFmpeg's
+        guess."""
+        seconds = 0.0
+        for frame in self._decode():
+            step = self._raw_step_seconds(frame)
+            yield Timed(frame, seconds, None, step)
+            seconds += min(step, MAX_NOMINAL_SECONDS)
+
+    def _raw_step_seconds(self, frame: Any) -> float:
+        """How long a frame of a stream without a container is shown: the stream's own rate before the demuxer's guess."""
+        shown = _seconds(frame, frame.duration)
         own = self.stream.codec_context.framerate
-        if self.container.format.name in RAW_DEMUXERS and own and shown == GUESSED_SECONDS != float(1 / own):
-            return Timed(
-                frame, None, None, float(1 / own)
-            )  # times at the demuxer's guess, not at the stream's own rate
-        return Timed(
-            frame,
-            None if frame.pts is None else _seconds(frame, frame.pts),
-            None if frame.dts is None else _seconds(frame, frame.dts),
-            shown,
-        )
+        if own and shown in (0.0, GUESSED_SECONDS):
+            return float(1 / own)
+        declared = 1 / self.declared.fps if self.declared.fps > 0 else FALLBACK_INTERVAL_SECONDS
+        return shown or declared
 
     def _look_at(self, frame: Any) -> None:
         if curve := HIGH_DYNAMIC_RANGE.get(int(frame.color_trc)):
@@ -102,13 +109,9 @@ class PyAVFrames:
 
     def _note_rate(self, frame: Any) -> None:
         known = self.stream.codec_context.framerate
-        step = self._timed(frame).duration_seconds or (
-            1 / self.declared.fps if self.declared.fps > 0 else 0.0
-        )
-        where = "the stream's own" if known and step else "nothing says it, so this is a guess"
-        self.notes.append(
-            f"no frame has a time: placed at {1 / step if step else 25:g} frames a second ({where})"
-        )
+        step = self._raw_step_seconds(frame)
+        where = "the stream's own" if known else "nothing says it, so this is a guess"
+        self.notes.append(f"no frame has a time: placed at {1 / step:g} frames a second ({where})")
 
     def _decode(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
@@ -129,6 +132,8 @@ class PyAVFrames:
             except av.error.FFmpegError as error:
                 self._note(error)
                 continue
+            # MPEG-TS lost a part of it, which a decoder may patch up in silence
+            self.n_errors += bool(packet.is_corrupt)
             for frame in frames:
                 self._count(frame)
                 yield frame
@@ -159,12 +164,16 @@ class PyAVFrames:
         self.container.close()
 
 
-def _declared(container: Any, stream: Any) -> Declared:
+def declared_by(container: Any, stream: Any) -> Declared:
     """What the header says. A container's duration covers every stream in it and may count from zero, so it bounds the
-    video's."""
+    video's; ASF knows no other one."""
     rate = stream.codec_context.framerate or stream.average_rate or 0
     own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-    own = own or _tagged_seconds(stream.metadata.get("DURATION", ""))
+    if container.format.name == "asf" and len(container.streams) > 1:
+        own = 0.0
+    if not own and (tagged := _tagged_seconds(stream.metadata.get("DURATION", ""))):
+        first = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
+        own = tagged - max(0.0, first)  # the tag says when the stream ends
     whole = container.duration / 1e6 if container.duration else 0.0  # AV_TIME_BASE is microseconds
     if not own and len(container.streams) == 1:
         start = container.start_time / 1e6 if container.start_time else 0.0
@@ -184,6 +193,15 @@ def _tagged_seconds(text: str) -> float:
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
         return 0.0
+
+
+def _timed(frame: Any) -> Timed[Any]:
+    return Timed(
+        frame,
+        None if frame.pts is None else _seconds(frame, frame.pts),
+        None if frame.dts is None else _seconds(frame, frame.dts),
+        max(0.0, _seconds(frame, frame.duration)),
+    )
 
 
 def _seconds(frame: Any, ticks: int | None) -> float:

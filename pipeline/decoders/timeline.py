@@ -156,6 +156,11 @@ class Timeline:
         return gap > SAME_SECONDS and not too_far and gap <= MAX_STILL_SECONDS
 
     @property
+    def last_gap_seconds(self) -> float:
+        """The last interval between two frames that could be right; 0 where there was none."""
+        return self._gap
+
+    @property
     def uneven(self) -> bool:
         """Whether frames followed each other at an uneven rate."""
         return self._longest - self._shortest > 2 * ROUNDING_SECONDS

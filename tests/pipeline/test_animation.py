@@ -45,3 +45,13 @@ def test_a_broken_animation_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(DecodeProblem):
         for frame in open_frames(path, "pyav"):
             frame.rgb()
+
+
+@pytest.mark.parametrize("durations_ms", [[0] * 6, [0, 100, 0, 100, 0, 100]])
+def test_a_duration_of_nothing_is_no_damage(durations_ms: list[int], tmp_path: Path) -> None:
+    source = open_frames(write_animation(tmp_path / "a.webp", durations_ms), "pyav")
+    seen = [(round(frame.pts_seconds, 3), read_number(frame.rgb())) for frame in source]
+    source.close()
+    assert seen == [(n / 10, n) for n in range(6)] and source.tail_seconds == pytest.approx(0.1)
+    assert source.n_errors == 0
+    assert source.notes == [f"{durations_ms.count(0)} of 6 pictures have a duration of 0 ms: taken as 100 ms"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
-from tests.pipeline.numbered import write_numbered
+from tests.pipeline.numbered import draw_number, read_number, write_numbered
 from tests.videos import (
     flip_bytes,
     truncate,
@@ -281,3 +283,85 @@ def test_a_stream_without_a_container_says_how_its_times_were_found(tmp_path: Pa
         assert times == pytest.approx(np.arange(30) / float(rate), rel=1e-4)
         (note,) = source.notes
         assert f"placed at {rate} frames a second" in note and how in note
+
+
+def test_packets_that_lost_a_part_are_counted(tmp_path: Path) -> None:
+    """MPEG-TS numbers its packets: where some are missing, a decoder may patch the picture up without a word."""
+    data = write_numbered(tmp_path / "whole.ts", n_frames=100, gop=50, b_frames=2, side=192).read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    lost = (len(packets) // 3, len(packets) // 2, 2 * len(packets) // 3)
+    path = tmp_path / "lossy.ts"
+    path.write_bytes(b"".join(packet for number, packet in enumerate(packets) if number not in lost))
+    source = open_frames(path, "pyav")
+    times = [frame.pts_seconds for frame in source]
+    source.close()
+    assert source.n_errors >= 1 and times[-1] > 3
+
+
+def test_what_passes_for_times_without_a_container_is_not_believed(tmp_path: Path) -> None:
+    """FFmpeg supposes B-frames in MPEG-1 and leaves a gap for them."""
+    path = write_numbered(tmp_path / "a.m1v", codec="mpeg1video", container="mpeg1video", n_frames=30)
+    source = open_frames(path, "pyav")
+    times = [frame.pts_seconds for frame in source]
+    source.close()
+    assert times == pytest.approx(np.arange(30) / 25)
+
+
+def test_fields_that_are_repeated_without_a_container_count(tmp_path: Path) -> None:
+    """3:2 pulldown: pictures are shown for three and for two fields in turn."""
+    path = write_numbered(tmp_path / "a.m2v", codec="mpeg2video", container="mpeg2video", n_frames=20)
+    data, at, number = bytearray(path.read_bytes()), 0, 0
+    while (at := data.find(b"\0\0\1\xb5", at)) >= 0:
+        if data[at + 4] >> 4 == 8:  # picture coding extension (ISO/IEC 13818-2, 6.2.3.1)
+            top, repeat = ((1, 1), (1, 0), (0, 1), (0, 0))[number % 4]
+            data[at + 7] = data[at + 7] & ~0x82 | top << 7 | repeat << 1
+            data[at + 8] |= 0x80  # progressive_frame
+            number += 1
+        elif data[at + 4] >> 4 == 1:
+            data[at + 5] &= ~0x08  # progressive_sequence
+        at += 4
+    path.write_bytes(data)
+    source = open_frames(path, "pyav")
+    times = [frame.pts_seconds for frame in source]
+    source.close()
+    assert times == pytest.approx([0, *itertools.accumulate([0.06, 0.04] * 9 + [0.06])])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_an_average_rate_does_not_say_how_long_the_last_frame_is_shown(
+    decoder: DecoderName, suffix: str, tmp_path: Path
+) -> None:
+    """Five frames in 100 seconds: on average one in 20."""
+    times = [0.0, 0.04, 0.08, 100.0, 100.04]
+    path = write_numbered(tmp_path / f"a.{suffix}", times_seconds=times, time_base=Fraction(1, 1000))
+    source = open_frames(path, decoder)
+    seen = [frame.pts_seconds for frame in source]
+    source.close()
+    assert seen == pytest.approx(times)
+    assert source.tail_seconds == pytest.approx(0.04, abs=1e-4)
+
+
+def test_decord_names_the_times_that_it_lacks(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "a.mkv", times_seconds=[0, 3.0], time_base=Fraction(1, 1000))
+    found = problem(path, "decord")
+    assert found.detail == "decord has no time for some of its frames"
+
+
+def test_times_that_float32_cannot_hold_are_left_to_pyav(tmp_path: Path) -> None:
+    """decord keeps times as float32: 200,000 s after the start of the clock they are 16 ms apart."""
+    path = write_numbered(tmp_path / "a.mkv", start_seconds=200_000.0)
+    assert "begin at 200000 s" in problem(path, "decord").detail
+    times, _, _ = read(path, "opencv")
+    np.testing.assert_allclose(times, np.arange(100) / 25, atol=1e-6)
+
+
+def test_tiff_that_ffmpeg_cannot_show_is_a_problem(tmp_path: Path) -> None:
+    picture = Image.fromarray(draw_number(77))
+    picture.save(tmp_path / "jpeg.tiff", compression="jpeg")
+    picture.save(tmp_path / "pages.tiff", compression="tiff_lzw", save_all=True, append_images=[picture])
+    assert "JPEG inside TIFF" in problem(tmp_path / "jpeg.tiff", "pyav").detail
+    source = open_frames(tmp_path / "pages.tiff", "pyav")
+    assert [read_number(frame.rgb()) for frame in source] == [77]
+    source.close()
+    assert source.notes == ["2 pages, of which the first was taken"]

@@ -193,6 +193,8 @@ def test_noise_alone_is_no_reason_to_reject(tmp_path: Path) -> None:
     outcome = run_pool(fakes.write_names(tmp_path, "noise_a.mp4"), "pyav").outcomes[0]
     check_quiet(outcome)
     assert not outcome.restarts
+    (note,) = outcome.finished.video.notes
+    assert "something is wrong" in note
 
 
 @pytest.mark.usefixtures("fake_decoders")

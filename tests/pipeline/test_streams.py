@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
+from pipeline.worker import SHORT_SHARE
 from tests.pipeline.numbered import draw_number, read_number
+from tests.pipeline.pools import run_pool
 
 
 def write_streams(path: Path, *streams: tuple[str, int, int], default: int | None = None) -> Path:
@@ -67,6 +69,39 @@ def test_other_decoders_leave_such_files_to_pyav(decoder: DecoderName, tmp_path:
     path = write_streams(tmp_path / "drone.mp4", ("mjpeg", 1, 96), ("libx264", 50, 64))
     with pytest.raises(DecodeProblem, match="several video streams"):
         open_frames(path, decoder)
+
+
+def write_with_sound(path: Path, *, seconds: float, sound_seconds: float, late_seconds: float = 0.0) -> Path:
+    """A video of `seconds` that starts `late_seconds` after its sound."""
+    with av.open(str(path), "w") as file:
+        video: Any = file.add_stream("libx264", rate=Fraction(10))
+        video.width = video.height = 64
+        sound: Any = file.add_stream("libmp3lame", rate=44100)
+        for number in range(round(sound_seconds * 44100 / 1152)):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16p", "mono")
+            samples.sample_rate, samples.pts = 44100, number * 1152
+            file.mux(sound.encode(samples))
+        for number in range(round(seconds * 10)):
+            frame = av.VideoFrame.from_ndarray(draw_number(1, side=64), format="rgb24")
+            frame.pts, frame.time_base = number + round(late_seconds * 10), Fraction(1, 10)
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+        file.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "flv", "wmv"])
+@pytest.mark.parametrize("late_seconds", [0.0, 2.0])
+def test_no_video_is_short_of_its_sound(suffix: str, late_seconds: float, tmp_path: Path) -> None:
+    """Only MP4 and MPEG-TS know how long the video itself is; what others declare must not be taken for it."""
+    path = write_with_sound(
+        tmp_path / f"a.{suffix}", seconds=2.0, sound_seconds=8.0, late_seconds=late_seconds
+    )
+    decoders: tuple[DecoderName, ...] = ("pyav", "decord", "opencv")
+    for decoder in decoders:
+        end = run_pool([path], decoder).outcomes[0].finished
+        assert end.video.duration_seconds == pytest.approx(2.0, abs=0.05)
+        assert end.video.duration_seconds >= SHORT_SHARE * end.video.declared_seconds, (decoder, end)
 
 
 def test_the_declared_duration_is_that_of_the_video(tmp_path: Path) -> None:

@@ -357,7 +357,8 @@ def demo(
     for title, arguments in steps:
         console.rule(title, align="left")
         console.print(f"$ onepass {' '.join(arguments)}")
-        app(arguments, standalone_mode=False)
+        if code := app(arguments, standalone_mode=False):
+            raise typer.Exit(code)
     console.rule("done", align="left")
     console.print(
         "RANDOM weights throughout: the numbers above show that the machinery works, not that violence is found"

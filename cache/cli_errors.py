@@ -26,8 +26,12 @@ def run_app(app: typer.Typer, *, args: list[str] | None = None, prog_name: str |
     """
     words = [expand_home(word) for word in (sys.argv[1:] if args is None else args)]
     with safe_streams() as outputs:
-        with unwinding():
+        with unwinding() as heard:
             code = _run(app, words, prog_name)
+        if (
+            heard.is_set() and code == INTERRUPTED
+        ):  # typer turns KeyboardInterrupt into this code, without a word
+            _say("interrupted", code)
         lost = outputs.lost()
         if lost is not None and code == 0:
             code = _say(f"what was printed could not be written: {lost.strerror}", StorageFull.exit_code)
@@ -49,8 +53,8 @@ def _run(app: typer.Typer, words: list[str], prog_name: str | None) -> int:
         return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     except OnepassError as error:
         return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+    except KeyboardInterrupt:  # outside of what typer guards
+        return INTERRUPTED
     except (OSError, MemoryError, RuntimeError, ImportError, SystemError) as error:
         explained = explain(error)
         if explained is None:

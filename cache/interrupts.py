@@ -35,20 +35,19 @@ def handling(handler: Handler) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unwinding() -> Iterator[None]:
+def unwinding() -> Iterator[threading.Event]:
     """The first stopping signal raises KeyboardInterrupt, and so does every Ctrl-C; others (a shell and the kernel both hang up)
-    do not disturb the cleaning up.
+    do not disturb the cleaning up. Gives an event that the first of them sets.
     """
-    heard = False
+    heard = threading.Event()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        nonlocal heard
-        if not heard or number == signal.SIGINT:
-            heard = True
+        if not heard.is_set() or number == signal.SIGINT:
+            heard.set()
             raise KeyboardInterrupt
 
     with handling(interrupt):
-        yield
+        yield heard
 
 
 @contextlib.contextmanager

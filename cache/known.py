@@ -90,6 +90,11 @@ class KnownInputs(Mapping[str, KnownInput]):
         rejects = [self._rejects.rows[name] for name in ids if name in self._rejects.rows]
         return (*self._videos.superseded, *videos), (*self._rejects.superseded, *rejects)
 
+    def withdraw(self, ids: Sequence[str]) -> None:
+        """Take over that these rejects are none any more."""
+        for video_id in ids:
+            self._rejects.supersede(video_id)
+
     def update(self, stored: Sequence[VideoRow], rejected: Sequence[Reject]) -> None:
         """Take over a commit that succeeded."""
         for video_id in [*(video.id for video in stored), *(reject.id for reject in rejected)]:

@@ -203,6 +203,19 @@ class CacheWriter:
             appender.commit(attributes)
             self._known.update(rows, rejected)
 
+    def withdraw(self, ids: Sequence[str]) -> None:
+        """Take rejects off the record, in one atomic step. Raises `CacheError` for ids that are none, and `StorageFull`."""
+        if not ids:
+            return
+        self._require_usable()
+        for video_id in ids:
+            if video_id not in self._known or self._known[video_id].state != "rejected":
+                raise CacheError(f"{video_id!r} is no reject of {self.path}")
+        with self._change() as appender:
+            _, rejects = self._known.superseded_after(ids)
+            appender.commit(dataclasses.replace(self._attributes, superseded_rejects=rejects))
+            self._known.withdraw(ids)
+
     def relabel(self, labels: Mapping[str, VideoLabel], *, label_names: tuple[str, str] | None = None) -> int:
         """Put labels on stored videos, in one atomic step; returns how many videos changed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import numpy as np
 
 from cache.errors import InputError
-from heads.checkpoint import PART_SUFFIX, writing
+from cache.outputs import write_output
 from heads.timeline import MEANING, Method, Timeline, check_request, score_over_time
 from heads.trained import TrainedHead
 
@@ -70,22 +71,18 @@ class TimelineRequest:
 
 
 def write_timelines(request: TimelineRequest, timelines: Iterable[Timeline], head: TrainedHead) -> int:
-    """Write all timelines atomically; returns how many windows there were.
+    """Write all timelines in one step (into a device or a pipe: straight); returns how many windows there were.
 
-    Raises InputError when the request does not fit the head, StorageFull or HeadError when the file cannot
+    Raises InputError when the request does not fit the head, InputError or StorageFull when the file cannot
     be written.
     """
     method = request.check(head)
-    path = request.path
-    part = path.with_name(path.name + PART_SUFFIX)
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if path.suffix == ".csv":
-                n_windows = _write_csv(file, timelines, head, method)
-            else:
-                n_windows = _write_json(file, timelines, head, method, request.window_seconds)
-        part.replace(path)
+    file = io.StringIO(newline="")
+    if request.path.suffix == ".csv":
+        n_windows = _write_csv(file, timelines, head, method)
+    else:
+        n_windows = _write_json(file, timelines, head, method, request.window_seconds)
+    write_output("--timeline", request.path, file.getvalue().encode("utf-8", "surrogateescape"))
     return n_windows
 
 

@@ -86,13 +86,20 @@ def add_stream(
 ) -> None:
     """Compute stream `name` for every stored video and attach it; after an interruption the same command goes on.
 
-    Where passing trouble kept a stored video from being read, the stream is not attached and stands in `report.waiting`.
+    Where passing trouble kept a stored video from being read, or its folder from being listed, the stream is not attached and
+    stands in `report.waiting`.
     Raises InputError where stored videos are not in the source, and FingerprintMismatch where a file changed.
     """
     with CacheWriter.reopen(config.out) as main:
         stored = {video_id: entry for video_id, entry in main.known().items() if entry.state == "stored"}
         by_id = {source.id: source for source in resolved.sources}
-        gone = sorted(stored.keys() - by_id.keys())
+        hidden = {
+            i: f"unreadable-file: the folder {folder.id} cannot be listed: {folder.unlisted}"
+            for i in stored.keys() - by_id.keys()
+            for folder in resolved.sources
+            if folder.unlisted and i.startswith(f"{folder.id}/")
+        }
+        gone = sorted(stored.keys() - by_id.keys() - hidden.keys())
         if gone:
             raise InputError(
                 f"stream {name} cannot be added: {len(gone)} stored videos are not in {config.src}, such as {gone[0]}; "
@@ -106,7 +113,7 @@ def add_stream(
             work = [
                 Input(by_id[i], resolved.labels.get(i, VideoLabel(-1, "")), entry.size_bytes, entry.mtime_ns)
                 for i, entry in stored.items()
-                if i not in done or done[i].passing
+                if i not in hidden and (i not in done or done[i].passing)
             ]
             flow = make_flow(config, {name: backbones[name]}, writer=writer, digests={})
             flow.run(work, report=own, console=console, stop=stop)
@@ -114,10 +121,11 @@ def add_stream(
         report.tokens[name] = report.tokens.get(name, 0) + own.tokens.get(name, 0)
         report.added_streams[name] = own.stored_now
         lacking = {i: f"{e.reason}: {e.detail}" for i, e in ended.items() if i in stored and e.passing}
+        lacking |= {i: why for i, why in sorted(hidden.items()) if i not in ended}
         if stop.is_set() or lacking:
             if lacking:
                 report.waiting[name] = lacking
-            report.stored_before = len(stored)
+            report.stored_before = sum(i in by_id for i in stored)
             report.rejected_before = sum(
                 i in by_id and e.state == "rejected" for i, e in main.known().items()
             )

@@ -75,6 +75,11 @@ class StreamRunner:
         while self._launched:
             self._wait_for_one()
 
+    def close(self) -> None:
+        """Wait for what is under way and drop it: the model reads this runner's memory, and serves another one after it."""
+        while self._launched:
+            self._launched.pop().pending.features()
+
     def results(self) -> Iterator[tuple[TokenKey, NDArray[np.float32]]]:
         """Features that are on the CPU by now: (key, float32 [D])."""
         self._collect_done()

@@ -76,21 +76,25 @@ class Flow:
             max_error_share=self._settings.max_error_share,
             min_seconds=self._settings.min_seconds,
         )
-        with (
-            DecodePool(self._settings.pool, worker_settings=limits) as pool,
-            ExtractProgress(len(work), console=console) as self._progress,
-        ):
-            for event in pool.run(self._tasks(work, stop), stop=stop):
-                self._take(event)
-                self._gather()
-                self._commit_if_due()
-            if not stop.is_set():
-                for runner in self._runners.values():
-                    runner.flush()
-                self._gather()
-                assert not len(self._assembler), "a video was decoded but never completed"
-            self._commit()
-            report.worker_restarts += pool.restarts
+        try:
+            with (
+                DecodePool(self._settings.pool, worker_settings=limits) as pool,
+                ExtractProgress(len(work), console=console) as self._progress,
+            ):
+                for event in pool.run(self._tasks(work, stop), stop=stop):
+                    self._take(event)
+                    self._gather()
+                    self._commit_if_due()
+                if not stop.is_set():
+                    for runner in self._runners.values():
+                        runner.flush()
+                    self._gather()
+                    assert not len(self._assembler), "a video was decoded but never completed"
+                self._commit()
+                report.worker_restarts += pool.restarts
+        finally:
+            for runner in self._runners.values():
+                runner.close()
         report.model_seconds += self._models.seconds
         report.idle_seconds += max(0.0, time.perf_counter() - began - self._models.seconds)
         report.not_reached += len(work) - (_ended(report) - ended_before)

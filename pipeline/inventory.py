@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cache.schema import UNKNOWN_LABEL, KnownInput, VideoLabel
@@ -22,7 +22,8 @@ class Inventory:
 
     `retried`: the reasons of those in work that were rejected for passing trouble, with their numbers. `odd_times`: ids of files
     with an impossible time of change. `gone`: ids of the cache whose file the source no longer holds: it is not listed, or stands
-    in a manifest and cannot be found. What is stored of them stays.
+    in a manifest and cannot be found. What is stored of them stays. `listed`: folders that could not be listed and were
+    rejected, and that can be by now.
     """
 
     work: tuple[Input, ...]
@@ -31,6 +32,7 @@ class Inventory:
     gone: tuple[str, ...]
     retried: Mapping[str, int] = field(default_factory=dict)
     odd_times: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
 
     @property
     def n_found(self) -> int:
@@ -96,7 +98,10 @@ def take_inventory(
             label = labels.get(source.id, VideoLabel(UNKNOWN_LABEL, ""))
             work.append(Input(source, label, *(stamp or NO_FILE), known_digest=digest))
     ids = {source.id for source in sources}
-    gone = sorted({*(known.keys() - ids), *lost})
+    absent = known.keys() - ids
+    refused = {video_id for video_id in absent if known[video_id].passing}
+    listed = refused & _folders(ids) if refused else set()
+    gone = sorted({*(absent - listed), *lost})
     return Inventory(
         tuple(work),
         tuple(stored),
@@ -104,7 +109,19 @@ def take_inventory(
         tuple(gone),
         retried=dict(retried.most_common()),
         odd_times=tuple(odd_times),
+        listed=tuple(sorted(listed)),
     )
+
+
+def _folders(ids: Iterable[str]) -> set[str]:
+    """Every folder above an id."""
+    found: set[str] = set()
+    for video_id in ids:
+        folder = video_id.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def _status(source: Source) -> os.stat_result | None:

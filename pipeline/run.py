@@ -31,7 +31,7 @@ from pipeline.redo import affected_videos, reasons, require_present_rules, rules
 from pipeline.report import ExtractReport
 from pipeline.source_tree import discover
 from pipeline.sources import ResolvedSources, resolve_labels
-from pipeline.twins import firsts_and_twins
+from pipeline.twins import firsts_and_twins, stored_contents
 
 CALIBRATE_FROM_VIDEOS = 100
 """Measuring which batches are fastest takes up to a minute, once a machine: worth it from about this many videos."""
@@ -62,6 +62,7 @@ def extract(
         if not config.redo:
             require_present_rules(config.out)
         missing = missing_streams(config.out, config.backbones.streams)
+        resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
         worth_measuring = len(tree.sources) >= CALIBRATE_FROM_VIDEOS
         if backbones is None:
@@ -107,6 +108,13 @@ def extract(
             workers=config.pool.workers,
         )
     return report
+
+
+def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
+    if not out.exists() and not Path(f"{out}.staging").exists():
+        return resolved
+    with open_cache(out) as cache:
+        return resolved.spelt_as(cache.label_names)
 
 
 def _to_redo(
@@ -161,10 +169,11 @@ def fill_cache(
     for line in inventory.lines():
         console.print(line, highlight=False, markup=False)
     _relabel(writer, inventory, resolved, report)
+    writer.withdraw(inventory.listed)
     if not inventory.work:
         console.print("nothing new to extract", highlight=False)
     else:
-        digests = {entry.digest: video_id for video_id, entry in known.items() if entry.state == "stored"}
+        digests = stored_contents(known, inventory.work)
         rounds = firsts_and_twins(inventory.work) if config.duplicates == "reject" else (inventory.work,)
         for work in filter(None, rounds):
             flow = make_flow(config, backbones, writer=writer, digests=digests)
@@ -175,7 +184,8 @@ def _relabel(
     writer: CacheWriter, inventory: Inventory, resolved: ResolvedSources, report: ExtractReport
 ) -> None:
     """Labels are data: join them again for videos that are stored already."""
-    held = [*inventory.stored, *(item.source.id for item in inventory.work if item.known_digest)]
+    rows = writer.known().video_rows
+    held = [*inventory.stored, *(item.source.id for item in inventory.work if item.source.id in rows)]
     known = {video_id: resolved.labels[video_id] for video_id in held if video_id in resolved.labels}
     known = {video_id: label for video_id, label in known.items() if label.label != UNKNOWN_LABEL}
     if known:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.errors import InputError, LabelError
 from cache.groups import source_group
-from cache.label_names import is_known_word, is_number
+from cache.label_names import is_known_word, is_number, same_name
 from cache.labels import (
     JoinedBy,
     LabelNames,
@@ -38,6 +38,18 @@ class ResolvedSources:
     labels: Mapping[str, VideoLabel]
     names: LabelNames | None
     lines: tuple[str, ...]
+
+    def spelt_as(self, names: tuple[str, str] | None) -> ResolvedSources:
+        """The same with class names as a cache, (negative, positive), spells them, where they differ in no more than case."""
+        mine = self.names
+        if mine is None or names is None or not all(map(same_name, names, (mine.negative, mine.positive))):
+            return self
+        spelling = {0: names[0], 1: names[1]}
+        labels = {
+            video_id: replace(label, label_name=spelling.get(label.label, label.label_name))
+            for video_id, label in self.labels.items()
+        }
+        return replace(self, labels=labels, names=LabelNames(*names))
 
     @property
     def n_unlabelled(self) -> int:

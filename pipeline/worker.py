@@ -11,9 +11,11 @@ damage any noise at all is a reason to let PyAV judge.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -289,7 +291,10 @@ def _run(
     connection: Connection,
 ) -> Message:
     try:
-        if Path(task.path).stat().st_size == 0:
+        status = Path(task.path).stat()
+        if stat.S_ISDIR(status.st_mode):  # some file systems give folders 0 bytes
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if status.st_size == 0:
             return Failed(task.number, "empty-file", "the file has 0 bytes")
         if task.probe:
             return _probe(task, noise)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import onepass
 
@@ -63,3 +64,17 @@ finally:
     assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT, capture_output=True)
+
+
+def test_a_demo_that_is_interrupted_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def step(arguments: list[str], **_: object) -> int:
+        begun.append(arguments[0])
+        return 130
+
+    monkeypatch.setattr("pipeline.demo_videos.make_demo_tree", lambda folder, **_: folder)
+    monkeypatch.setattr(onepass, "app", step)
+    with pytest.raises(typer.Exit) as stopped:
+        onepass.demo(tmp_path / "demo")
+    assert stopped.value.exit_code == 130 and begun == ["extract"]

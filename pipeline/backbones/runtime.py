@@ -14,7 +14,8 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +108,8 @@ class OpenVinoModel:
         )
         self.n_streams = n_streams
         self._passes = [_Pass(compiled.create_infer_request()) for _ in range(n_streams)]
+        # a pass that ends after Python has ended aborts the process
+        weakref.finalize(self, wait_for, tuple(self._passes))
 
     def __call__(self, frames: NDArray[Any]) -> torch.Tensor:
         """Features as float32 [B, D]."""
@@ -152,6 +155,13 @@ class _Pass:
         found = np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
         self._frames = None
         return found
+
+
+def wait_for(passes: Sequence[_Pass]) -> None:
+    """Until no pass is under way; what they gave is dropped."""
+    for one in passes:
+        if one.busy:
+            one.features()
 
 
 def run_side_by_side(model: OpenVinoModel, frames: NDArray[Any]) -> Callable[[], None]:

@@ -120,6 +120,7 @@ def signalled(script: Path, number: int, before: list[str]) -> tuple[int, bytes]
 def test_a_signal_unwinds(number: signal.Signals, script: Path) -> None:
     code, said = signalled(script, number, [])
     assert code == 130 and b"Traceback" not in said
+    assert said.splitlines()[-1] == b"error: interrupted"
     assert script.with_name("done.left").exists() and not script.with_name("done").exists()
 
 

@@ -406,3 +406,20 @@ def test_a_closed_writer_refuses(store: Path) -> None:
     writer.close()
     with pytest.raises(CacheError, match="closed"):
         writer.commit([make_video("a.mp4")], [])
+
+
+def test_a_reject_is_taken_off_the_record(store: Path) -> None:
+    rejects = [make_reject("bad.mp4"), make_reject("folder", "unreadable-file")]
+    with open_writer(store) as writer:
+        writer.commit([make_video("a.mp4")], rejects)
+        for stranger in ("a.mp4", "nowhere"):
+            with pytest.raises(CacheError, match="is no reject"):
+                writer.withdraw([stranger])
+        writer.withdraw(["folder"])
+        assert set(writer.known()) == {"a.mp4", "bad.mp4"}
+    with open_cache(store) as cache:
+        assert cache.rejects.id.tolist() == ["bad.mp4"] and cache.videos.id.tolist() == ["a.mp4"]
+    with open_writer(store) as writer:
+        writer.commit([], [make_reject("folder")])
+    with open_cache(store) as cache:
+        assert cache.rejects.id.tolist() == ["bad.mp4", "folder"]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,3 +190,27 @@ def test_files_say_what_their_numbers_mean(
     assert found["random_weights"] is True
     assert [len(video["windows"]) for video in found["videos"]] == [100, 7]
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_pipe_is_written_into_and_stays_one(
+    heads: dict[str, TrainedHead], long_cache: Cache, tmp_path: Path
+) -> None:
+    pipe, head = tmp_path / "t.csv", heads["attention-pool"]
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text("utf-8")), daemon=True)
+    reader.start()
+    request = TimelineRequest(pipe)
+    assert write_timelines(request, request.timelines(head, long_cache), head) == 107
+    reader.join(timeout=10)
+    assert read and read[0].count("\n") == 108
+    assert pipe.is_fifo()
+
+
+def test_a_timeline_that_cannot_be_written_is_told_as_scores_are(
+    heads: dict[str, TrainedHead], long_cache: Cache, tmp_path: Path
+) -> None:
+    head, request = heads["attention-pool"], TimelineRequest(tmp_path / "t.csv")
+    request.path.mkdir()
+    with pytest.raises(InputError, match="--timeline"):
+        write_timelines(request, request.timelines(head, long_cache), head)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from cache.errors import StorageFull
 from cache.writer import CacheWriter
 from pipeline import run as run_module
+from pipeline.batching import StreamRunner
 from pipeline.pool import PoolSettings
 from tests.pipeline import fakes
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
@@ -94,3 +96,21 @@ def test_commits_come_by_count_and_by_time(tmp_path: Path, monkeypatch: pytest.M
     sizes.clear()
     run(src, tmp_path / "time.zarr", commit_seconds=1e-6)
     assert sum(sizes) == 7 and len(sizes) > 2
+
+
+def test_however_a_run_ends_no_forward_pass_is_left_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[StreamRunner] = []
+    close = StreamRunner.close
+    monkeypatch.setattr(StreamRunner, "close", lambda runner: (ended.append(runner), close(runner)))
+
+    def refuse(*_: Any) -> None:
+        raise StorageFull("no room")
+
+    monkeypatch.setattr(CacheWriter, "commit", refuse)
+    src = tmp_path / "data"
+    write_video(src / "a.mp4", seconds=0.5)
+    with pytest.raises(StorageFull):
+        run(src, tmp_path / "c.zarr")
+    assert len(ended) == 2

@@ -97,3 +97,15 @@ def test_an_empty_file_of_1970_is_there(tmp_path: Path) -> None:
     os.utime(source.path, (0, 0))
     found = take_inventory([source], {}, {source.id: entry}, retry_rejects=False)
     assert [item.source.id for item in found.work] == ["a.mp4"] and not found.gone
+
+
+def test_a_rejected_folder_that_holds_inputs_now_was_listed(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    sources = make(tmp_path, "a/b/x.mp4")
+    trouble, verdict = ("unreadable-file", "no-frames")
+    entries = {
+        name: KnownInput(name, "rejected", "", 0, 0, reason)
+        for name, reason in {"a/b": trouble, "a": verdict, "a/b/x": trouble, "c": trouble}.items()
+    }
+    found = take_inventory(sources, {}, entries, retry_rejects=False)
+    assert found.listed == ("a/b",) and found.gone == ("a", "a/b/x", "c")

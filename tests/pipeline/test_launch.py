@@ -95,3 +95,14 @@ def test_passes_overlap() -> None:
 def test_a_backbone_without_a_queue_runs_in_place() -> None:
     assert isinstance(make_launcher(TinyBackbone(PLANS[0]), CPU), InlineLauncher)
     assert isinstance(make_launcher(beside(2, 1), CPU), QueueLauncher)
+
+
+def test_a_runner_that_is_given_up_leaves_the_streams_free() -> None:
+    """The next run with the same model would find no free one, and Python may not end under a pass."""
+    backbone = beside(2, 1)
+    given_up = StreamRunner(backbone, device=CPU)
+    for index in range(2):
+        given_up.add(0, 0, index, windows(1, index))
+    given_up.close()
+    assert backbone.queue is not None and all(one.poll() for one in backbone.queue._started)  # type: ignore[attr-defined]
+    assert list(given_up.results()) == []

@@ -21,7 +21,7 @@ from pipeline.pool import PoolSettings
 from pipeline.run import ExtractConfig, extract
 from tests.pipeline import fakes
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
-from tests.pipeline.trees import GOOD, contents, make_tree, run
+from tests.pipeline.trees import GOOD, contents, lock_folder, make_tree, run
 from tests.videos import write_video
 
 
@@ -246,3 +246,50 @@ def test_a_file_dated_beyond_int64_is_stored_and_recognised(seconds: int, any_da
     assert run(src, out).unchanged == 1
     with open_cache(out) as cache:
         assert cache.videos.mtime_ns.dtype == "int64"
+
+
+# --- folders that cannot be listed for a while ----------------------------------------------------------------
+
+
+def test_a_folder_that_can_be_listed_again_is_off_the_record(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as locked:
+        lock_folder(locked, "val")
+        report = run(src, out)
+        assert report.rejects["val"][0] == "unreadable-file" and report.adds_up
+    report = run(src, out)
+    whole = out.with_name(f"whole{out.suffix}")
+    run(src, whole)
+    assert contents(out) == contents(whole)
+    assert report.gone == 0 and report.adds_up and (report.stored, report.rejected) == (5, 3)
+
+
+def test_a_stream_waits_for_a_folder_that_cannot_be_listed(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(src, out, streams=("clip",))
+    before = contents(out)
+    with monkeypatch.context() as locked:
+        lock_folder(locked, "val")
+        report = run(src, out)
+    assert report.adds_up and (report.stored, report.rejected, report.not_reached) == (3, 2, 1)
+    told = "unreadable-file: the folder val cannot be listed: Permission denied"
+    assert report.waiting == {"slowfast": dict.fromkeys(sorted(GOOD[3:]), told)}
+    assert contents(out) == before
+    report = run(src, out)
+    assert report.added_streams == {"slowfast": 2} and report.adds_up and not report.waiting
+    whole = out.with_name(f"whole{out.suffix}")
+    run(src, whole)
+    assert contents(out) == contents(whole)
+
+
+def test_a_redo_that_cannot_read_a_video_gives_it_its_new_label(src: Path, out: Path) -> None:
+    manifest = manifest_of(src)
+    run(manifest, out, streams=("clip",))
+    (src / GOOD[0]).unlink()
+    (src / GOOD[0]).mkdir()
+    manifest.write_text(manifest.read_text("utf-8").replace("a_0.mp4,Fight", "a_0.mp4,NonFight"), "utf-8")
+    report = run(manifest, out, streams=("clip",), redo="all")
+    assert (report.redone, report.not_redone, report.relabelled) == (4, 1, 1)
+    assert contents(out)["videos"][f"data/{GOOD[0]}"][0].label_name == "NonFight"

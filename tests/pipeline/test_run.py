@@ -413,3 +413,29 @@ def test_counts_that_do_not_add_up_are_our_fault(src: Path, tmp_path: Path) -> N
     report.found += 1
     with pytest.raises(AssertionError, match="is not 9 found"):
         conclude(report, ExtractConfig(src=src, out=tmp_path / "c.zarr", max_rejects=1.0))
+
+
+def test_a_video_that_moved_is_stored_where_its_old_name_holds_another_one(tmp_path: Path) -> None:
+    src, out = tmp_path / "data", tmp_path / "c.zarr"
+    write_video(src / "a.mp4", seconds=0.5)
+    run(src, out, duplicates="reject")
+    (src / "a.mp4").rename(src / "b.mp4")
+    write_video(src / "a.mp4", seconds=0.8, seed=5)
+    report = run(src, out, duplicates="reject")
+    assert (report.stored, report.rejected, report.replaced) == (2, 0, 1)
+
+
+def test_labels_in_another_case_are_the_classes_of_the_cache(tmp_path: Path) -> None:
+    src, out, labels = tmp_path / "data", tmp_path / "c.zarr", tmp_path / "labels.csv"
+    for number, name in enumerate(("Fight/a.mp4", "NonFight/b.mp4", "NonFight/c.mp4")):
+        write_video(src / name, seconds=0.5, seed=number)
+    run(src, out)
+    labels.write_text("id,label\na,FIGHT\nb,fight\nc,nonfight\n", encoding="utf-8")
+    assert run(src, out, labels=labels).relabelled == 1
+    with open_cache(out) as cache:
+        assert cache.label_names == ("NonFight", "Fight")
+        assert dict(zip(cache.videos.id, cache.videos.label_name, strict=True)) == {
+            "Fight/a.mp4": "Fight",
+            "NonFight/b.mp4": "Fight",
+            "NonFight/c.mp4": "NonFight",
+        }

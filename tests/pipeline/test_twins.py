@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cache.schema import VideoLabel
+from cache.schema import KnownInput, VideoLabel
 from pipeline import twins
 from pipeline.assembly import Input
 from pipeline.source_tree import Source
-from pipeline.twins import firsts_and_twins
+from pipeline.twins import firsts_and_twins, stored_contents
 
 
 def items(folder: Path, contents: dict[str, bytes | None]) -> list[Input]:
@@ -51,3 +51,20 @@ def test_a_file_of_its_own_size_is_not_read(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(twins, "file_digest", digest)
     firsts_and_twins(items(tmp_path, {"a": b"1", "b": b"22", "c": b"3", "d": b"4444"}))
     assert read == ["a", "c"]
+
+
+def test_a_stored_video_whose_file_holds_other_bytes_now_is_no_twin(tmp_path: Path) -> None:
+    work = items(tmp_path, {"changed": b"new", "touched": b"old", "gone": None, "new": b"one"})
+    entries = {
+        name: KnownInput(name, "stored", digest, 3, 0)
+        for name, digest in {
+            "changed": "blake2b:1",
+            "touched": twins.file_digest(str(tmp_path / "touched")),
+            "gone": "blake2b:3",
+            "elsewhere": "blake2b:4",
+        }.items()
+    }
+    known = {**entries, "refused": KnownInput("refused", "rejected", "blake2b:5", 3, 0, "no-frames")}
+    assert stored_contents(known, work) == {
+        entries[name].digest: name for name in ("touched", "gone", "elsewhere")
+    }

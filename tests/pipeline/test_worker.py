@@ -181,3 +181,12 @@ def test_a_worker_imports_neither_torch_nor_a_model() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     heavy = {"torch", "torchvision", "open_clip", "pytorchvideo", "zarr", "h5py", "pipeline.backbones.base"}
     assert not heavy & set(loaded.split())
+
+
+@pytest.mark.skipif(not Path("/proc/sys").is_dir(), reason="needs a folder of 0 bytes")
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_folder_of_0_bytes_is_no_empty_file(probe: bool) -> None:
+    """Some network file systems give every folder 0 bytes."""
+    assert Path("/proc/sys").stat().st_size == 0
+    (ended,) = run_pool([Path("/proc/sys")], probe=probe).outcomes
+    assert (ended.reason, ended.detail) == ("unreadable-file", "cannot be read: Is a directory")

@@ -10,7 +10,7 @@ import torch
 from pipeline.backbones import calibrate
 from pipeline.backbones.calibrate import Say
 from pipeline.backbones.engine import Engine
-from pipeline.backbones.runtime import Runtime
+from pipeline.backbones.runtime import Runtime, wait_for
 
 CPU = torch.device("cpu")
 WEIGHTS = torch.arange(12, dtype=torch.float32).reshape(3, 4) / 7
@@ -72,3 +72,18 @@ def test_what_was_measured_is_used_by_the_next(runtime: Runtime, own_cache: Path
     assert len(said) == 1
     batch = frames(first.batching.batch_size)
     torch.testing.assert_close(first(batch), forward(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_the_process_ends_no_earlier_than_its_forward_passes() -> None:
+    ended = []
+
+    class Pass:
+        def __init__(self, busy: bool) -> None:
+            self.busy = busy
+
+        def features(self) -> None:
+            ended.append(self)
+
+    passes = [Pass(True), Pass(False), Pass(True)]
+    wait_for(passes)  # type: ignore[arg-type]
+    assert ended == [passes[0], passes[2]]

@@ -15,7 +15,7 @@ import typer
 from cache.cli import convert_command, inspect_command
 from cache.cli_errors import run_app
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
-from cache.outputs import require_output, require_output_folder
+from cache.outputs import require_cache_output, require_output, require_output_folder
 from cache.terminal import make_console
 from heads.cli import train_head_command
 from heads.cli_ablate import ablate_command
@@ -95,7 +95,7 @@ def predict(
             raise InputError(
                 "--keep-cache keeps the features of one path of videos; give one, or run once a path"
             )
-        require_output_folder("--keep-cache", keep_cache.parent)
+        require_cache_output("--keep-cache", keep_cache)
     console = make_console()
     trained = TrainedHead.load(head)
     console.print(f"head {head}: {trained.info.config.model.architecture}, weights {trained.info.weights}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -41,3 +43,8 @@ def without_suffix(name: str) -> str:
 def has_media_suffix(name: str) -> bool:
     """Whether the name is one of a video or image file."""
     return without_suffix(name) != name
+
+
+def utf8_path(folder: Path, name: str) -> Path:
+    """The file below `folder` whose name is `name` as UTF-8 bytes, whatever the locale makes of them."""
+    return folder / os.fsdecode(name.encode("utf-8"))

@@ -44,6 +44,13 @@ def require_output_folder(flag: str, folder: Path) -> None:
         _try_folder(folder)
 
 
+def require_cache_output(flag: str, cache: Path) -> None:
+    """Raise `InputError` unless a cache can be made at `cache`, or the one there be added to."""
+    require_output_folder(flag, cache.parent)
+    if cache.is_dir():
+        require_output_folder(flag, cache)
+
+
 def write_output(flag: str, path: Path, contents: bytes) -> None:
     """Write a file in one step (into a device or a pipe: straight). Raises `InputError` or `StorageFull`."""
     with _refusing(flag, path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cache.media import utf8_path
 from heads.report_thumbnails import middle_frame_jpeg
 from heads.timeline import Timeline, choose_method, score_over_time
 from heads.train import PredictionTable
@@ -93,7 +94,7 @@ def describe_mistakes(
 def _picture(video_id: str, src: Path | None) -> tuple[str | None, str]:
     if src is None:
         return None, "no picture: train-head --src DIR shows them"
-    path = src / video_id
+    path = utf8_path(src, video_id)
     if ".." in path.parts or not path.is_relative_to(src) or not path.is_file():
         return None, "no picture: the file is not under --src"
     jpeg = middle_frame_jpeg(path)

@@ -9,7 +9,7 @@ import typer
 
 from cache.cli_errors import INTERRUPTED, run_app
 from cache.errors import InputError, OnepassError, RejectLimitExceeded
-from cache.outputs import require_output, require_output_folder
+from cache.outputs import require_cache_output, require_output
 from cache.terminal import make_console
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def extract_command(
     if report is not None:
         require_output("--report", report)
     if not dry_run:
-        require_output_folder("--out", out.parent)
+        require_cache_output("--out", out)
     console = make_console()
     config = ExtractConfig(
         src=src,

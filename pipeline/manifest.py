@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from cache.errors import SourceError
 from cache.label_files import LabelEntry, read_entries
 from cache.label_keys import key_columns
 from cache.label_names import is_number
-from cache.media import has_media_suffix
+from cache.media import has_media_suffix, utf8_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +75,9 @@ def _exists(folder: Path, written: str) -> bool:
 
 
 def _opened(folder: Path, written: str) -> tuple[str, Path]:
-    """The path with `/`, and the one to open: file names are UTF-8 bytes, whatever the locale makes of them."""
-    path = folder / os.fsdecode(written.encode("utf-8"))
+    """The path with `/`, and the one to open."""
+    path = utf8_path(folder, written)
     if "\\" in written and not path.exists():
         written = written.replace("\\", "/")
-        path = folder / os.fsdecode(written.encode("utf-8"))
+        path = utf8_path(folder, written)
     return written, path

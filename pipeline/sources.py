@@ -20,6 +20,7 @@ from cache.labels import (
     read_entries,
     shortened,
 )
+from cache.media import utf8_path
 from cache.schema import UNKNOWN_LABEL, VideoLabel
 from pipeline.source_tree import Source, SourceTree, discover
 
@@ -179,7 +180,7 @@ def _groups(
         seen = [name for name, _ in tree.skipped if name.rsplit("/", 1)[-1] == SOURCES_FILE]
         if not seen:
             return {}, []
-        path = tree.root / min(seen, key=lambda name: (name.count("/"), name))
+        path = utf8_path(tree.root, min(seen, key=lambda name: (name.count("/"), name)))
         try:
             groups, unmatched, how = _read_groups(path, ids)
         except InputError as problem:

@@ -293,6 +293,7 @@ def _run(
     try:
         status = Path(task.path).stat()
         if stat.S_ISDIR(status.st_mode):  # some file systems give folders 0 bytes
+            os.scandir(task.path).close()  # a folder that cannot be listed says why
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if status.st_size == 0:
             return Failed(task.number, "empty-file", "the file has 0 bytes")

@@ -414,6 +414,8 @@ def test_labels_join_by_file_name_and_the_same_video_has_one_id_in_every_locale(
     names = ("1 é.mp4", "2.mp4", "3.mp4")
     for number, name in enumerate(names):
         write_video(src / name, seconds=0.5, seed=number)
+    (src / "é").mkdir()
+    (src / "é" / "sources.csv").write_text("path,source\n2.mp4,tape 2\n", encoding="utf-8")
     table.write_text(
         "id,filename,label\n2,3.mp4,Fight\n3,2.mp4,NonFight\n1,1 é.mp4,Fight\n", encoding="utf-8"
     )
@@ -425,6 +427,7 @@ def test_labels_join_by_file_name_and_the_same_video_has_one_id_in_every_locale(
         printed = done.stdout.decode()
         assert done.returncode == 0, printed + done.stderr.decode()
         assert "joined by column 'filename': 3 by exact path; e.g. " in printed
+        assert "sources: 1 of 3 videos have a source" in printed
     assert "stored     3 (3 of them before this run)" in printed
     with open_cache(tmp_path / "c.zarr") as cache:
         told = dict(zip(cache.videos.id, cache.videos.label_name, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache.errors import InputError, StorageFull
-from cache.outputs import require_output, require_output_folder, write_output
+from cache.outputs import require_cache_output, require_output, require_output_folder, write_output
 
 
 def test_what_can_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -61,3 +61,21 @@ def test_writing_is_one_step(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--out"):
         write_output("--out", tmp_path, b"new")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["s.csv"]
+
+
+def test_a_cache_that_is_there_must_take_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "c.zarr"
+    require_cache_output("--out", cache)
+    cache.mkdir()
+    require_cache_output("--out", cache)
+    assert list(tmp_path.rglob("*")) == [cache]
+    make = tempfile.mkstemp
+
+    def refuse(*args: Any, dir: Path, **options: Any) -> Any:  # noqa: A002
+        if dir == cache:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
+        return make(*args, dir=dir, **options)
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(InputError, match=r"--out .*c\.zarr: cannot be written: Permission denied"):
+        require_cache_output("--out", cache)

@@ -414,3 +414,14 @@ def test_the_manifest_column_that_names_files_is_read(tmp_path: Path) -> None:
     assert [source.id for source in numbers_too.sources] == ["1.mp4"]
     absent = discover(_manifest(tmp_path, "id,clip\n1,gone.mp4\n2,away.mp4\n"))
     assert [source.id for source in absent.sources] == ["away.mp4", "gone.mp4"]
+
+
+def test_names_are_opened_by_their_bytes_in_every_locale(tmp_path: Path) -> None:
+    (tmp_path / "é.mp4").touch()
+    code = "import sys; from pathlib import Path; from cache.media import utf8_path; "
+    code += r"print(utf8_path(Path(sys.argv[1]), '\xe9.mp4').is_file())"
+    environment = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, check=True, env=environment
+    ).stdout
+    assert told == b"True\n"

@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import worker
 from pipeline.decode import StreamPlan, decode_video
 from pipeline.frames import FramePlan
 from pipeline.sampling import Sampling, token_spans
 from pipeline.worker import Heartbeat, SlotWriter, Task, Tokens, WorkerSettings, file_digest, noise_text
 from tests.pipeline.fakes import PLANS, ListedFrames
 from tests.pipeline.pools import run_pool, settings_for
+from tests.pipeline.trees import lock_folder
 from tests.videos import flip_bytes, write_video
 
 
@@ -190,3 +192,11 @@ def test_a_folder_of_0_bytes_is_no_empty_file(probe: bool) -> None:
     assert Path("/proc/sys").stat().st_size == 0
     (ended,) = run_pool([Path("/proc/sys")], probe=probe).outcomes
     assert (ended.reason, ended.detail) == ("unreadable-file", "cannot be read: Is a directory")
+
+
+def test_a_folder_that_cannot_be_listed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_folder(monkeypatch, "locked")
+    (tmp_path / "locked").mkdir()
+    task, nothing = Task(0, str(tmp_path / "locked"), "pyav"), None
+    message = worker._run(task, nothing, settings_for(), nothing, nothing, nothing)  # type: ignore[arg-type]
+    assert (message.reason, message.detail) == ("unreadable-file", "cannot be read: Permission denied")  # type: ignore[union-attr]

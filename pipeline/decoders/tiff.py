@@ -20,7 +20,7 @@ def tiff_note(path: Path) -> str:
             tags = image.tag_v2
             if tags.get(COMPRESSION) in JPEG and DNG_VERSION not in tags:
                 raise DecodeProblem(
-                    "decode-errors", "JPEG inside TIFF, which FFmpeg decodes to a black picture"
+                    "unreadable-container", "JPEG inside TIFF, which FFmpeg decodes to a black picture"
                 )
             n_pages = int(image.n_frames)
     except (OSError, ValueError, SyntaxError, KeyError, EOFError):

@@ -138,11 +138,22 @@ def second_opinion(
 def compare(first: FrameSource, second: FrameSource, wanted: Collection[int]) -> tuple[str, bool]:
     """How two sources differ in times and `wanted` pictures, "" where they do not, and whether all pictures are equal.
 
-    A picture must also not be nearer to what the other has one place before or after.
+    A picture must also not be nearer to what the other has one place before or after. Both are read to their ends, where their
+    counts are complete.
     """
+    ours, theirs = iter(first), iter(second)
+    found = _compare(ours, theirs, wanted)
+    for rest in (ours, theirs):
+        for _ in rest:
+            pass
+    return found
+
+
+def _compare(
+    ours: Iterator[FrameRef], theirs: Iterator[FrameRef], wanted: Collection[int]
+) -> tuple[str, bool]:
     equal = True
     number = -1
-    ours, theirs = iter(first), iter(second)
     pending: tuple[int, RgbFrame, float] | None = None
     before: RgbFrame | None = None
     while True:

@@ -18,6 +18,7 @@ import av
 from pipeline.decoders.animation import is_animated_webp
 from pipeline.decoders.orientation import Orientation
 from pipeline.decoders.pyav import DECODE_TIMES_ONLY, RAW_DEMUXERS
+from pipeline.decoders.reordering import holds_decoding_times
 from pipeline.decoders.streams import choose_stream, open_container, several_streams
 from pipeline.decoders.suited import DECORD_DEMUXERS
 
@@ -53,6 +54,8 @@ def why_affected(path: Path, decoder: str) -> str:
             return f"{codec} in {demuxer}: presentation times that the container does not hold"
         if demuxer in RAW_DEMUXERS:
             return f"a raw {codec} stream, whose rate was guessed"
+        if holds_decoding_times(path, stream):
+            return f"{codec} in {demuxer}: presentation times that are decoding times, copied out of another container"
         if decoder == "decord" and (why := _through_decord(container, stream, demuxer, codec, path)):
             return why
         container.seek(0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
 from pipeline.decoders.orientation import Orientation
+from pipeline.decoders.reordering import holds_decoding_times
 from pipeline.decoders.streams import choose_stream, open_container, plain_reason
 from pipeline.decoders.tiff import tiff_note
 from pipeline.decoders.timeline import FALLBACK_INTERVAL_SECONDS, MAX_NOMINAL_SECONDS, Timed, Timeline
@@ -38,6 +39,7 @@ class PyAVFrames:
     decoder: DecoderName = "pyav"
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.container = open_container(path)
         try:
             self.stream, note = choose_stream(self.container, path)
@@ -57,12 +59,14 @@ class PyAVFrames:
 
     def __iter__(self) -> Iterator[FrameRef]:
         rate = self.declared.fps
+        raw = self.container.format.name in RAW_DEMUXERS
         decode_times = self.container.format.name in DECODE_TIMES_ONLY
+        disguised = not (decode_times or raw) and holds_decoding_times(self._path, self.stream)
+        decode_times |= disguised
         timeline = Timeline(
             declared_fps=rate, declared_seconds=self.declared.longest_seconds, decode_times=decode_times
         )
         held: tuple[float, Any] | None = None
-        raw = self.container.format.name in RAW_DEMUXERS
         for pts, frame in timeline.run(self._in_order() if raw else map(_timed, self._decode())):
             if held is None:
                 self._look_at(frame)
@@ -72,7 +76,7 @@ class PyAVFrames:
         self.n_errors += timeline.repairs
         if held is None:
             return
-        if timeline.switched:
+        if timeline.switched or disguised:
             self.notes.append("its presentation times run backwards: placed by decoding times")
         if (decode_times or timeline.switched) and timeline.uneven and self._reordered:
             self.notes.append(

@@ -104,6 +104,18 @@ def write_numbered(
     return path
 
 
+def copy_packets(source: Path, path: Path) -> Path:
+    """The same packets in another container, with the times that the first one holds, as `ffmpeg -c copy` gives them."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts = packet.dts if packet.pts is None else packet.pts
+                packet.stream = stream
+                new.mux(packet)
+    return path
+
+
 def _wide(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     if not width:
         return picture

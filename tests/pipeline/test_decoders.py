@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.decoders.base import DecodeProblem, DecoderName, open_frames
-from tests.pipeline.numbered import draw_number, read_number, write_numbered
+from tests.pipeline.numbered import copy_packets, draw_number, read_number, write_numbered
 from tests.videos import (
     flip_bytes,
     truncate,
@@ -365,3 +365,23 @@ def test_tiff_that_ffmpeg_cannot_show_is_a_problem(tmp_path: Path) -> None:
     assert [read_number(frame.rgb()) for frame in source] == [77]
     source.close()
     assert source.notes == ["2 pages, of which the first was taken"]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+def test_times_copied_out_of_avi_are_known_before_the_first_picture(suffix: str, tmp_path: Path) -> None:
+    avi = write_numbered(tmp_path / "a.avi", b_frames=3, n_frames=100)
+    source = open_frames(copy_packets(avi, tmp_path / f"a.{suffix}"), "pyav")
+    seen = [(frame.pts_seconds, read_number(frame.rgb())) for frame in source]
+    source.close()
+    assert [number for _, number in seen] == list(range(100))
+    np.testing.assert_allclose([time for time, _ in seen], np.arange(100) / 25, atol=1e-3)
+    assert source.n_errors == 0
+    assert source.notes == ["its presentation times run backwards: placed by decoding times"]
+
+
+def test_a_codec_that_might_reorder_and_does_not_keeps_its_times(tmp_path: Path) -> None:
+    times = [0.0, *itertools.accumulate([0.04, 0.28, 0.04, 0.04, 0.48] * 4)]
+    make = {"codec": "mpeg2video", "times_seconds": times, "time_base": Fraction(1, 25)}
+    path = write_numbered(tmp_path / "a.mkv", **make)  # type: ignore[arg-type]
+    seen, _, _ = read(path, "pyav")
+    np.testing.assert_allclose(seen, times, atol=1e-6)

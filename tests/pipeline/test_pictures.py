@@ -64,6 +64,19 @@ def test_times_and_counts_must_agree() -> None:
     assert "more" in compare(Calm(TIMES[:-2]), Calm(TIMES), ())[0]
 
 
+def test_a_decoder_that_finds_damage_later_on_is_unsure_all_the_same() -> None:
+    """What a source counts is complete at its end, which lies behind the first difference."""
+
+    class Damaged(Calm):
+        def __iter__(self) -> Iterator[FrameRef]:
+            yield from super().__iter__()
+            self.n_errors += 1
+
+    second = Damaged([*TIMES[:3], 0.31, *TIMES[4:]])
+    assert compare(Calm(TIMES), second, ())[0]
+    assert second.n_errors == 1
+
+
 @pytest.mark.parametrize(("decoder", "other"), [("pyav", "opencv"), ("decord", "pyav"), ("opencv", "pyav")])
 def test_another_decoder_is_asked(decoder: DecoderName, other: str, tmp_path: Path) -> None:
     path = write_numbered(tmp_path / "a.mp4", n_frames=20, b_frames=2)

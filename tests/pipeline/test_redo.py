@@ -18,7 +18,7 @@ from pipeline.cli_verify import verify_command
 from pipeline.decoders.affected import is_fragmented, why_affected
 from pipeline.decoders.base import DECODING_RULES
 from pipeline.redo import affected_videos, rules_of
-from tests.pipeline.numbered import write_numbered
+from tests.pipeline.numbered import copy_packets, write_numbered
 from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import contents, run
 
@@ -105,6 +105,12 @@ def test_pyav_was_wrong_only_where_times_are_not_in_the_file(src: Path) -> None:
     found = {name for name in {**AFFECTED, **CLEAR} if why_affected(src / name, "pyav")}
     assert found == {"b_frames.avi", "raw.mp4"}
     assert is_fragmented(src / "fragmented.mp4") and not is_fragmented(src / "plain.mp4")
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "opencv"])
+def test_times_copied_out_of_avi_are_named(decoder: str, src: Path, tmp_path: Path) -> None:
+    path = copy_packets(src / "b_frames.avi", tmp_path / "copied.mp4")
+    assert "copied out of another container" in why_affected(path, decoder)
 
 
 def test_the_present_rules_are_on_record_and_affect_nothing(fresh: Path, src: Path) -> None:

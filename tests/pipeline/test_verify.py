@@ -238,6 +238,18 @@ def test_a_token_that_is_its_neighbour_is_misplaced_however_alike_they_are() -> 
     assert misplaced_tokens(shifted, plain) == "token 2 holds the features of token 3"
 
 
+@pytest.mark.parametrize("decoder", ["pyav", "opencv"])
+def test_tokens_may_share_a_frame(decoder: str, src: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three seconds a frame: six tokens of `clip` are one picture."""
+    folder = src.parent / f"slow_{decoder}"
+    write_video(folder / "a.mp4", times_seconds=[0.0, 3.0, 6.0, 9.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+        run(folder, src.parent / f"slow_{decoder}.zarr", decoder=decoder)
+    verify(src.parent / f"slow_{decoder}.zarr", folder)
+    assert "frames confirmed by" in capsys.readouterr().out
+
+
 def test_pairs_of_neighbours_are_chosen_from_a_long_video() -> None:
     chosen = choose_tokens(1000, np.random.default_rng(0))
     assert TOKENS_A_VIDEO // 2 < len(chosen) <= TOKENS_A_VIDEO

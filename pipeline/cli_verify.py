@@ -131,6 +131,10 @@ def _name_affected(cache: Path, src: Path, console: Console) -> None:
             f"{cache}: {len(opened)} videos by decoding rules {rules}; present rules: {DECODING_RULES}"
         )
         affected = affected_videos(opened, paths)
+        if rules < DECODING_RULES and len(opened.rejects):
+            console.print(
+                f"{len(opened.rejects)} rejects by these rules: extract --redo affected tries them again too"
+            )
         unseen = [str(video_id) for video_id in opened.videos.id if video_id not in paths]
     for video_id, reason in affected.items():
         console.print(f"affected: {video_id}: {reason}")

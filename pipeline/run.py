@@ -90,7 +90,8 @@ def extract(
                 rows = writer.known().video_rows
                 report.not_redone = sum(rows.get(video_id) == row for video_id, row in before.items())
                 report.redone = len(redo) - report.not_redone
-                if config.redo and rules < DECODING_RULES and not report.not_redone:
+                whole = not report.not_redone and not stop.is_set()
+                if config.redo and rules < DECODING_RULES and whole:
                     writer.adopt_fingerprints({name: full_fingerprint(b) for name, b in backbones.items()})
                     console.print(f"the cache is by decoding rules {DECODING_RULES} now", highlight=False)
             for name in backbones:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
 from pipeline.decoders.orientation import Orientation
@@ -56,6 +57,7 @@ class PyAVFrames:
         self.tail_seconds = 0.0
         self.messages: list[str] = []
         self._reordered = False
+        self._to_rgb = VideoReformatter()
 
     def __iter__(self) -> Iterator[FrameRef]:
         rate = self.declared.fps
@@ -71,7 +73,7 @@ class PyAVFrames:
             if held is None:
                 self._look_at(frame)
             else:
-                yield FrameRef(held[0], pts, _converter(held[1]))
+                yield FrameRef(held[0], pts, self._converter(held[1]))
             held = (pts, frame)
         self.n_errors += timeline.repairs
         if held is None:
@@ -87,7 +89,7 @@ class PyAVFrames:
         shown = _seconds(held[1], held[1].duration)
         still = self.n_frames == 1 and rate <= 0 and shown <= 0
         self.tail_seconds = 0.0 if still else timeline.tail(shown)
-        yield FrameRef(held[0], None, _converter(held[1]))
+        yield FrameRef(held[0], None, self._converter(held[1]))
 
     def _in_order(self) -> Iterator[Timed[Any]]:
         """The frames of a stream without a container, one after the other: what passes for their times there is FFmpeg's
@@ -163,6 +165,20 @@ class PyAVFrames:
         if len(self.messages) < 5:
             self.messages.append(plain_reason(error))
 
+    def _converter(self, frame: Any) -> Callable[[], RgbFrame]:
+        def rgb() -> RgbFrame:
+            try:
+                # one thread: the workers are the parallelism, and a thread pool a frame costs more than it gives
+                shown = self._to_rgb.reformat(frame, format="rgb24", threads=1)
+                pixels = np.asarray(shown.to_ndarray(), dtype=np.uint8)
+            except (av.error.FFmpegError, ValueError) as error:
+                raise DecodeProblem(
+                    "decode-errors", f"frame cannot be converted to RGB: {plain_reason(error)}"
+                ) from error
+            return Orientation.of_frame(frame).apply(pixels)
+
+        return rgb
+
     def close(self) -> None:
         """Free the decoder."""
         self.container.close()
@@ -210,16 +226,3 @@ def _timed(frame: Any) -> Timed[Any]:
 
 def _seconds(frame: Any, ticks: int | None) -> float:
     return float(ticks * frame.time_base) if ticks and frame.time_base else 0.0
-
-
-def _converter(frame: Any) -> Any:
-    def rgb() -> RgbFrame:
-        try:
-            pixels: RgbFrame = frame.to_ndarray(format="rgb24")
-        except (av.error.FFmpegError, ValueError) as error:
-            raise DecodeProblem(
-                "decode-errors", f"frame cannot be converted to RGB: {plain_reason(error)}"
-            ) from error
-        return Orientation.of_frame(frame).apply(np.asarray(pixels))
-
-    return rgb

@@ -21,6 +21,7 @@ from pipeline.decoders.pyav import DECODE_TIMES_ONLY, RAW_DEMUXERS
 from pipeline.decoders.reordering import holds_decoding_times
 from pipeline.decoders.streams import choose_stream, open_container, several_streams
 from pipeline.decoders.suited import DECORD_DEMUXERS
+from pipeline.decoders.timeline import ROUNDING_SECONDS, SAME_SECONDS
 
 INTRA_CODECS = frozenset({"mjpeg", "prores", "ffv1", "dvvideo", "png", "rawvideo", "huffyuv"})
 """Every picture stands for itself: a seek lands where it should."""
@@ -58,6 +59,8 @@ def why_affected(path: Path, decoder: str) -> str:
             return f"{codec} in {demuxer}: presentation times that are decoding times, copied out of another container"
         if decoder == "decord" and (why := _through_decord(container, stream, demuxer, codec, path)):
             return why
+        if why := _through_any(path, stream.index, decoder):
+            return why
         container.seek(0)
         frame = next(_frames(container, stream), None)
         orientation = Orientation.of_frame(frame) if frame is not None else Orientation()
@@ -70,6 +73,27 @@ def _frames(container: Any, stream: Any) -> Any:
         yield from container.decode(stream)
     except av.error.FFmpegError:
         return
+
+
+def _through_any(path: Path, index: int, decoder: str) -> str:
+    """What the times of the packets say: rules 1 mended others than these rules, and gave the last frame of OpenCV the average
+    interval."""
+    with open_container(path) as container:
+        try:
+            stream = container.streams[index]
+            times = [
+                packet.pts * packet.time_base
+                for packet in container.demux(stream)
+                if packet.size and packet.pts is not None and packet.time_base is not None
+            ]
+        except (av.error.FFmpegError, IndexError, ValueError):
+            return "its packets cannot be read again"
+    gaps = [float(after - before) for before, after in pairwise(sorted(times))]
+    if any(gap < SAME_SECONDS for gap in gaps):
+        return "times that repeat, which were mended otherwise"
+    if decoder == "opencv" and gaps and (len(gaps) == 1 or max(gaps) - min(gaps) > ROUNDING_SECONDS):
+        return "an uneven rate through opencv, whose last frame was given the average interval"
+    return ""
 
 
 def _through_decord(container: Any, stream: Any, demuxer: str, codec: str, path: Path) -> str:

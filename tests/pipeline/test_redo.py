@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,23 @@ def test_pyav_was_wrong_only_where_times_are_not_in_the_file(src: Path) -> None:
 def test_times_copied_out_of_avi_are_named(decoder: str, src: Path, tmp_path: Path) -> None:
     path = copy_packets(src / "b_frames.avi", tmp_path / "copied.mp4")
     assert "copied out of another container" in why_affected(path, decoder)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_an_uneven_rate_through_opencv_is_named(suffix: str, tmp_path: Path) -> None:
+    """Its last frame was shown for the average interval: 2 s less or 0.6 s more than it is."""
+    for times in ([0, 3.0], [0, 0.04, 0.08, 2.0, 2.04]):
+        path = write_numbered(tmp_path / f"a.{suffix}", times_seconds=times, time_base=Fraction(1, 1000))
+        assert "an uneven rate" in why_affected(path, "opencv")
+        assert why_affected(path, "pyav") == ""
+    path = write_numbered(tmp_path / f"b.{suffix}", n_frames=30, rate=Fraction(30000, 1001), b_frames=2)
+    assert why_affected(path, "opencv") == ""
+
+
+def test_times_that_repeat_are_named(tmp_path: Path) -> None:
+    first = write_numbered(tmp_path / "a.ts", n_frames=30).read_bytes()
+    (tmp_path / "twice.ts").write_bytes(first * 2)
+    assert "times that repeat" in why_affected(tmp_path / "twice.ts", "pyav")
 
 
 def test_the_present_rules_are_on_record_and_affect_nothing(fresh: Path, src: Path) -> None:

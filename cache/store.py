@@ -26,6 +26,11 @@ def cache_format(path: Path) -> CacheFormat:
     raise CacheError(f"{path} is no name for a cache: it must end in .zarr, .h5 or .hdf5")
 
 
+def cache_exists(path: Path) -> bool:
+    """Whether something stands at `path`, or in the staging folder of an unfinished `.h5` cache beside it."""
+    return path.exists() or staging_path(path).exists()
+
+
 def staging_path(path: Path) -> Path:
     """Where the writer of an `.h5` cache works until it publishes: `<name>.h5.staging` beside it."""
     return path.with_name(path.name + STAGING_SUFFIX)

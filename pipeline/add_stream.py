@@ -20,6 +20,7 @@ from cache.errors import FingerprintMismatch, InputError
 from cache.fingerprint import require_same
 from cache.reader import open_cache
 from cache.schema import Reject, StreamSpec, VideoLabel
+from cache.store import cache_exists
 from cache.writer import CacheWriter
 from pipeline.assembly import Input
 from pipeline.backbones.base import Backbone
@@ -30,7 +31,7 @@ from pipeline.sources import ResolvedSources
 
 def missing_streams(out: Path, asked: tuple[str, ...]) -> tuple[str, ...]:
     """Streams that an existing, non-empty cache lacks. Raises FingerprintMismatch where it has more than was asked for."""
-    if not out.exists() and not Path(f"{out}.staging").exists():
+    if not cache_exists(out):
         return ()
     with open_cache(out) as cache:
         held, n_videos = set(cache.streams), len(cache)

@@ -12,6 +12,7 @@ import numpy as np
 from cache.errors import FingerprintMismatch
 from cache.fingerprint import decoding_rules
 from cache.reader import Cache, open_cache
+from cache.store import cache_exists
 from pipeline.decoders.affected import why_affected
 from pipeline.decoders.base import DECODING_RULES, DecodeProblem, checked_path
 from pipeline.sampling import Sampling, token_spans
@@ -24,7 +25,7 @@ def stored_rules(cache: Cache) -> int:
 
 def rules_of(out: Path) -> int:
     """The decoding rules of the cache at `out`; the present ones where there is none, or nothing in it."""
-    if not out.exists() and not Path(f"{out}.staging").exists():
+    if not cache_exists(out):
         return DECODING_RULES
     with open_cache(out) as cache:
         return stored_rules(cache)

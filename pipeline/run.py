@@ -19,6 +19,7 @@ from cache.fingerprint import weights_name
 from cache.interrupts import handling
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
+from cache.store import cache_exists
 from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar, require_same_streams
 from pipeline.backbones.base import Backbone
@@ -112,7 +113,7 @@ def extract(
 
 
 def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
-    if not out.exists() and not Path(f"{out}.staging").exists():
+    if not cache_exists(out):
         return resolved
     with open_cache(out) as cache:
         return resolved.spelt_as(cache.label_names)
@@ -124,7 +125,7 @@ def _to_redo(
     """Ids of stored videos to extract again. Raises InputError where `--redo` cannot be done."""
     if not config.redo:
         return ()
-    if not config.out.exists() and not Path(f"{config.out}.staging").exists():
+    if not cache_exists(config.out):
         raise InputError(f"--redo {config.redo}: there is no cache at {config.out} yet")
     if missing:
         raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.backbones.base import Backbone, Pending
 from pipeline.busy import BusyTime
-from pipeline.launch import make_launcher
+from pipeline.launch import POLL_SECONDS, make_launcher
 
 TokenKey = tuple[int, int, int]
 """(video number, attempt, token index)."""
-
-POLL_SECONDS = 0.005
 
 
 @dataclass(slots=True)
@@ -52,7 +50,6 @@ class StreamRunner:
         dtype = torch.uint8 if plan.frames.dtype == np.uint8 else torch.int16
         count = self._launcher.in_flight + (self._launcher.in_flight > 1)
         self._buffers = [self._launcher.buffer(shape, dtype) for _ in range(count)]
-        self._views: list[NDArray[Any]] = [buffer.numpy() for buffer in self._buffers]
         self._free = list(range(1, count))
         self._filling = 0
         self._keys: list[TokenKey] = []
@@ -60,13 +57,21 @@ class StreamRunner:
         self._launched: list[_Launched] = []
         self.n_tokens = 0
 
-    def add(self, number: int, attempt: int, first: int, frames: NDArray[Any]) -> None:
-        """Take consecutive windows ([count, T, H, W, C]) of one video; copies them."""
-        for index, window in enumerate(frames):
-            self._views[self._filling][len(self._keys)] = window
-            self._keys.append((number, attempt, first + index))
+    def add(self, number: int, attempt: int, first: int, frames: NDArray[Any]) -> Callable[[], bool] | None:
+        """Take consecutive windows ([count, T, H, W, C]) of one video.
+
+        None: they were copied. Else what says whether they have been read, and until then they must not change.
+        """
+        taken, read = 0, None
+        while taken < len(frames):
+            at = len(self._keys)
+            count = min(len(frames) - taken, self._batch_size - at)
+            read = self._launcher.fill(self._buffers[self._filling], at, frames[taken : taken + count])
+            self._keys += [(number, attempt, first + taken + index) for index in range(count)]
+            taken += count
             if len(self._keys) == self._batch_size:
                 self._run()
+        return read
 
     def flush(self) -> None:
         """Run what waits, whatever its size, and wait for all of it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from cache.errors import DeviceError
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
 from pipeline.assembly import Assembler, Input
@@ -17,6 +18,7 @@ from pipeline.backbones.base import Backbone
 from pipeline.batching import StreamRunner
 from pipeline.busy import BusyTime
 from pipeline.decoders.base import DecoderName
+from pipeline.launch import pin_memory
 from pipeline.pool import DecodePool, Event, PoolSettings, TokenFrames
 from pipeline.progress import ExtractProgress
 from pipeline.report import ExtractReport
@@ -53,6 +55,7 @@ class Flow:
         self._names = tuple(backbones)
         self._plans = tuple(backbone.plan for backbone in backbones.values())
         self._models = BusyTime()
+        self._pin = pin_memory if device.type == "cuda" else None
         self._runners = {
             name: StreamRunner(backbone, device=device, all_models=self._models)
             for name, backbone in backbones.items()
@@ -78,7 +81,7 @@ class Flow:
         )
         try:
             with (
-                DecodePool(self._settings.pool, worker_settings=limits) as pool,
+                DecodePool(self._settings.pool, worker_settings=limits, pin=self._pin) as pool,
                 ExtractProgress(len(work), console=console) as self._progress,
             ):
                 for event in pool.run(self._tasks(work, stop), stop=stop):
@@ -92,6 +95,9 @@ class Flow:
                     assert not len(self._assembler), "a video was decoded but never completed"
                 self._commit()
                 report.worker_restarts += pool.restarts
+        except DeviceError:
+            self._commit()
+            raise
         finally:
             for runner in self._runners.values():
                 runner.close()
@@ -111,7 +117,8 @@ class Flow:
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenFrames):
             attempt = self._assembler.attempt(event.number)
-            self._runners[self._names[event.stream]].add(event.number, attempt, event.first, event.frames)
+            runner = self._runners[self._names[event.stream]]
+            event.read = runner.add(event.number, attempt, event.first, event.frames)
             self._progress.tokens(len(event.frames))
         elif isinstance(event, Restarted):
             self._report.fallbacks[self._assembler.id(event.number)] = event.why

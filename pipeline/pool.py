@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -48,6 +48,10 @@ from pipeline.worker import (
 WATCH_SECONDS = 0.5
 ASLEEP_SECONDS = 5.0
 MAX_FALSE_STARTS = 5
+LENT_SECONDS = 0.001
+"""How often it is asked whether lent frames have been read."""
+LENT_DEADLINE_SECONDS = 30.0
+"""How long the end waits for frames that are still being read."""
 CLIP_TOKENS_PER_SLOT = 16
 START_ALLOWANCE_SECONDS = 30.0
 """A fresh worker imports its decoders first; a slow disk must not count as a stall."""
@@ -71,14 +75,22 @@ class PoolSettings:
             raise ValueError(f"the deadline must be positive, got {self.deadline_seconds}")
 
 
-@dataclass(frozen=True, slots=True)
+Pin = Callable[[Any], Callable[[], None]]
+"""Makes a block of shared memory (a memoryview) readable by a device without the processor; the answer undoes it."""
+
+
+@dataclass(slots=True)
 class TokenFrames:
-    """Prepared frames [count, window, H, W, C] of consecutive tokens; a view that is valid until the next event."""
+    """Prepared frames [count, window, H, W, C] of consecutive tokens; a view that is valid until the next event,
+
+    or, where whoever took the event sets `read`, until that says that the frames have been read.
+    """
 
     number: int
     stream: int
     first: int
     frames: NDArray[Any]
+    read: Callable[[], bool] | None = None
 
 
 Event = TokenFrames | Restarted | Finished | Unchanged | Probed | Failed
@@ -102,11 +114,25 @@ class _Worker:
         return float(self.pulse[0]) != self.assigned_pulse
 
 
-class DecodePool:
-    """Context manager. `run(tasks)` gives the events of all tasks, interleaved, until every task has ended."""
+@dataclass(frozen=True, slots=True)
+class _Lent:
+    """A slot whose frames are still being read. Keeps its worker's memory alive."""
 
-    def __init__(self, settings: PoolSettings, *, worker_settings: WorkerSettings) -> None:
-        self._settings = settings
+    worker: _Worker
+    slot: int
+    read: Callable[[], bool]
+
+
+class DecodePool:
+    """Context manager. `run(tasks)` gives the events of all tasks, interleaved, until every task has ended.
+
+    pin: applied to every block of memory that frames are read from.
+    """
+
+    def __init__(
+        self, settings: PoolSettings, *, worker_settings: WorkerSettings, pin: Pin | None = None
+    ) -> None:
+        self._settings, self._pin = settings, pin
         plans = worker_settings.plans
         slot_bytes = max(
             (plan.token_bytes * (1 if plan.sampling.window > 1 else CLIP_TOKENS_PER_SLOT) for plan in plans),
@@ -120,6 +146,8 @@ class DecodePool:
         self._scratch = ScratchFolder(NOISE_PREFIX)
         self._workers: list[_Worker] = []
         self._queue: deque[Task] = deque()
+        self._lent: list[_Lent] = []
+        self._unpins: list[Callable[[], None]] = []
         self._last_watch = 0.0
         self._false_starts = 0
         self.restarts = 0
@@ -154,10 +182,11 @@ class DecodePool:
             if not busy:
                 return
             waitables: list[Any] = [item.connection for item in busy]
-            ready = wait(waitables, timeout=WATCH_SECONDS)
+            ready = wait(waitables, timeout=LENT_SECONDS if self._lent else WATCH_SECONDS)
             for item in busy:
                 if item.connection in ready:
-                    yield from self._receive(item)
+                    yield from self._receive(item, source)
+                self._take_back()
             away = time.monotonic() - self._last_watch
             if away >= WATCH_SECONDS:
                 self._last_watch = time.monotonic()
@@ -182,8 +211,8 @@ class DecodePool:
                     item.connection.send(task)
         return [item for item in self._workers if item.task is not None]
 
-    def _receive(self, item: _Worker) -> Iterator[Event]:
-        """All messages that wait in one worker's pipe."""
+    def _receive(self, item: _Worker, source: Iterator[Task]) -> Iterator[Event]:
+        """All messages that wait in one worker's pipe. Its next task leaves before the caller looks at how the last one ended."""
         while item.task is not None:
             try:
                 if not item.connection.poll():
@@ -193,14 +222,32 @@ class DecodePool:
                 yield from self._lost(item, "decoder-crash", self._obituary(item))
                 return
             if isinstance(message, Tokens):
-                yield self._view(item, message)
-                item.pulse[0] = time.monotonic()  # time in which the worker had to wait for this is no stall
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    item.connection.send(message.slot)
+                event = self._view(item, message)
+                yield event
+                if event.read is None:
+                    self._give_slot(item, message.slot)
+                else:
+                    self._lent.append(_Lent(item, message.slot, event.read))
             else:
                 if not isinstance(message, Restarted):
                     item.task = None
+                    self._assign(source)
                 yield message
+
+    def _give_slot(self, item: _Worker, slot: int) -> None:
+        item.pulse[0] = time.monotonic()  # time in which the worker had to wait for this is no stall
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            item.connection.send(slot)
+
+    def _take_back(self) -> None:
+        """Give lent slots that have been read to their workers again; a worker that is gone needs none."""
+        still = []
+        for lent in self._lent:
+            if not lent.read():
+                still.append(lent)
+            elif any(item is lent.worker for item in self._workers):
+                self._give_slot(lent.worker, lent.slot)
+        self._lent = still
 
     def _view(self, item: _Worker, message: Tokens) -> TokenFrames:
         plan = self._worker_settings.plans[message.stream]
@@ -212,6 +259,8 @@ class DecodePool:
     def _watch(self, away_seconds: float) -> Iterator[Event]:
         # this process itself stood still (Ctrl-Z, a long step): its workers may have too
         asleep = away_seconds > max(self._settings.deadline_seconds / 2, ASLEEP_SECONDS)
+        for lent in self._lent:
+            lent.worker.pulse[0] = time.monotonic()  # it may be waiting for a slot that is still being read
         for item in self._workers:
             if item.task is None:
                 continue
@@ -265,7 +314,11 @@ class DecodePool:
 
     def _start(self, index: int, old: _Worker | None) -> _Worker:
         settings = self._worker_settings
+        if old is not None and any(lent.worker is old for lent in self._lent):
+            old = None  # its memory is still being read
         memory = old.memory if old else SharedBlock(settings.slot_bytes * settings.n_slots)
+        if self._pin is not None and old is None:
+            self._unpins.append(self._pin(memory.view))
         pulse: Any = SharedBlock(8, "d")
         pulse.view[0] = time.monotonic()
         noise_path = self._scratch.path / f"worker-{index}.txt"
@@ -288,10 +341,20 @@ class DecodePool:
         item.process.join(timeout=5)  # one that waits for a dead disk ends when the disk answers
 
     def close(self) -> None:
-        """Kill all workers and remove what they left."""
+        """Kill all workers and remove what they left, once nothing reads their memory."""
         for item in self._workers:
             self._stop(item)
         self._workers.clear()
+        until = time.monotonic() + LENT_DEADLINE_SECONDS
+        with contextlib.suppress(
+            OnepassError
+        ):  # a device that does not answer was reported where it was used
+            while self._lent and time.monotonic() < until:
+                self._take_back()
+                time.sleep(LENT_SECONDS)
+        self._lent.clear()
+        while self._unpins:
+            self._unpins.pop()()
         self._scratch.remove()
 
 
@@ -310,9 +373,8 @@ def _no_main_module() -> Iterator[None]:
 
 
 def default_workers() -> int:
-    """One decode worker a core that this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(16, cores)
+    """One decode worker a core that this process may use (`fit_pool` makes them fewer where memory is short)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _resident_bytes(pid: int | None) -> int:

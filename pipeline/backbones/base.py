@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
@@ -117,7 +118,8 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU."""
     if precision == "auto":
         if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+            with torch.cuda.device(device):  # the question is about the current one
+                return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if cpu_has_bf16() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
@@ -138,6 +140,25 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random weights on the CPU that follow from the seed; no generator, a GPU's included, is left changed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        yield
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """float32 is float32: cuDNN's default for it on a GPU is TF32, whose 10 bits of mantissa cost up to 4e-4 here."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def library_versions(*names: str) -> dict[str, str]:

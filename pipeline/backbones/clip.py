@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.base import DTYPES, Precision, library_versions, seeded
 from pipeline.backbones.calibrate import Say
 from pipeline.backbones.engine import Engine
 from pipeline.backbones.runtime import Runtime, runtime_libraries
@@ -223,8 +223,7 @@ def _three(values: Sequence[float]) -> str:
 
 def _random(config: ClipConfig, published: Mapping[str, Any] | None = None) -> Any:
     published = published or {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         return open_clip.create_model(
             config.model,
             pretrained=None,

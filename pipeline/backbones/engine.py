@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pipeline.backbones.base import Batching, Precision, device_name
+from pipeline.backbones.base import Batching, Precision, device_name, exact_float32
 from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
 from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side
 
@@ -21,6 +21,7 @@ class Engine:
 
     forward: the same, in plain torch. blank: frames of zeros for a batch size. sizes: of batches, the default first.
     name: of model and input shape, for what was measured. weights_key: what tells one compiled model from another.
+    batch_size: one that the user asked for; nothing is measured then.
     OpenVINO takes whole batches of the batching's size only, and runs them beside the caller through `queue`.
     """
 
@@ -36,16 +37,20 @@ class Engine:
         name: str,
         weights_key: str,
         calibrate: Say | None,
+        batch_size: int | None = None,
     ) -> None:
         self._forward, self._blank = forward, blank
         self._precision, self._runtime, self._weights_key = precision, runtime, weights_key
         self.queue: OpenVinoModel | None = None
-        self.batching = best_batching(
-            candidates(sizes, runtime=runtime),
-            self._measured,
-            key=f"{name} {precision} {runtime} {device_name(device)}",
-            measure=calibrate,
-        )
+        if batch_size is not None:
+            self.batching = candidates([batch_size], runtime=runtime)[0]
+        else:
+            self.batching = best_batching(
+                candidates(sizes, runtime=runtime),
+                self._measured,
+                key=f"{name} {precision} {runtime} {device_name(device)}",
+                measure=calibrate,
+            )
         if runtime == "openvino":
             self.queue = self._compile(self.batching)
 
@@ -54,6 +59,9 @@ class Engine:
         """Features of one batch, waited for."""
         if self.queue is not None:
             return self.queue(frames_BTHWC.numpy())
+        if frames_BTHWC.is_cuda and self._precision == "fp32":
+            with exact_float32():
+                return self._forward(frames_BTHWC)
         return self._forward(frames_BTHWC)
 
     def feature_width(self) -> int:

@@ -75,6 +75,12 @@ def extract_command(
     runtime: Annotated[
         str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)
     ] = "auto",
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STREAM=N", help="Windows a forward pass, by stream (repeatable).", rich_help_panel=MODELS
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="Stored values: float16 or float32.", rich_help_panel=MODELS)
     ] = "float16",
@@ -82,7 +88,7 @@ def extract_command(
         str, typer.Option(help="pyav, decord or opencv; PyAV takes over per video.", rich_help_panel=DECODING)
     ] = "pyav",
     workers: Annotated[
-        int, typer.Option(help="Decode processes; 0: one a core, at most 16.", rich_help_panel=DECODING)
+        int, typer.Option(help="Decode processes; 0: one a core, as memory allows.", rich_help_panel=DECODING)
     ] = 0,
     deadline: Annotated[
         float,
@@ -171,6 +177,7 @@ def extract_command(
             device=device,
             precision=precision,
             runtime=runtime,
+            batch=batch or [],
         ),
         dtype=_choice("--dtype", dtype, ("float16", "float32")),
         decoder=_choice("--decoder", decoder, DECODERS),
@@ -223,10 +230,10 @@ def conclude(result: ExtractReport, config: ExtractConfig) -> None:
         )
 
 
-def _backbones(**fields: Any) -> Any:
-    from pipeline.backbones.load import BackboneConfig
+def _backbones(*, batch: list[str], **fields: Any) -> Any:
+    from pipeline.backbones.load import BackboneConfig, parse_batch_sizes
 
-    return BackboneConfig(**fields)
+    return BackboneConfig(**fields, batch_sizes=parse_batch_sizes(batch))
 
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.backbones.base import DTYPES, Backbone, Precision, cpu_has_bf16
+from pipeline.backbones.base import DTYPES, Backbone, Precision, cpu_has_bf16, exact_float32
 from pipeline.report import ExtractReport
 
 RATE_SIDE = 4096
@@ -29,11 +29,12 @@ def matrix_rate(device: torch.device, precision: Precision) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    once()
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < RATE_SECONDS:
+    with exact_float32():
         once()
-        count += 1
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < RATE_SECONDS:
+            once()
+            count += 1
     return count * 2 * RATE_SIDE**3 / (time.perf_counter() - began)
 
 

@@ -24,6 +24,10 @@ DTYPES: Mapping[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 
+SAME_PACKAGE: Mapping[str, tuple[str, ...]] = {
+    "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Batching:
@@ -161,12 +165,21 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def device_libraries(device: torch.device) -> dict[str, str]:
+    """What computes beside the processor: torch's own version with its build, and CUDA's libraries."""
+    found = {"torch": str(torch.__version__)}
+    if device.type == "cuda":
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    return found
+
+
 def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions of distributions, for a fingerprint."""
+    """Installed versions of distributions, for a fingerprint. A package that is published under several names counts as one."""
     found = {}
     for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
+        found[name] = "unknown"
+        for published in (name, *SAME_PACKAGE.get(name, ())):
+            with contextlib.suppress(PackageNotFoundError):
+                found[name] = version(published)
+                break
     return found

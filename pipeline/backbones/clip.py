@@ -73,6 +73,7 @@ class ClipBackbone:
         precision: Precision,
         runtime: Runtime = "torch",
         calibrate: Say | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -101,6 +102,7 @@ class ClipBackbone:
             name=f"clip {config.model} {size}",
             weights_key=f"clip {config.model} {self._weights.digest} {self._quick_gelu} {preprocess}",
             calibrate=calibrate,
+            batch_size=batch_size,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
         self.dim = self._engine.feature_width()

@@ -88,6 +88,7 @@ class SlowFastBackbone:
         precision: Precision,
         runtime: Runtime = "torch",
         calibrate: Say | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -123,6 +124,7 @@ class SlowFastBackbone:
             name="slowfast",
             weights_key=f"slowfast {self._weights.digest}",
             calibrate=calibrate,
+            batch_size=batch_size,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
 

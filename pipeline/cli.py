@@ -75,6 +75,9 @@ def extract_command(
     runtime: Annotated[
         str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)
     ] = "auto",
+    gpu_engine: Annotated[
+        str, typer.Option(help="On CUDA: graph (kernels recorded once) or eager.", rich_help_panel=MODELS)
+    ] = "graph",
     batch: Annotated[
         list[str] | None,
         typer.Option(
@@ -178,6 +181,7 @@ def extract_command(
             precision=precision,
             runtime=runtime,
             batch=batch or [],
+            gpu_engine=gpu_engine,
         ),
         dtype=_choice("--dtype", dtype, ("float16", "float32")),
         decoder=_choice("--decoder", decoder, DECODERS),

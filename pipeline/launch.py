@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError
-from pipeline.backbones.base import Backbone, ForwardQueue, Pending
+from pipeline.backbones.base import Backbone, ForwardQueue, Pending, memory_full
 
 POLL_SECONDS = 0.005
 DEVICE_DEADLINE_SECONDS = 120.0
@@ -173,15 +173,6 @@ def _device_trouble(backbone: Backbone) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise memory_full(backbone.name, backbone.batching.batch_size) from error
-
-
-def memory_full(name: str, batch_size: int) -> DeviceError:
-    """What to say where a batch does not fit."""
-    smaller = max(1, batch_size // 2)
-    return DeviceError(
-        f"the device has no memory for {name} in batches of {batch_size}: use --batch {name}={smaller}, or end what else runs "
-        "there (nvidia-smi names it); what was whole is committed"
-    )
 
 
 class _Waiting:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import InputError
+from cache.errors import DeviceError, InputError
 from pipeline.decode import StreamPlan
 from pipeline.frames import RgbFrame
 
 Precision = Literal["fp32", "bf16", "fp16"]
+GpuEngine = Literal["graph", "eager"]
+"""How forward passes reach a GPU: a recorded graph of kernels at once, or one by one. Same bits."""
 DTYPES: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -163,6 +165,14 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def memory_full(name: str, batch_size: int) -> DeviceError:
+    """What to say where a batch does not fit into the device's memory."""
+    return DeviceError(
+        f"the device has no memory for {name} in batches of {batch_size}: use --batch {name}={max(1, batch_size // 2)}, or end "
+        "what else runs there (nvidia-smi names it); what was whole is committed"
+    )
 
 
 def device_libraries(device: torch.device) -> dict[str, str]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions, seeded
+from pipeline.backbones.base import DTYPES, GpuEngine, Precision, library_versions, seeded
 from pipeline.backbones.calibrate import Say
 from pipeline.backbones.engine import Engine
 from pipeline.backbones.runtime import Runtime, runtime_libraries
@@ -74,6 +74,7 @@ class ClipBackbone:
         runtime: Runtime = "torch",
         calibrate: Say | None = None,
         batch_size: int | None = None,
+        gpu_engine: GpuEngine = "graph",
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -103,6 +104,7 @@ class ClipBackbone:
             weights_key=f"clip {config.model} {self._weights.digest} {self._quick_gelu} {preprocess}",
             calibrate=calibrate,
             batch_size=batch_size,
+            gpu_engine=gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
         self.dim = self._engine.feature_width()

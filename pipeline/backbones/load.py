@@ -14,7 +14,7 @@ from cache.fingerprint import weights_name
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.backbones.base import Backbone, Precision
+    from pipeline.backbones.base import Backbone, GpuEngine, Precision
     from pipeline.backbones.calibrate import Say
     from pipeline.backbones.clip import ClipConfig
     from pipeline.backbones.slowfast import SlowFastConfig
@@ -30,7 +30,7 @@ class BackboneConfig:
     """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
 
     clip_tag: published tag that a file of CLIP weights holds. runtime: auto, torch or openvino. batch_sizes: windows a forward
-    pass by stream; what is not named is measured or has its default.
+    pass by stream; what is not named is measured or has its default. gpu_engine: graph or eager, with the same features.
     """
 
     streams: tuple[str, ...] = STREAMS
@@ -45,6 +45,7 @@ class BackboneConfig:
     precision: str = "auto"
     runtime: str = "auto"
     batch_sizes: tuple[tuple[str, int], ...] = ()
+    gpu_engine: str = "graph"
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -67,6 +68,8 @@ class BackboneConfig:
                 )
             if not 1 <= size <= MAX_BATCH:
                 raise InputError(f"--batch {name}={size}: between 1 and {MAX_BATCH} windows")
+        if self.gpu_engine not in ("graph", "eager"):
+            raise InputError(f"--gpu-engine {self.gpu_engine}: choose graph or eager")
         if not 1 <= self.slowfast_stride <= 32:
             raise InputError(f"--slowfast-stride {self.slowfast_stride}: between 1 and 32 grid samples")
 
@@ -172,6 +175,7 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
     device, precision = config.torch_device(), config.resolved_precision()
     runtime = resolve_runtime(config.runtime, device)
     sizes = dict(config.batch_sizes)
+    engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
     if device.type == "cuda":
         from pipeline.backbones.soundness import require_sound
 
@@ -192,6 +196,7 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
                     runtime=runtime,
                     calibrate=calibrate,
                     batch_size=sizes.get("clip"),
+                    gpu_engine=engine,
                 )
             if "slowfast" in config.streams:
                 from pipeline.backbones.slowfast import SlowFastBackbone
@@ -203,6 +208,7 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
                     runtime=runtime,
                     calibrate=calibrate,
                     batch_size=sizes.get("slowfast"),
+                    gpu_engine=engine,
                 )
         finally:
             logging.getLogger().removeFilter(_drop_random_note)

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cache.errors import WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions, seeded
+from pipeline.backbones.base import DTYPES, GpuEngine, Precision, library_versions, seeded
 from pipeline.backbones.calibrate import Say
 from pipeline.backbones.engine import Engine
 from pipeline.backbones.runtime import Runtime, runtime_libraries
@@ -89,6 +89,7 @@ class SlowFastBackbone:
         runtime: Runtime = "torch",
         calibrate: Say | None = None,
         batch_size: int | None = None,
+        gpu_engine: GpuEngine = "graph",
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -125,6 +126,7 @@ class SlowFastBackbone:
             weights_key=f"slowfast {self._weights.digest}",
             calibrate=calibrate,
             batch_size=batch_size,
+            gpu_engine=gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
 

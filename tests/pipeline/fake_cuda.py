@@ -149,6 +149,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Fake
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "default_stream", lambda *_: default)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: _Cudart(device))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a stand-in")
     monkeypatch.setattr(launch, "_STREAMS", {})
     with _AsCpu(device):
         yield device

@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from heads.bootstrap import interval_notes
-from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
-from heads.config import TrainConfig
-from heads.cross_validation import (
+from heads.data.dataset import HeadDataset, load_dataset
+from heads.data.splits import Split, choose_split, labelled_rows
+from heads.scoring.bootstrap import interval_notes
+from heads.scoring.calibration import Calibration, fit_temperature, probabilities, rescaled
+from heads.scoring.evaluate import Evaluation, evaluate
+from heads.scoring.floors import beaten_notes, evaluate_floors
+from heads.scoring.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
+from heads.trained.head import HeadInfo, TrainedHead
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import (
     OUT_OF_FOLD,
     CrossValidation,
     FoldResult,
     cross_validate,
     unlike_out_of_fold_notes,
 )
-from heads.dataset import HeadDataset, load_dataset
-from heads.device import Device, resolve_device
-from heads.evaluate import Evaluation, evaluate
-from heads.fit import EpochRow, FitResult, fit, predict_logits
-from heads.floors import beaten_notes, evaluate_floors
-from heads.splits import Split, choose_split, labelled_rows
-from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
-from heads.trained import HeadInfo, TrainedHead
+from heads.training.device import Device, resolve_device
+from heads.training.fit import EpochRow, FitResult, fit, predict_logits
 
 if TYPE_CHECKING:
-    from cache.labels import LabelJoin
+    from cache.labels.join import LabelJoin
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
@@ -98,7 +98,7 @@ def train_head(
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 
-    labels: a join that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group
+    labels: a join that replaces the stored labels (`cache.labels.join.label_videos`). cv: folds by source group
     whose out-of-fold scores go to `head.training.cross_validation`; the head is the same with and without.
     on_fold is called for every fold, which come first, on_epoch after every epoch of the head itself. Raises
     LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoLabel, VideoRow, storable_text
 from pipeline.backbones.base import Backbone
-from pipeline.sampling import token_spans
-from pipeline.source_tree import Source
-from pipeline.trouble import Stamp
-from pipeline.worker import Failed, Finished
+from pipeline.decoding.sampling import token_spans
+from pipeline.decoding.trouble import Stamp
+from pipeline.decoding.worker import Failed, Finished
+from pipeline.sources.tree import Source
 
 
 @dataclass(frozen=True, slots=True)

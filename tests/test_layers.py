@@ -82,7 +82,7 @@ def test_decode_workers_know_neither_torch_nor_models() -> None:
     for path in files:
         for name, line in imports(path):
             ours = name.startswith("pipeline") and name not in allowed
-            if name.split(".")[0] == "torch" or (ours and not name.startswith("pipeline.decoders")):
+            if name.split(".")[0] == "torch" or (ours and not name.startswith("pipeline.decoding.decoders")):
                 wrong.append(f"{names(path)}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
 
@@ -134,7 +134,7 @@ def test_no_file_is_executed() -> None:
 
 
 def test_consoles_are_made_in_one_place() -> None:
-    """`cache.terminal.make_console` reads no markup in what a user named; a console of another make would."""
+    """`cache.process.terminal.make_console` reads no markup in what a user named; a console of another make would."""
     wrong = []
     for path in [*MODULES, REPOSITORY / "onepass.py"]:
         if path == REPOSITORY / "cache" / "terminal.py":
@@ -179,14 +179,14 @@ def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     ("module", "must_not_load"),
     [
         (
-            "pipeline.cli",
+            "pipeline.cli.extract",
             {"torch", "zarr", "h5py", "cv2", "av", "decord", "open_clip", "sklearn", "matplotlib"},
         ),
-        ("heads.cli", {"torch", "zarr", "h5py", "sklearn", "matplotlib", "scipy"}),
+        ("heads.cli.train", {"torch", "zarr", "h5py", "sklearn", "matplotlib", "scipy"}),
         ("cache", {"torch", "zarr", "h5py"}),
         ("cache.reader", {"torch", "sklearn"}),
         ("cache.writer", {"torch", "sklearn"}),
-        ("pipeline.worker", {"torch", "open_clip", "pytorchvideo", "zarr", "h5py", "decord", "av"}),
+        ("pipeline.decoding.worker", {"torch", "open_clip", "pytorchvideo", "zarr", "h5py", "decord", "av"}),
         ("onepass", {"torch", "zarr", "h5py", "cv2", "av", "decord", "open_clip", "sklearn", "matplotlib"}),
     ],
 )

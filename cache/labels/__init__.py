@@ -1,0 +1,1 @@
+"""Labels and names: which file name says what, and which video a name means."""

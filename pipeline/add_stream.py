@@ -22,10 +22,10 @@ from cache.reader import open_cache
 from cache.schema import Reject, StreamSpec, VideoLabel
 from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
-from pipeline.assembly import Input
 from pipeline.backbones.base import Backbone
 from pipeline.config import ExtractConfig, make_flow, open_writer
 from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import Input
 from pipeline.sources.labelled import ResolvedSources
 
 

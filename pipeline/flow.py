@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
-from pipeline.assembly import Assembler, Input
+from pipeline.assembly import Assembler
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.batching import StreamRunner
 from pipeline.backbones.busy import BusyTime
@@ -21,6 +21,7 @@ from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
 from pipeline.decoding.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
 from pipeline.reporting.progress import ExtractProgress
 from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import Input
 
 
 @dataclass(frozen=True, slots=True)

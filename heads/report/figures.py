@@ -1,7 +1,7 @@
 """Figures as PNG bytes, drawn without a display and without matplotlib's global state.
 
-What every figure shares is here, and the confusion matrix; curves are in `figures_curves`, what is drawn of
-a training in `figures_training`.
+What every figure shares is here, and the confusion matrix; curves are in `heads.report.curves`, what is drawn of
+a training in `heads.report.history`.
 """
 
 from __future__ import annotations

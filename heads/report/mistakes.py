@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from cache.labels.media import utf8_path
 from heads.report.thumbnails import middle_frame_jpeg
-from heads.train import PredictionTable
 from heads.trained.head import TrainedHead
+from heads.trained.record import PredictionTable
 from heads.trained.timeline import Timeline, choose_method, score_over_time
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from heads.report.page import report_html
 from heads.report.training_figures import training_figures
-from heads.train import TrainingRecord
 from heads.trained.checkpoint import save_head, write_file, writing
 from heads.trained.head import TrainedHead
+from heads.trained.record import TrainingRecord
 from heads.training.cross_validation import CrossValidation
 from heads.training.fit import EpochRow
 

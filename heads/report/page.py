@@ -16,8 +16,8 @@ from heads.report.training_figures import ReportFigure, final_evaluation
 from heads.scoring.bootstrap import Interval
 from heads.scoring.evaluate import Evaluation
 from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig
-from heads.train import PART_ROLES, TrainingRecord
 from heads.trained.head import TrainedHead
+from heads.trained.record import PART_ROLES, TrainingRecord
 from heads.trained.timeline import MEANING, choose_method
 from heads.training.cross_validation import OUT_OF_FOLD
 

@@ -15,8 +15,8 @@ from heads.data.splits import Split
 from heads.scoring.bootstrap import Interval
 from heads.scoring.evaluate import Evaluation
 from heads.scoring.thresholds import ThresholdChoice
-from heads.train import PART_ROLES
 from heads.trained.head import TrainedHead
+from heads.trained.record import PART_ROLES
 from heads.training.config import TrainConfig
 from heads.training.cross_validation import CrossValidation, FoldResult
 from heads.training.fit import EpochRow

@@ -9,8 +9,8 @@ from heads.report.figures import Provenance, confusion_matrix_png
 from heads.report.history import history_png, reliability_png
 from heads.scoring.calibration import probabilities
 from heads.scoring.evaluate import Evaluation
-from heads.train import PART_ROLES, TrainingRecord
 from heads.trained.head import TrainedHead
+from heads.trained.record import PART_ROLES, TrainingRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)

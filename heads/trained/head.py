@@ -25,7 +25,7 @@ from heads.training.fit import predict_logits
 
 if TYPE_CHECKING:
     from cache.reader import Cache
-    from heads.train import TrainingRecord
+    from heads.trained.record import TrainingRecord
 
 HEAD_FORMAT = 1
 

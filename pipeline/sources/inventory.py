@@ -8,12 +8,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cache.schema import UNKNOWN_LABEL, KnownInput, VideoLabel
-from pipeline.assembly import Input
 from pipeline.decoding.trouble import has_odd_time, stamp_of
 from pipeline.sources.tree import Source
 
 NO_FILE = (0, 0)
 """What stands for size and time of a file that cannot be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One file to extract: its source, its label, and its size and time of change when it was listed."""
+
+    source: Source
+    label: VideoLabel
+    size_bytes: int
+    mtime_ns: int
+    known_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cache.schema import KnownInput
-from pipeline.assembly import Input
 from pipeline.decoding.worker import file_digest
+from pipeline.sources.inventory import Input
 
 
 def firsts_and_twins(work: Sequence[Input]) -> tuple[list[Input], list[Input]]:

@@ -15,8 +15,9 @@ from heads.report.outputs import write_training
 from heads.report.page import facts, report_html, result_tables
 from heads.report.thumbnails import middle_frame_jpeg
 from heads.report.training_figures import final_evaluation, training_figures
-from heads.train import PredictionTable, train_head
+from heads.train import train_head
 from heads.trained.head import TrainedHead
+from heads.trained.record import PredictionTable
 from heads.trained.timeline import Timeline
 from heads.training.config import TrainConfig
 from tests.heads.synthetic import spans, toy_videos, write_cache

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cache.schema import KnownInput, VideoLabel
-from pipeline.assembly import Input
 from pipeline.sources import twins
+from pipeline.sources.inventory import Input
 from pipeline.sources.tree import Source
 from pipeline.sources.twins import firsts_and_twins, stored_contents
 

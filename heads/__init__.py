@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from heads.ablation.grid import read_axes as read_axes
     from heads.ablation.sweep import Sweep as Sweep
     from heads.audit.audit import audit_cache as audit_cache
+    from heads.data.dataset import load_dataset as load_dataset
+    from heads.data.grid import Ragged as Ragged
+    from heads.data.grid import join_streams as join_streams
     from heads.data.videos import cached_videos as cached_videos
     from heads.estimator import HeadClassifier as HeadClassifier
     from heads.estimator import MeanTokens as MeanTokens
     from heads.report.outputs import write_training as write_training
+    from heads.report.tensorboard import TensorBoardLog as TensorBoardLog
     from heads.train import train_head as train_head
+    from heads.trained.export import compare_with_torch as compare_with_torch
     from heads.trained.export import export_onnx as export_onnx
     from heads.trained.head import Predictions as Predictions
     from heads.trained.head import TrainedHead as TrainedHead
@@ -37,9 +42,14 @@ _HOMES = {
     "HeadClassifier": "heads.estimator",
     "MeanTokens": "heads.estimator",
     "cached_videos": "heads.data.videos",
+    "load_dataset": "heads.data.dataset",
+    "Ragged": "heads.data.grid",
+    "join_streams": "heads.data.grid",
     "export_onnx": "heads.trained.export",
+    "compare_with_torch": "heads.trained.export",
     "score_over_time": "heads.trained.timeline",
     "write_training": "heads.report.outputs",
+    "TensorBoardLog": "heads.report.tensorboard",
     "Sweep": "heads.ablation.sweep",
     "make_cells": "heads.ablation.grid",
     "read_axes": "heads.ablation.grid",

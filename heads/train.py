@@ -51,7 +51,7 @@ def train_head(
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 
-    labels: a join that replaces the stored labels (`cache.labels.join.label_videos`). cv: folds by source group
+    labels: a join that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group
     whose out-of-fold scores go to `head.training.cross_validation`; the head is the same with and without.
     on_fold is called for every fold, which come first, on_epoch after every epoch of the head itself. Raises
     LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError

@@ -25,15 +25,15 @@ from cache.reader import open_cache
 from cache.schema import StreamSpec, VideoLabel
 from cache.writer import CacheWriter
 from pipeline.backbones.load import BackboneConfig, load_backbones
+from pipeline.decoding.pool import DecodePool, PoolSettings, TokenFrames, default_workers
+from pipeline.decoding.worker import Finished, Task, WorkerSettings
 from pipeline.demo_videos import make_demo_tree
 from pipeline.flow import Flow, FlowSettings
-from pipeline.inventory import take_inventory
-from pipeline.pool import DecodePool, PoolSettings, TokenFrames, default_workers
-from pipeline.profile import matrix_rate, token_flops
-from pipeline.report import ExtractReport
-from pipeline.source_tree import Source, discover
+from pipeline.reporting.profile import matrix_rate, token_flops
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import take_inventory
+from pipeline.sources.tree import Source, discover
 from pipeline.verify import compare_video
-from pipeline.worker import Finished, Task, WorkerSettings
 
 EARLY = 50
 

@@ -8,23 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoLabel, VideoRow, storable_text
+from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoRow, storable_text
 from pipeline.backbones.base import Backbone
-from pipeline.sampling import token_spans
-from pipeline.source_tree import Source
-from pipeline.trouble import Stamp
-from pipeline.worker import Failed, Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One file to extract: its source, its label, and its size and time of change when it was listed."""
-
-    source: Source
-    label: VideoLabel
-    size_bytes: int
-    mtime_ns: int
-    known_digest: str = ""
+from pipeline.decoding.sampling import token_spans
+from pipeline.decoding.trouble import Stamp
+from pipeline.decoding.worker import Failed, Finished
+from pipeline.sources.inventory import Input
 
 
 @dataclass(slots=True)

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from cache.errors import InputError
 from cache.schema import StreamSpec, TokenDtype
-from cache.store import cache_format
+from cache.stores.open import cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.load import BackboneConfig
-from pipeline.decoders.base import DECODING_RULES, DecoderName
+from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
+from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
-from pipeline.names import portable_path
-from pipeline.pool import PoolSettings
-from pipeline.sources import ResolvedSources
+from pipeline.sources.labelled import ResolvedSources
+from pipeline.sources.names import portable_path
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""

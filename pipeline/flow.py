@@ -13,16 +13,17 @@ from rich.console import Console
 from cache.errors import DeviceError
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
-from pipeline.assembly import Assembler, Input
+from pipeline.assembly import Assembler
 from pipeline.backbones.base import Backbone
-from pipeline.batching import StreamRunner
-from pipeline.busy import BusyTime
-from pipeline.decoders.base import DecoderName
-from pipeline.launch import pin_memory
-from pipeline.pool import DecodePool, Event, PoolSettings, TokenFrames
-from pipeline.progress import ExtractProgress
-from pipeline.report import ExtractReport
-from pipeline.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
+from pipeline.backbones.batching import StreamRunner
+from pipeline.backbones.busy import BusyTime
+from pipeline.backbones.launch import pin_memory
+from pipeline.decoding.decoders.base import DecoderName
+from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
+from pipeline.decoding.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
+from pipeline.reporting.progress import ExtractProgress
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import Input
 
 
 @dataclass(frozen=True, slots=True)

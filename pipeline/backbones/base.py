@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError, InputError
-from pipeline.decode import StreamPlan
-from pipeline.frames import RgbFrame
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import RgbFrame
 
 Precision = Literal["fp32", "bf16", "fp16"]
 GpuEngine = Literal["graph", "eager"]

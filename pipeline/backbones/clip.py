@@ -31,9 +31,9 @@ from pipeline.backbones.weights import (
     read_state_dict,
     state_digest,
 )
-from pipeline.decode import StreamPlan
-from pipeline.frames import FramePlan, RgbFrame
-from pipeline.sampling import Sampling
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import FramePlan, RgbFrame
+from pipeline.decoding.sampling import Sampling
 
 FLAG = "--clip-weights"
 TAG_FLAG = "--clip-tag"

@@ -38,9 +38,9 @@ from pipeline.backbones.weights import (
     read_state_dict,
     state_digest,
 )
-from pipeline.decode import StreamPlan
-from pipeline.frames import FIXED_POINT_SCALE, FramePlan, RgbFrame
-from pipeline.sampling import Sampling
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import FIXED_POINT_SCALE, FramePlan, RgbFrame
+from pipeline.decoding.sampling import Sampling
 
 FLAG = "--slowfast-weights"
 CHECKPOINT_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/SLOWFAST_8x8_R50.pyth"

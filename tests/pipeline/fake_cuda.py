@@ -127,7 +127,7 @@ class _Cudart:
 @contextlib.contextmanager
 def fake_cuda(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[FakeDevice]:
     """A device with these settings, for the code that runs inside."""
-    from pipeline import launch
+    from pipeline.backbones import launch
 
     device = FakeDevice(**settings)
 

@@ -85,6 +85,8 @@ class Flow:
                 DecodePool(self._settings.pool, worker_settings=limits, pin=self._pin) as pool,
                 ExtractProgress(len(work), console=console) as self._progress,
             ):
+                if pool.note:
+                    console.print(f"note: {pool.note}", highlight=False, markup=False)
                 for event in pool.run(self._tasks(work, stop), stop=stop):
                     self._take(event)
                     self._gather()

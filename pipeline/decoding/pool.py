@@ -32,7 +32,7 @@ from cache.process.terminal import open_standard_descriptors
 from pipeline.decoding import worker
 from pipeline.decoding.frames import PreparedFrame
 from pipeline.decoding.scratch import NOISE_PREFIX, ScratchFolder
-from pipeline.decoding.shared_block import SharedBlock
+from pipeline.decoding.shared_block import SHARED_MEMORY, SharedBlock
 from pipeline.decoding.worker import (
     Failed,
     Finished,
@@ -164,6 +164,18 @@ class DecodePool:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def note(self) -> str:
+        """What a user should know of where frames pass through; empty where they stay in memory."""
+        beside = [item.memory.folder for item in self._workers if item.memory.folder != SHARED_MEMORY]
+        if not beside or not SHARED_MEMORY.is_dir():
+            return ""
+        return (
+            f"{SHARED_MEMORY} has no room for the frames of {len(beside)} of {len(self._workers)} decode workers: they pass "
+            f"through {beside[0]}, which may be a disk. {self.shared_bytes >> 20} MiB are needed (in a container: --shm-size="
+            f"{(self.shared_bytes >> 20) + 64}m), or fewer --workers"
+        )
 
     @property
     def shared_bytes(self) -> int:

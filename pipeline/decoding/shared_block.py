@@ -22,14 +22,14 @@ _ZEROS = bytes(1 << 20)
 
 
 class SharedBlock:
-    """`n_bytes` of zeros; `view` is a memoryview of items of `form` (`B` bytes, `d` doubles).
+    """`n_bytes` of zeros; `view` is a memoryview of items of `form` (`B` bytes, `d` doubles). `folder`: where its file lies.
 
     Handed to a spawned process as an argument it arrives there as such a memoryview. Its file has no name: a kill leaves nothing.
     Raises StorageFull where neither /dev/shm nor the temp folder has room.
     """
 
     def __init__(self, n_bytes: int, form: str = "B") -> None:
-        self._descriptor = _reserve(n_bytes)
+        self._descriptor, self.folder = _reserve(n_bytes)
         self._n_bytes, self._form = n_bytes, form
         self.view = _attach(self._descriptor, n_bytes, form)
 
@@ -55,8 +55,8 @@ def _attach(descriptor: int, n_bytes: int, form: str) -> Any:
     return view.cast("B").cast(form)
 
 
-def _reserve(n_bytes: int) -> int:
-    """Descriptor of a file without a name that has all its bytes."""
+def _reserve(n_bytes: int) -> tuple[int, Path]:
+    """Descriptor of a file without a name that has all its bytes, and its folder."""
     folders = [SHARED_MEMORY] if SHARED_MEMORY.is_dir() else []
     folders.append(Path(tempfile.gettempdir()))
     tried = []
@@ -73,7 +73,7 @@ def _reserve(n_bytes: int) -> int:
                 raise
             tried.append(f"{folder}: {os.strerror(error.errno)}")
         else:
-            return descriptor
+            return descriptor, folder
     raise StorageFull(
         f"no room for {max(1, n_bytes >> 20)} MiB of memory that decode workers share ({'; '.join(tried)}): use fewer --workers, "
         "give a container more with --shm-size, or set TMPDIR to a folder with room"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from cache.errors import OnepassError
 from pipeline.decoding import pool as pool_module
+from pipeline.decoding import shared_block
 from pipeline.decoding.decoders.base import DecoderName
 from pipeline.decoding.pool import DecodePool, PoolSettings, TokenFrames, default_workers
 from pipeline.decoding.sampling import token_spans
@@ -350,6 +354,7 @@ def test_leaving_the_pool_in_the_middle_ends_its_workers(tmp_path: Path) -> None
 PARENT = """
 import sys
 from pathlib import Path
+from typing import Any
 from tests.pipeline import fakes
 from tests.pipeline.pools import settings_for
 from pipeline.decoding import worker
@@ -446,3 +451,76 @@ def test_a_worker_does_not_import_the_calling_script(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, script], check=True, timeout=120, env=environment)
     assert len((tmp_path / "ran.txt").read_text().split()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm here")
+def test_frames_that_pass_through_a_disk_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker gives /dev/shm 64 MB unless told otherwise."""
+    allocate = shared_block._allocate
+
+    def full(descriptor: int, n_bytes: int) -> None:
+        if n_bytes > 8 and str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("/dev/shm"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(descriptor, n_bytes)
+
+    with DecodePool(PoolSettings(workers=1), worker_settings=settings_for()) as pool:
+        assert pool.note == ""
+    monkeypatch.setattr(shared_block, "_allocate", full)
+    with DecodePool(PoolSettings(workers=2), worker_settings=settings_for()) as pool:
+        assert "/dev/shm has no room for the frames of 2 of 2 decode workers" in pool.note
+        assert f"--shm-size={(pool.shared_bytes >> 20) + 64}m" in pool.note
+
+
+def test_a_lent_slot_comes_back_only_once_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames stay as they are while they are lent, however many the worker still has to hand over."""
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
+    (path,) = fakes.write_names(tmp_path, "long60_a.mp4")
+    lent: list[tuple[TokenFrames, NDArray[Any], list[int]]] = []
+
+    def reading(asked: list[int]) -> Callable[[], bool]:
+        def read() -> bool:
+            asked.append(1)
+            return len(asked) > 20
+
+        return read
+
+    settings = PoolSettings(workers=1, slots=2)
+    with DecodePool(settings, worker_settings=settings_for()) as pool:
+        for event in pool.run([Task(0, str(path), "pyav")]):
+            if isinstance(event, TokenFrames):
+                asked: list[int] = []
+                event.read = reading(asked)
+                lent.append((event, event.frames.copy(), asked))
+            for held, copy, times in lent:
+                if len(times) <= 20:
+                    np.testing.assert_array_equal(held.frames, copy)
+    assert len(lent) > 6 and all(len(times) > 20 for _, _, times in lent[:-4])
+
+
+def test_memory_that_is_being_read_is_not_given_to_the_next_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
+    paths = fakes.write_names(tmp_path, "crash_a.mp4", "quiet_b.mp4")
+    pinned: list[int] = []
+    undone: list[int] = []
+
+    def pin(view: Any) -> Callable[[], None]:
+        number = len(pinned)
+        pinned.append(view.nbytes)
+        return lambda: undone.append(number)
+
+    frames: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    done = False
+    with DecodePool(PoolSettings(workers=1), worker_settings=settings_for(), pin=pin) as pool:
+        for event in pool.run([Task(n, str(path), "pyav") for n, path in enumerate(paths)]):
+            if isinstance(event, TokenFrames) and event.number == 0:
+                event.read = lambda: done
+                frames.append((event.frames, event.frames.copy()))
+            for now, before in frames:
+                np.testing.assert_array_equal(now, before)
+        assert pool.restarts == 1 and len(pinned) == 1 + bool(frames)
+        done = True
+    assert sorted(undone) == list(range(len(pinned)))

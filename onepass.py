@@ -22,7 +22,7 @@ from heads.cli.audit import audit_command
 from heads.cli.export import export_onnx_command
 from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
-from pipeline.cli.extract import conclude, extract_command
+from pipeline.cli.extract import GOES_ON, conclude, extract_command
 from pipeline.cli.verify import verify_command
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ app.command(name="inspect")(inspect_command)
 app.command(name="verify")(verify_command)
 app.command(name="convert")(convert_command)
 
+FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; with --keep-cache the same command would resume"
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
 
@@ -263,7 +264,8 @@ class _Scoring:
             ) from error
         for report, config in ends:
             if report.interrupted or not self._failed:
-                conclude(report, config)
+                stays = scratch is None or not config.out.is_relative_to(scratch.path)
+                conclude(report, config, interrupted_says=GOES_ON if stays else FEATURES_DROPPED)
         if self._failed:
             path, failure = self._failed[0]
             n_paths = len(caches) + len(configs)

@@ -52,7 +52,7 @@ app.command(name="inspect")(inspect_command)
 app.command(name="verify")(verify_command)
 app.command(name="convert")(convert_command)
 
-FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; with --keep-cache the same command would resume"
+FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
 

@@ -180,11 +180,11 @@ class VideoLabel:
 class VideoRow:
     """One stored video: one row of `videos/<column>`, the field names being the column names.
 
-    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes. size_bytes
-    and mtime_ns: for quick change detection. label: 1 positive, 0 negative, -1 unknown; label_name "" when
-    unknown. split: "train", "val", "test" or "". source: the recording it was cut from, "" when unknown.
-    duration_seconds, fps (average), width, height (pixels, as decoded) and n_frames describe what was
-    decoded, not what the header says. decoder: the decoder that produced the stored features.
+    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes, "" where it is
+    unknown (and then equal to no other). size_bytes and mtime_ns: for quick change detection. label: 1 positive,
+    0 negative, -1 unknown; label_name "" when unknown. split: "train", "val", "test" or "". source: the recording it
+    was cut from, "" when unknown. duration_seconds, fps (average), width, height (pixels, as decoded) and n_frames
+    describe what was decoded, not what the header says. decoder: the decoder that produced the stored features.
     """
 
     id: str

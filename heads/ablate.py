@@ -29,13 +29,14 @@ from heads.ablate_work import (
     work_here,
     work_in_processes,
 )
-from heads.config import TrainConfig
+from heads.config import TrainConfig, dotted_key
 from heads.dataset import HeadDataset, StreamInput, choose_streams
 from heads.device import Device
 from heads.leaderboard import Leaderboard, Metric, build_leaderboard
 from heads.leaderboard_floors import floor_records
 from heads.model import ModelConfig, count_parameters
 from heads.splits import FoldConfig, Split, choose_split, fold_splits
+from heads.sweep_record import of_runs, require_own_folder, swept_words
 
 if TYPE_CHECKING:
     from cache.labels import LabelJoin
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 Records = Mapping[str, RunRecord]
 LOCK_FILE = "sweep.lock"
+DEFAULT_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Sweep:
     """Cells trained on one cache and one split, with results kept in a folder. A context manager.
 
     base: what cells start from; its seed draws the split or the folds, which all cells share. cv: folds, or
-    None for the cache's own split. n_seeds: trainings of every cell, seeds counting up from the cell's. jobs:
-    processes, 0 for automatic. Raises InputError when another sweep works in the folder, LabelError when the
-    labels cannot be trained on.
+    None for the cache's own split. n_seeds: trainings of every cell, seeds counting up from the cell's; folds are drawn
+    again for each, counting up from the base's. jobs: processes, 0 for automatic. Raises InputError when another
+    sweep works in the folder, LabelError when the labels cannot be trained on.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Sweep:
         base: TrainConfig,
         *,
         out: str | Path,
-        n_seeds: int = 1,
+        n_seeds: int = DEFAULT_SEEDS,
         cv: int | None = None,
         jobs: int = 0,
         labels: LabelJoin | None = None,
@@ -92,7 +94,7 @@ class Sweep:
             name: StreamInput(name, info.dim, info.fingerprint) for name, info in cache.streams.items()
         }
         self._trainer: Trainer | None = None
-        self._splits: list[Split] = []
+        self._splits: list[list[Split]] = []
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -123,7 +125,6 @@ class Sweep:
             self._split(dataset),
             dataset,
             streams=self._streams,
-            n_seeds=self.n_seeds,
             folds=self.cv is not None,
         )
 
@@ -171,14 +172,16 @@ class Sweep:
         baseline: int = 0,
         n_resamples: int = 1000,
         floors: bool = True,
+        searched: str = "",
     ) -> Leaderboard:
-        """Cells ranked by a metric, beside the floors; baseline: number of the cell that all are compared
-        with.
+        """Cells ranked by a metric, beside the floors; baseline: number of the cell that all are compared with.
+
+        searched: the settings of a search that chose the cells.
         """
         runs = self.plan(cells)
         dataset = self._dataset(self._reading_all_of(cells) if floors else cells[baseline].config)
         splits = self._split(dataset)
-        return build_leaderboard(
+        board = build_leaderboard(
             cells,
             runs,
             records,
@@ -191,6 +194,21 @@ class Sweep:
             baseline=baseline,
             n_resamples=n_resamples,
         )
+        return replace(board, sweep=of_runs(self.words(swept_words(cells)), runs, searched=searched))
+
+    def words(self, cells: str) -> str:
+        """The sweep as a person names it: its cells, how it is scored, and on what."""
+        scored = "on the cache's own split" if self.cv is None else f"{self.cv} folds"
+        return f"{cells}, {scored}, {self.n_seeds} seeds, on {', '.join(map(str, self._cache.paths))}"
+
+    def require_own_folder(self, cells: Sequence[Cell], *, searched: str = "") -> None:
+        """Raise InputError where the folder holds the leaderboard of another sweep, before anything is trained.
+
+        cells: of a grid; searched: of a search, whose cells are not known yet.
+        """
+        runs = self.plan(cells) if cells else []
+        words = self.words(f"search of {searched}" if searched else swept_words(cells))
+        require_own_folder(self.out, of_runs(words, runs, searched=searched))
 
     def _n_parameters(self, config: TrainConfig) -> int:
         read = sorted(config.data.streams or self._streams)
@@ -224,26 +242,27 @@ class Sweep:
     def _dataset(self, config: TrainConfig) -> HeadDataset:
         return self._local().dataset(config)
 
-    def _split(self, dataset: HeadDataset) -> list[Split]:
+    def _split(self, dataset: HeadDataset) -> list[list[Split]]:
+        """For each seed its splits: one, the same for all seeds, or one a fold."""
         if not self._splits:
+            seed = self.base.seed
             if self.cv is not None:
-                self._splits = fold_splits(
-                    dataset.labels,
-                    dataset.groups,
-                    config=FoldConfig(k=self.cv),
-                    seed=self.base.seed,
-                    rows=dataset.outside_test,
-                )
-            else:
                 self._splits = [
-                    choose_split(
+                    fold_splits(
                         dataset.labels,
-                        dataset.splits,
                         dataset.groups,
-                        val_share=self.base.data.val_share,
-                        seed=self.base.seed,
+                        config=FoldConfig(k=self.cv),
+                        seed=seed + offset,
+                        rows=dataset.outside_test,
                     )
+                    for offset in range(self.n_seeds)
                 ]
+            else:
+                share = self.base.data.val_share
+                split = choose_split(
+                    dataset.labels, dataset.splits, dataset.groups, val_share=share, seed=seed
+                )
+                self._splits = [[split]] * self.n_seeds
         return self._splits
 
 
@@ -255,10 +274,19 @@ def find_baseline(cells: Sequence[Cell], text: str | None) -> int:
     if text is None:
         return 0
     pairs = dict(part.partition("=")[::2] for part in text.split())
-    found = [number for number, cell in enumerate(cells) if cell.config.updated(pairs) == cell.config]
+    pairs = {dotted_key(key): value for key, value in pairs.items()}
+    found = [number for number, cell in enumerate(cells) if _is(cell, pairs)]
     if len(found) != 1:
         raise InputError(
             f"--baseline '{text}' means {len(found)} of the {len(cells)} cells; it must mean one, such as "
             f"'{cells[0].label}'"
         )
     return found[0]
+
+
+def _is(cell: Cell, pairs: Mapping[str, str]) -> bool:
+    """Whether a cell has these settings; one that cannot have them (a linear model of some width) has not."""
+    try:
+        return cell.config.updated(pairs) == cell.config
+    except InputError:
+        return False

@@ -6,6 +6,7 @@
     near-duplicate        leak       videos whose whitened features all but agree, in two splits
     straddling-group      leak       clips of one source recording in two splits
     shortcut              leak       metadata alone tells the label (see `heads.audit_shortcut`)
+                                     (a video whose digest is unknown, "", is a copy of none)
     duplicate-label       warning    copies of one file with both labels
     duplicate-in-split    warning    copies inside one split (or without splits): they count several times
     near-across-groups    warning    near duplicates of two source groups inside one split: folds would part them
@@ -33,7 +34,7 @@ from cache.fingerprint import weights_name
 from cache.schema import UNKNOWN_LABEL
 from heads.audit_features import NearDuplicates, PooledStream, equal_features, near_duplicates, pool_stream
 from heads.audit_shortcut import SHORTCUT_LIMIT, Shortcut, metadata_shortcuts
-from heads.rows import METADATA_COLUMNS, VideoRows, read_rows
+from heads.rows import METADATA_COLUMNS, VideoRows, read_rows, varying_columns
 
 if TYPE_CHECKING:
     from cache.labels import LabelJoin
@@ -123,7 +124,7 @@ def audit_cache(
         *_repeated(rows, pooled),
         *_near(rows, near),
         *_straddling(rows),
-        *_shortcut(shortcuts, shortcut_limit),
+        *_shortcut(rows, shortcuts, shortcut_limit),
         *_unmatched(rows, labels),
         *_classes(rows),
         *_constant(rows, pooled),
@@ -162,10 +163,17 @@ def _parted(rows: VideoRows, members: Iterable[int]) -> bool:
     return len({rows.splits[row] for row in members} - {""}) > 1
 
 
+def _one_file(rows: VideoRows, members: Sequence[int]) -> bool:
+    """Whether these are known to be copies of one file; a digest that is unknown is equal to none."""
+    digests = {rows.digests[row] for row in members}
+    return len(digests) == 1 and "" not in digests
+
+
 def _duplicates(rows: VideoRows) -> list[Finding]:
     by_digest: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(rows.digests):
-        by_digest[digest].append(row)
+        if digest:
+            by_digest[digest].append(row)
     sets = [members for members in by_digest.values() if len(members) > 1]
     contradicting = [m for m in sets if len({int(rows.labels[r]) for r in m} - {UNKNOWN_LABEL}) > 1]
     return [
@@ -196,7 +204,7 @@ def _duplicates(rows: VideoRows) -> list[Finding]:
 
 
 def _repeated(rows: VideoRows, pooled: list[PooledStream]) -> list[Finding]:
-    sets = [m for m in equal_features(pooled) if len({rows.digests[row] for row in m}) > 1]
+    sets = [m for m in equal_features(pooled) if not _one_file(rows, m)]
     return [
         *_finding(
             "repeated-features",
@@ -223,7 +231,7 @@ def _near(rows: VideoRows, near: NearDuplicates | None) -> list[Finding]:
         )
     leaks, across = [], []
     for first, second, cosine in near.pairs:
-        if rows.digests[first] == rows.digests[second]:
+        if _one_file(rows, (first, second)):
             continue
         line = f"{cosine:.3f}  {_told(rows, (first, second))}"
         if _parted(rows, (first, second)):
@@ -256,9 +264,12 @@ def _straddling(rows: VideoRows) -> list[Finding]:
     return _finding("straddling-group", "leak", message, examples)
 
 
-def _shortcut(shortcuts: Sequence[Shortcut], limit: float) -> list[Finding]:
+def _shortcut(rows: VideoRows, shortcuts: Sequence[Shortcut], limit: float) -> list[Finding]:
     if not shortcuts:
+        known = rows.metadata[rows.labels != UNKNOWN_LABEL]
         text = "fewer than two source groups of each class"
+        if len(known) and not varying_columns(known).any():
+            text = f"no metadata: {', '.join(METADATA_COLUMNS)} are unknown or the same for all videos"
         return _finding("shortcut", "note", "the metadata-only model could not be fitted", [text])
     told = [
         f"{s.model}: AUROC {s.auroc:.3f} ({s.interval}), out of {s.n_folds} folds"

@@ -24,7 +24,14 @@ from heads.dataset import HeadDataset
 from heads.device import Device, resolve_device
 from heads.epochs import FitResult
 from heads.evaluate import Evaluation, evaluate
-from heads.floors import FLOORS, beaten_notes, floor_probabilities, floor_threshold, mean_tokens
+from heads.floors import (
+    beaten_notes,
+    floor_names,
+    floor_probabilities,
+    floor_threshold,
+    mean_tokens,
+    missing_floor_notes,
+)
 from heads.held_out import score_rows
 from heads.model import count_parameters
 from heads.splits import FoldConfig, Split, fold_splits
@@ -129,7 +136,7 @@ def cross_validate(
     rows = dataset.outside_test if rows is None else rows
     splits = fold_splits(dataset.labels, dataset.groups, config=FoldConfig(k=k), seed=config.seed, rows=rows)
     fold_of = np.zeros(len(dataset), dtype=np.int64)
-    scores = {name: _Scores.nowhere(len(dataset)) for name in (HEAD, *FLOORS)}
+    scores = {name: _Scores.nowhere(len(dataset)) for name in (HEAD, *floor_names(dataset))}
     pooled = mean_tokens(dataset.tokens)
     folds = []
     for number, split, result in _fit_folds(dataset, config, splits, device):
@@ -182,7 +189,8 @@ def cross_validate(
         n_resamples=config.n_resamples,
         seed=config.seed,
     )
-    notes = [*dict.fromkeys(note for split in splits for note in split.notes), *_fold_notes(folds)]
+    notes = [*dict.fromkeys(note for split in splits for note in split.notes), *missing_floor_notes(dataset)]
+    notes += _fold_notes(folds)
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
     if config.n_resamples:
         notes += interval_notes("out-of-fold videos", (*head.intervals.values(), choice.interval))

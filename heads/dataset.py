@@ -82,10 +82,12 @@ class HeadDataset:
     labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
-    label_names: (negative, positive). cache_digest: which files, whatever their order.
+    label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
+    where it is unknown.
     """
 
     ids: tuple[str, ...]
+    digests: tuple[str, ...]
     labels: npt.NDArray[np.int8]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
@@ -99,7 +101,7 @@ class HeadDataset:
     cache_digest: str
 
     def __post_init__(self) -> None:
-        counts = {len(self.ids), self.tokens.n_videos, len(self.splits), len(self.groups)}
+        counts = {len(self.ids), len(self.digests), self.tokens.n_videos, len(self.splits), len(self.groups)}
         counts |= {len(self.labels), len(self.durations), len(self.metadata)}
         if len(counts) != 1:
             raise ValueError(f"columns of a dataset differ in length: {sorted(counts)}")
@@ -145,6 +147,7 @@ def load_dataset(
     rows = read_rows(cache, labels)
     return HeadDataset(
         ids=rows.ids,
+        digests=rows.digests,
         labels=rows.labels,
         splits=rows.splits,
         groups=rows.groups,

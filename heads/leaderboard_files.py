@@ -15,9 +15,10 @@ from heads.ablate_grid import short_name
 from heads.checkpoint import write_file, writing
 from heads.leaderboard import METRIC_NAMES, METRICS, Leaderboard, Row
 from heads.leaderboard_figures import cost_png, effects_png, thresholds_png
+from heads.sweep_record import LEADERBOARD_FILE, require_own_folder, write_record
 
 TEMPLATE = "leaderboard.html"
-CSV_FILE = "leaderboard.csv"
+CSV_FILE = LEADERBOARD_FILE
 HTML_FILE = "leaderboard.html"
 
 FIGURES: tuple[tuple[Callable[[Leaderboard], bytes | None], str, str], ...] = (
@@ -36,10 +37,18 @@ FIGURES: tuple[tuple[Callable[[Leaderboard], bytes | None], str, str], ...] = (
 
 
 def write_leaderboard(board: Leaderboard, folder: Path, *, command: str = "") -> dict[str, Path]:
-    """Write both files; returns them by name. Raises StorageFull or HeadError as `heads.checkpoint.writing`."""
+    """Write both files; returns them by name.
+
+    Raises InputError where the folder holds the leaderboard of another sweep, StorageFull or HeadError as
+    `heads.checkpoint.writing`.
+    """
     written = {"leaderboard": folder / CSV_FILE, "page": folder / HTML_FILE}
+    if board.sweep is not None:
+        require_own_folder(folder, board.sweep)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if board.sweep is not None:
+            write_record(folder, board.sweep)
         write_file(written["leaderboard"], leaderboard_csv(board))
         write_file(written["page"], leaderboard_html(board, command=command))
     return written

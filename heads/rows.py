@@ -84,3 +84,10 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
         metadata=np.stack(columns, axis=1),
         label_names=label_names,
     )
+
+
+def varying_columns(metadata: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which columns of float64 [V, K] differ between videos: bool [K]. The others cannot tell a label."""
+    known = np.nan_to_num(metadata)
+    varying: npt.NDArray[np.bool_] = known.max(axis=0) > known.min(axis=0)
+    return varying

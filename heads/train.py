@@ -26,7 +26,8 @@ from heads.dataset import HeadDataset, load_dataset
 from heads.device import Device, resolve_device
 from heads.evaluate import Evaluation, evaluate
 from heads.fit import EpochRow, FitResult, fit, predict_logits
-from heads.floors import beaten_notes, evaluate_floors
+from heads.floors import beaten_notes, evaluate_floors, missing_floor_notes
+from heads.seen import SeenVideos
 from heads.splits import Split, choose_split, labelled_rows
 from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
 from heads.trained import HeadInfo, TrainedHead
@@ -218,14 +219,19 @@ def finish(
     floors = evaluate_floors(
         dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
     )
-    notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, val, config))
+    notes = (
+        *split.notes,
+        *missing_floor_notes(dataset),
+        *choice.warnings,
+        *calibration_notes(calibration, choice, table, val, config),
+    )
     for evaluation in evaluations[: 1 + bool(len(split.test))]:
         if config.n_resamples:
             own_threshold = (choice.interval,) if evaluation.part == "val" else ()
             notes += interval_notes(evaluation.part, (*evaluation.intervals.values(), *own_threshold))
         notes += beaten_notes(evaluation, floors)
     if cross_validation is not None:
-        own = [note for note in cross_validation.notes if note not in split.notes]
+        own = [note for note in cross_validation.notes if note not in notes]
         unlike = unlike_out_of_fold_notes(cross_validation.threshold, choice)
         cross_validation = replace(cross_validation, notes=(*own, *unlike))
     record = TrainingRecord(
@@ -304,6 +310,7 @@ def _trained_on(dataset: HeadDataset, split: Split) -> dict[str, Any]:
             part: {dataset.label_names[label]: int((dataset.labels[rows] == label).sum()) for label in (0, 1)}
             for part, rows in split.parts().items()
         },
+        "videos": SeenVideos.of(dataset, split.parts()).as_dict(),
     }
 
 

@@ -38,9 +38,9 @@ class HeadInfo:
 
     grid: the stream on whose tokens streams are joined. label_names: (negative, positive). temperature
     divides logits before the sigmoid. metrics: by part of the split ("val" chose the model; "test" was scored
-    once). trained_on: dataset, digest and video counts of the cache and the split. versions: of the
-    libraries. threshold_history: what stood here before each `onepass threshold --write`, oldest first:
-    threshold, config, metrics, floors, notes, replaced_at.
+    once). trained_on: dataset, digest and video counts of the cache, the split, and its videos by part
+    (`heads.seen`). versions: of the libraries. threshold_history: what stood here before each
+    `onepass threshold --write`, oldest first: threshold, config, metrics, floors, notes, replaced_at.
     """
 
     config: TrainConfig

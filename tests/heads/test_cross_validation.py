@@ -131,7 +131,7 @@ def test_the_folds_are_those_of_a_sweep(toy_cache: Cache, brief: TrainConfig, tm
     config = brief.updated({"seed": 3})
     found = cross_validate(load(toy_cache), config, k=3)
     cells, _ = make_cells(config, [])
-    with Sweep(toy_cache, config, out=tmp_path, cv=3) as sweep:
+    with Sweep(toy_cache, config, out=tmp_path, n_seeds=1, cv=3) as sweep:
         records = sweep.train(cells)
         runs = sweep.plan(cells)
         board = sweep.leaderboard(cells, records, n_resamples=0)

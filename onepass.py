@@ -72,8 +72,11 @@ def predict(
         Path | None, typer.Option(help="Also write the score over time, window by window: .csv or .json.")
     ] = None,
     timeline_method: Annotated[
-        str, typer.Option(help="attention, sliding, or auto: attention where the head pools by it.")
-    ] = "auto",
+        str,
+        typer.Option(
+            help="sliding: the probability of each window alone; or attention: where the head looked."
+        ),
+    ] = "sliding",
     timeline_window: Annotated[
         float | None,
         typer.Option(help="Seconds of a sliding window; left out: one token.", show_default=False),
@@ -279,7 +282,7 @@ class _OverTime:
         from heads.timeline_file import TimelineRequest
 
         self._request = TimelineRequest(path, method, window_seconds)  # type: ignore[arg-type]
-        self._method = self._request.check(trained)
+        self._request.check(trained)
         self._trained = trained
         self._found: list[Timeline] = []
 
@@ -292,7 +295,7 @@ class _OverTime:
         from heads.timeline_file import write_timelines
 
         n_windows = write_timelines(self._request, self._found, self._trained)
-        meaning = f"{self._method}: {MEANING[self._method]}"
+        meaning = f"{self._request.method}: {MEANING[self._request.method]}"
         return f"timeline   {self._request.path}: {n_windows} windows of {len(self._found)} videos; {meaning}"
 
 

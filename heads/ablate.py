@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from cache.arguments import require_open_cache, require_whole
 from cache.errors import InputError
 from heads.ablate_grid import Cell
 from heads.ablate_runs import Run, RunRecord, RunStore, plan_runs
@@ -81,10 +82,9 @@ class Sweep:
     ) -> None:
         from filelock import FileLock, Timeout
 
-        if not 1 <= n_seeds <= 1000:
-            raise InputError(f"the number of seeds must be between 1 and 1,000, got {n_seeds}")
-        if not 0 <= jobs <= 256:
-            raise InputError(f"jobs must be between 0 (automatic) and 256, got {jobs}")
+        require_open_cache(cache, "Sweep")
+        require_whole("the number of seeds", n_seeds, 1, 1000)
+        require_whole("jobs (0: automatic)", jobs, 0, 256)
         self.base, self.out, self.n_seeds, self.cv = base, Path(out), n_seeds, cv
         self._cache, self._jobs, self._labels = cache, jobs, labels
         self._device: Device = device
@@ -116,7 +116,9 @@ class Sweep:
         self._lock.release()
 
     def plan(self, cells: Sequence[Cell]) -> list[Run]:
-        """All runs of the cells, finished or not. Raises InputError for a stream that the cache lacks."""
+        """All runs of the cells, finished or not. Raises InputError without cells, and for a stream that the cache lacks."""
+        if not cells:
+            raise InputError("a sweep needs cells: make_cells(base, read_axes(['lr=1e-3,3e-4']))")
         for cell in cells:
             choose_streams(tuple(self._streams), cell.config.data.streams, where=str(self._cache.paths[0]))
         dataset = self._dataset(cells[0].config)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.arguments import shown
 from cache.errors import InputError
 from heads.config import TrainConfig, dotted_key
 
@@ -77,7 +78,9 @@ def short_name(key: str) -> str:
 def read_axes(settings: Sequence[str], grid_file: Path | None = None) -> list[Axis]:
     """Axes of a grid file, then of `--set key=a,b,c`. Raises InputError for what is unknown or said twice."""
     given: list[tuple[str, list[str]]] = [] if grid_file is None else list(_read_grid_file(grid_file))
-    for setting in settings:
+    for setting in [settings] if isinstance(settings, str) else settings:
+        if not isinstance(setting, str):
+            raise InputError(f"an axis is a text such as 'lr=1e-3,3e-4', not {shown(setting)}")
         key, equals, text = setting.partition("=")
         if not equals or not text.strip():
             raise InputError(f"--set takes KEY=VALUE,VALUE,...; got '{setting}'")

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cache.arguments import is_number, require_open_cache, require_whole
 from cache.errors import InputError
 from cache.fingerprint import weights_name
 from cache.schema import UNKNOWN_LABEL
@@ -105,9 +106,11 @@ def audit_cache(
     near_threshold: in (0, 1]; None is chosen by `heads.audit_features`. shortcut_limit: AUROC in [0.5, 1).
     Raises InputError for values out of range, LabelError for a cache without videos.
     """
-    if near_threshold is not None and not 0.0 < near_threshold <= 1.0:
+    require_open_cache(cache, "audit_cache")
+    require_whole("n_resamples", n_resamples, 0, 100_000)
+    if near_threshold is not None and not (is_number(near_threshold) and 0.0 < near_threshold <= 1.0):
         raise InputError(f"the near-duplicate threshold must be in (0, 1], got {near_threshold}")
-    if not 0.5 <= shortcut_limit < 1.0:
+    if not (is_number(shortcut_limit) and 0.5 <= shortcut_limit < 1.0):
         raise InputError(f"the shortcut limit must be in [0.5, 1), got {shortcut_limit}")
     rows = read_rows(cache, labels)
     pooled = [pool_stream(cache, name, rows.order) for name in cache.streams]

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import HeadError
+from cache.arguments import shown
+from cache.errors import HeadError, InputError
 from heads.batched import FitJob, fit_together, heads_together
 from heads.bootstrap import interval_notes
 from heads.calibration import at_bound
@@ -132,6 +133,10 @@ def cross_validate(
     Raises LabelError when source groups are too few for K folds, InputError for settings that do not fit,
     HeadError naming the fold whose loss stops being finite.
     """
+    if not isinstance(dataset, HeadDataset):
+        raise InputError(
+            f"cross_validate takes a dataset, not {shown(dataset)}: heads.dataset.load_dataset(cache, ...)"
+        )
     started = time.perf_counter()
     rows = dataset.outside_test if rows is None else rows
     splits = fold_splits(dataset.labels, dataset.groups, config=FoldConfig(k=k), seed=config.seed, rows=rows)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache.arguments import require_open_cache
 from cache.errors import CacheCorrupt, HeadError, InputError
 from cache.fingerprint import is_random, weights_name
 from heads.data import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
@@ -141,6 +142,7 @@ def load_dataset(
     memory_bytes: most memory for tokens; None is half of what is free.
     Raises InputError for a stream that the cache does not hold, LabelError for a cache without videos.
     """
+    require_open_cache(cache, "load_dataset")
     config = config or DataConfig()
     names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
     grid = _reference(cache, names, config.grid)
@@ -171,6 +173,7 @@ def load_dataset(
 
 def choose_streams(held: Sequence[str], wanted: Sequence[str] | None, *, where: str) -> tuple[str, ...]:
     """The wanted streams, sorted; all that are held when None. Raises InputError naming what is missing."""
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
     missing = sorted(set(wanted or ()) - set(held))
     if missing:
         raise InputError(f"{where} holds no stream {', '.join(missing)}; it holds {', '.join(sorted(held))}")

@@ -17,7 +17,7 @@ from heads.figures_curves import objective_words
 from heads.report_figures import ReportFigure, final_evaluation
 from heads.report_mistakes import N_MISTAKES, describe_mistakes, mistaken_rows
 from heads.thresholds import ThresholdChoice, ThresholdConfig
-from heads.timeline import MEANING, choose_method
+from heads.timeline import MEANING, pools_by_attention
 from heads.train import PART_ROLES, TrainingRecord
 from heads.trained import TrainedHead
 
@@ -79,7 +79,7 @@ def report_html(
         over_time=cache is not None,
         grid=info.grid,
         meaning=MEANING["sliding"],
-        attention=choose_method(head) == "attention",
+        attention=pools_by_attention(head),
         threshold=f"{info.threshold.threshold:.4f}",
         config=json.dumps(info.config.as_dict(), indent=2),
         fingerprints=json.dumps({s.name: dict(s.fingerprint) for s in info.streams}, indent=2, default=str),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import require_whole
 from cache.errors import LabelError
 from cache.schema import UNKNOWN_LABEL
 
@@ -166,8 +167,7 @@ class FoldConfig:
     inner_val_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 2 <= self.k <= 50:
-            raise LabelError(f"the number of folds must be between 2 and 50, got {self.k}")
+        require_whole("the number of folds", self.k, 2, 50)
         if not 0.0 < self.inner_val_share <= 0.5:
             raise LabelError(f"inner_val_share must be above 0 and at most 0.5, got {self.inner_val_share}")
 

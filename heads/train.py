@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import require_open_cache, shown
+from cache.errors import InputError
 from heads.bootstrap import interval_notes
 from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
 from heads.config import TrainConfig
@@ -105,7 +107,12 @@ def train_head(
     LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError
     when the loss stops being finite.
     """
-    config = config or TrainConfig()
+    require_open_cache(cache, "train_head")
+    config = TrainConfig() if config is None else config
+    if not isinstance(config, TrainConfig):
+        raise InputError(
+            f"config must be a TrainConfig, such as TrainConfig().updated({{...}}), not {shown(config)}"
+        )
     started = time.perf_counter()
     dataset = load_dataset(
         cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels

@@ -1,0 +1,38 @@
+"""Arguments from Python that cannot be: one line that says what was given and what to give instead."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, TypeGuard
+
+from cache.errors import InputError
+
+if TYPE_CHECKING:
+    from cache.reader import Cache
+
+
+def require_open_cache(value: object, of: str) -> TypeGuard[Cache]:
+    """True, or InputError unless `value` is an open cache. of: who takes it, such as "train_head"."""
+    from cache.reader import Cache
+
+    if not isinstance(value, Cache):
+        raise InputError(f"{of} takes an open cache, not {shown(value)}; open it first: open_cache(PATH)")
+    return True
+
+
+def require_whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise InputError unless `value` is a whole number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        raise InputError(f"{name} must be a whole number between {low:,} and {high:,}, got {shown(value)}")
+
+
+def is_number(value: object) -> bool:
+    """True for whole and floating numbers, numpy's too; a truth value is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A value on one line, with its type where that is not plain from it."""
+    text = " ".join(repr(value).split())
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return short if isinstance(value, (str, int, float, type(None))) else f"{type(value).__name__} {short}"

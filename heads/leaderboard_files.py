@@ -25,7 +25,8 @@ FIGURES: tuple[tuple[Callable[[Leaderboard], bytes | None], str, str], ...] = (
     (
         effects_png,
         "What each setting does",
-        "One point a cell, so every other setting varies within a column; the bar is the median.",
+        "One point a cell with its 95 % interval by source group, so every other setting varies within a column; the bar is the "
+        "median.",
     ),
     (cost_png, "What it costs", "Time is each run's share of the time that heads trained together took."),
     (

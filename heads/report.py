@@ -131,8 +131,8 @@ def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str
         bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
         interval = f"95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
     return (
-        f"{choice.threshold:.4f} by {objective_words(config)} on {on}; alike from {choice.plateau_low:.4f} to "
-        f"{choice.plateau_high:.4f}; {interval}"
+        f"{choice.threshold:.4f} by {objective_words(config)} on {on}; any from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f} decides the same; {interval}"
     )
 
 

@@ -67,7 +67,9 @@ def train_from_cache(
 
         def on_epoch(row: EpochRow) -> None:
             if row.epoch == 1:
-                console.print(f"{EPOCH_HEADER}   (all but loss on val)", markup=False, soft_wrap=True)
+                console.print(
+                    f"{EPOCH_HEADER}   (all but loss on val; * best so far)", markup=False, soft_wrap=True
+                )
             console.print(epoch_line(row), markup=False, soft_wrap=True)
             if log is not None:
                 log.epoch(row)

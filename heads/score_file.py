@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from cache.reader import Cache
 
 SUFFIXES = (".csv", ".jsonl")
-COLUMNS = ("id", "probability", "decision", "threshold", "weights", "reject_reason", "reject_detail", "path")
-"""path: the argument that the row came from, as it was given. Ids are unique within one path only."""
+COLUMNS = (
+    *("id", "probability", "decision", "label", "threshold", "weights"),
+    *("reject_reason", "reject_detail", "path"),
+)
+"""label: what the video is by its label, where it has one. path: the argument that the row came from, as it was given.
+Ids are unique within one path only.
+"""
 
 Row = dict[str, Any]
 
@@ -32,12 +37,16 @@ def require_score_file(path: Path) -> None:
 
 def score_rows(predictions: Predictions, cache: Cache, *, path: str) -> list[Row]:
     """A row a video of the cache and a row a reject."""
+    labels = cache.videos.label
     rows = [
         {
             **dict.fromkeys(COLUMNS),
             "id": predictions.ids[index],
             "probability": float(predictions.probabilities[index]),
             "decision": predictions.decisions[index],
+            "label": cache.label_names[label]
+            if cache.label_names and (label := int(labels[index])) >= 0
+            else None,
             "threshold": predictions.threshold,
             "weights": predictions.weights,
             "path": path,

@@ -296,11 +296,11 @@ def test_from_the_command_line(
     assert list(rows[0]) == ["id", "label", "fold", "probability", "threshold", "decision"]
     assert len(rows) == 60
     assert (
-        sum(row["label"] == row["decision"] == "1" for row in rows)
+        sum(row["label"] == row["decision"] == "Fight" for row in rows)
         == (stored["head"]["metrics"]["true_positives"])
     )
     for row in rows:
-        assert (float(row["probability"]) >= float(row["threshold"])) == (row["decision"] == "1")
+        assert (float(row["probability"]) >= float(row["threshold"])) == (row["decision"] == "Fight")
         assert float(row["threshold"]) == stored["folds"][int(row["fold"]) - 1]["threshold"]
     page = html.unescape((out / "report.html").read_text())
     assert "out-of-fold: 60 videos, 30 positive" in page

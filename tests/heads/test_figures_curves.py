@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from heads import figures_curves, figures_training
+from heads.bootstrap import Interval
 from heads.epochs import EpochRow
 from heads.evaluate import evaluate
 from heads.figures import Provenance
@@ -70,7 +71,9 @@ def test_scores_at_the_ends_are_drawn() -> None:
             label_names=("a", "b"),
             provenance=FROM,
         )
-        reliability_png(LABELS, scores, scores, temperature=1.0, applied=False, part="val", provenance=FROM)
+        reliability_png(
+            LABELS, scores, scores, temperature=1.0, applied=False, part="val", ece=None, provenance=FROM
+        )
 
 
 def test_reliability_counts_every_video(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +87,14 @@ def test_reliability_counts_every_video(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(figures_training, "png_bytes", spy)
     size(
         reliability_png(
-            LABELS, SCORES, SCORES**2, temperature=0.5, applied=True, part="test", provenance=FROM
+            LABELS,
+            SCORES,
+            SCORES**2,
+            temperature=0.5,
+            applied=True,
+            part="test",
+            ece=Interval(0.0, 0.1, 9, 9),
+            provenance=FROM,
         )
     )
     upper_left, upper_right, lower_left, _ = seen[0].axes

@@ -22,8 +22,13 @@ def require_open_cache(value: object, of: str) -> TypeGuard[Cache]:
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:
     """Raise InputError unless `value` is a whole number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+    if not is_whole(value) or not low <= value <= high:
         raise InputError(f"{name} must be a whole number between {low:,} and {high:,}, got {shown(value)}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """True for whole numbers, numpy's too; a truth value is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> bool:

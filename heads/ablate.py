@@ -33,9 +33,11 @@ from heads.ablate_work import (
 from heads.config import TrainConfig, dotted_key
 from heads.dataset import HeadDataset, StreamInput, choose_streams
 from heads.device import Device
+from heads.fold_file import read_folds
 from heads.leaderboard import Leaderboard, Metric, build_leaderboard
 from heads.leaderboard_floors import floor_records
 from heads.model import ModelConfig, count_parameters
+from heads.rows import read_rows
 from heads.splits import FoldConfig, Split, choose_split, fold_splits
 from heads.sweep_record import of_runs, require_own_folder, swept_words
 
@@ -62,9 +64,10 @@ class Sweep:
     """Cells trained on one cache and one split, with results kept in a folder. A context manager.
 
     base: what cells start from; its seed draws the split or the folds, which all cells share. cv: folds, or
-    None for the cache's own split. n_seeds: trainings of every cell, seeds counting up from the cell's; folds are drawn
-    again for each, counting up from the base's. jobs: processes, 0 for automatic. Raises InputError when another
-    sweep works in the folder, LabelError when the labels cannot be trained on.
+    None for the cache's own split. folds: a file that names each video's fold; cv is then their number. n_seeds:
+    trainings of every cell, seeds counting up from the cell's; folds are drawn again for each, counting up from the
+    base's. jobs: processes, 0 for automatic. Raises InputError when another sweep works in the folder, LabelError
+    when the labels cannot be trained on.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Sweep:
         out: str | Path,
         n_seeds: int = DEFAULT_SEEDS,
         cv: int | None = None,
+        folds: Path | None = None,
         jobs: int = 0,
         labels: LabelJoin | None = None,
         device: Device = "auto",
@@ -87,6 +91,11 @@ class Sweep:
         require_whole("jobs (0: automatic)", jobs, 0, 256)
         self.base, self.out, self.n_seeds, self.cv = base, Path(out), n_seeds, cv
         self._cache, self._jobs, self._labels = cache, jobs, labels
+        self._given = None if folds is None else read_folds(folds, read_rows(cache).ids)
+        if self._given is not None:
+            if cv not in (None, int(self._given.max())):
+                raise InputError(f"--cv {cv}, but --folds gives {self._given.max()} folds; leave --cv out")
+            self.cv = int(self._given.max())
         self._device: Device = device
         self._ignore_libraries = ignore_libraries
         self._store = RunStore(self.out)
@@ -256,6 +265,7 @@ class Sweep:
                         config=FoldConfig(k=self.cv),
                         seed=seed + offset,
                         rows=dataset.outside_test,
+                        given=self._given,
                     )
                     for offset in range(self.n_seeds)
                 ]

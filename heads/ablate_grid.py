@@ -19,6 +19,7 @@ from heads.config import TrainConfig, dotted_key
 
 NOT_SWEPT = {
     "data.val_share": "all cells must be scored on the same videos",
+    "data.ignore_splits": "all cells must be scored on the same videos; use --ignore-splits",
     "n_resamples": "it changes no training; use --resamples",
 }
 LOG_RATIO = 10.0

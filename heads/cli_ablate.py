@@ -58,6 +58,17 @@ def ablate_command(
         int | None,
         _text("Folds of all videos outside test, by source group, scored by heads that never saw them.", HOW),
     ] = None,
+    folds: Annotated[
+        Path | None,
+        _text(
+            "File that names each video's fold (columns id, fold), in place of folds drawn here; sets --cv.",
+            HOW,
+        ),
+    ] = None,
+    ignore_splits: Annotated[
+        bool,
+        typer.Option("--ignore-splits", help="As if the cache stored no splits.", rich_help_panel=WHAT),
+    ] = False,
     jobs: Annotated[
         int, typer.Option(help="Processes; 0: one a core where it pays.", rich_help_panel=HOW)
     ] = 0,
@@ -91,7 +102,8 @@ def ablate_command(
     from heads.show import make_console
     from heads.sweep_record import searched_words
 
-    base, axes, fixed = fix_single_values(build_config(preset, {}, ()), read_axes(settings or (), grid))
+    own = {"data.ignore_splits": True} if ignore_splits else {}
+    base, axes, fixed = fix_single_values(build_config(preset, own, ()), read_axes(settings or (), grid))
     if metric not in METRICS:
         raise InputError(f"--metric must be one of {', '.join(METRICS)}; got '{metric}'")
     sweeps_seed = any(axis.key == "seed" for axis in axes)
@@ -140,6 +152,7 @@ def ablate_command(
             out=folder,
             n_seeds=n_seeds,
             cv=cv,
+            folds=folds,
             jobs=jobs,
             labels=join,
             device=read_device(device),

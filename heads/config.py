@@ -147,6 +147,13 @@ def _read(cls: type, name: str, value: Any, key: str) -> Any:
     if tuple in kinds and isinstance(value, (str, list, tuple)):
         parts = value.replace("+", ",").split(",") if isinstance(value, str) else list(value)
         return tuple(str(part).strip() for part in parts)
+    if bool in kinds:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "yes", "on", "1"):
+            return True
+        if str(value).lower() in ("false", "no", "off", "0"):
+            return False
     for kind in (int, float):
         if kind in kinds and not isinstance(value, bool):
             try:

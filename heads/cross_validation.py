@@ -129,9 +129,9 @@ def cross_validate(
 ) -> CrossValidation:
     """Train and score K stratified, group-disjoint folds of `rows` (int64 [M]) that have a label.
 
-    rows: None is everything outside the stored split test. on_fold is called for every fold as it is scored.
-    Raises LabelError when source groups are too few for K folds, InputError for settings that do not fit,
-    HeadError naming the fold whose loss stops being finite.
+    k: taken from the dataset's given folds where it has some. rows: None is everything outside the stored split test.
+    on_fold is called for every fold as it is scored. Raises LabelError when source groups are too few for K folds,
+    InputError for settings that do not fit, HeadError naming the fold whose loss stops being finite.
     """
     if not isinstance(dataset, HeadDataset):
         raise InputError(
@@ -139,7 +139,15 @@ def cross_validate(
         )
     started = time.perf_counter()
     rows = dataset.outside_test if rows is None else rows
-    splits = fold_splits(dataset.labels, dataset.groups, config=FoldConfig(k=k), seed=config.seed, rows=rows)
+    splits = fold_splits(
+        dataset.labels,
+        dataset.groups,
+        config=FoldConfig(k=k),
+        seed=config.seed,
+        rows=rows,
+        given=dataset.given_folds,
+    )
+    k = len(splits)
     fold_of = np.zeros(len(dataset), dtype=np.int64)
     scores = {name: _Scores.nowhere(len(dataset)) for name in (HEAD, *floor_names(dataset))}
     pooled = mean_tokens(dataset.tokens)

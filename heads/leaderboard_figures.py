@@ -88,9 +88,9 @@ def _effect_panel(axes: Axes, board: Leaderboard, rows: Sequence[Row], key: str)
 def _offsets(n: int, spread: np.random.Generator) -> npt.NDArray[np.float64]:
     """Places of n cells beside each other: even where they are few, so that their intervals can be told apart."""
     if n > 12:
-        scattered: npt.NDArray[np.float64] = spread.uniform(-0.3, 0.3, n).astype(np.float64)
-        return scattered
-    return (np.arange(n) - (n - 1) / 2) * min(0.12, 0.5 / max(n, 1))
+        return spread.uniform(-0.3, 0.3, n).astype(np.float64)
+    half = min(0.12, 0.5 / max(n, 1)) * (n - 1) / 2
+    return np.linspace(-half, half, n, dtype=np.float64)
 
 
 def _natural(value: str) -> tuple[int, float, str]:

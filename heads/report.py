@@ -95,13 +95,14 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
     parts = "; ".join(
         f"{part} " + ", ".join(f"{n:,} {name}" for name, n in of.items()) for part, of in counts.items()
     )
+    ignored = ", the cache's own splits ignored" if info.config.data.ignore_splits else ""
     calibration = record.calibration
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
     scored = "val chose; test was scored once" if "test" in counts else "val chose, and there is no test"
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record.seconds.items())
     return [
         ("data set", f"{info.trained_on['dataset']}, {info.trained_on['n_videos']:,} videos"),
-        ("split", f"{info.trained_on['split']}: {parts}"),
+        ("split", f"{info.trained_on['split']}{ignored}: {parts}"),
         (
             "selection",
             f"{scored}; best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection}",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cache.errors import InputError, LabelError
 from heads.bootstrap import INTERVALS_ON, interval_notes
-from heads.dataset import DataConfig, HeadDataset, load_dataset
+from heads.dataset import HeadDataset, load_dataset
 from heads.evaluate import Evaluation, evaluate
 from heads.floors import NOT_BEATEN, beaten_notes, evaluate_floors
 from heads.metrics import Labels, Metrics, Probabilities, compute_metrics
@@ -85,7 +85,7 @@ def selection_scores(
     """
     head.require_fits(cache, ignore_libraries=ignore_libraries)
     info = head.info
-    config = DataConfig(tuple(s.name for s in info.streams), info.grid, info.config.data.val_share)
+    config = replace(info.config.data, streams=tuple(s.name for s in info.streams), grid=info.grid)
     dataset = load_dataset(
         cache, separate_streams=info.config.model.separate_streams, config=config, labels=labels
     )

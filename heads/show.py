@@ -62,7 +62,10 @@ def show_start(
     lines = [
         ("features", f"{', '.join(map(str, caches))} ({dataset.cache_name}, {len(dataset)} videos)"),
         ("weights", weights_line(dataset.streams)),
-        ("split", split.origin),
+        (
+            "split",
+            split.origin + ("; the cache's own splits are ignored" if config.data.ignore_splits else ""),
+        ),
     ]
     for part, rows in split.parts().items():
         positives = int((dataset.labels[rows] == 1).sum())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cache.errors import InputError, LabelError
+from cache.errors import LabelError
 from heads.splits import FoldConfig, Split, choose_split, fold_splits, straddling_groups
 
 
@@ -132,7 +132,7 @@ def test_folds_need_groups() -> None:
     labels, _, groups = data(12)
     with pytest.raises(LabelError, match="5 of each are needed"):
         fold_splits(labels, groups)
-    with pytest.raises(InputError, match="folds must be a whole number between"):
+    with pytest.raises(LabelError, match="folds must be between"):
         FoldConfig(k=1)
 
 

@@ -20,6 +20,7 @@ from cache.terminal import make_console
 from heads.cli import train_head_command
 from heads.cli_ablate import ablate_command
 from heads.cli_audit import audit_command
+from heads.cli_evaluate import evaluate_command
 from heads.cli_export import export_onnx_command
 from heads.cli_threshold import threshold_command
 from pipeline.cli import conclude, extract_command
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command(name="extract")(extract_command)
 app.command(name="train-head")(train_head_command)
+app.command(name="evaluate")(evaluate_command)
 app.command(name="audit")(audit_command)
 app.command(name="ablate")(ablate_command)
 app.command(name="threshold")(threshold_command)
@@ -238,17 +240,17 @@ class _Scoring:
 
     def _score_cache(self, path: Path, given: Path) -> None:
         from cache.reader import open_cache
-        from heads.score_file import agreement_line, score_rows
+        from heads.score_file import agreement_lines, score_rows
 
         name = os.fsencode(given).decode("utf-8", "backslashreplace")
         with open_cache(path) as cache:
             predictions = self._trained.predict(cache, ignore_libraries=self._ignore_libraries)
-            agreement = agreement_line(predictions, cache.videos.label)
+            agreement = agreement_lines(predictions, cache, self._trained)
             if self._over_time is not None:
                 self._over_time.add(cache, name, ignore_libraries=self._ignore_libraries)
             self._rows += score_rows(predictions, cache, path=name)
-        if agreement is not None:
-            self._console.print(agreement)
+        for line in agreement:
+            self._console.print(line)
 
     def _write(self) -> None:
         from heads.score_file import score_lines, write_scores

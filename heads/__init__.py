@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from heads.estimator import MeanTokens as MeanTokens
     from heads.estimator_data import cached_videos as cached_videos
     from heads.export import export_onnx as export_onnx
+    from heads.head_evaluation import evaluate_head as evaluate_head
     from heads.outputs import write_training as write_training
     from heads.timeline import score_over_time as score_over_time
     from heads.train import train_head as train_head
@@ -37,6 +38,7 @@ _HOMES = {
     "HeadClassifier": "heads.estimator",
     "MeanTokens": "heads.estimator",
     "cached_videos": "heads.estimator_data",
+    "evaluate_head": "heads.head_evaluation",
     "export_onnx": "heads.export",
     "score_over_time": "heads.timeline",
     "write_training": "heads.outputs",

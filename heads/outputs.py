@@ -92,7 +92,7 @@ def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
 
 def history_csv(history: Sequence[EpochRow]) -> bytes:
     """One line an epoch; an undefined value is an empty cell."""
-    return _csv(list(history[0].as_dict()), (row.as_dict().values() for row in history))
+    return csv_bytes(list(history[0].as_dict()), (row.as_dict().values() for row in history))
 
 
 def predictions_csv(head: TrainedHead, record: TrainingRecord) -> bytes:
@@ -101,13 +101,13 @@ def predictions_csv(head: TrainedHead, record: TrainingRecord) -> bytes:
     decisions = table.probabilities >= head.info.threshold.threshold
     rows = zip(
         table.ids,
-        _named(table.labels, names),
+        named(table.labels, names),
         table.splits,
         table.probabilities.tolist(),
-        _named(decisions, names),
+        named(decisions, names),
         strict=True,
     )
-    return _csv(["id", "label", "split", "probability", "decision"], rows)
+    return csv_bytes(["id", "label", "split", "probability", "decision"], rows)
 
 
 def folds_csv(folds: CrossValidation, label_names: tuple[str, str]) -> bytes:
@@ -117,21 +117,21 @@ def folds_csv(folds: CrossValidation, label_names: tuple[str, str]) -> bytes:
     table = folds.table
     rows = zip(
         table.ids,
-        _named(table.labels, label_names),
+        named(table.labels, label_names),
         table.folds.tolist(),
         table.probabilities.tolist(),
         table.thresholds.tolist(),
-        _named(table.flagged, label_names),
+        named(table.flagged, label_names),
         strict=True,
     )
-    return _csv(["id", "label", "fold", "probability", "threshold", "decision"], rows)
+    return csv_bytes(["id", "label", "fold", "probability", "threshold", "decision"], rows)
 
 
-def _named(labels: npt.NDArray[Any], names: tuple[str, str]) -> list[str]:
+def named(labels: npt.NDArray[Any], names: tuple[str, str]) -> list[str]:
     return [names[int(label)] for label in labels]
 
 
-def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
+def csv_bytes(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from cache.errors import InputError, LabelError
 from heads.bootstrap import INTERVALS_ON, interval_notes
-from heads.dataset import HeadDataset, load_dataset
+from heads.dataset import HeadDataset
 from heads.evaluate import Evaluation, evaluate
 from heads.floors import NOT_BEATEN, beaten_notes, evaluate_floors
+from heads.head_evaluation import scored_dataset
 from heads.metrics import Labels, Metrics, Probabilities, compute_metrics
 from heads.seen import CHOSEN, NOT_RECORDED, SeenVideos, require_unseen
 from heads.splits import Split, choose_split, labelled_rows
@@ -83,17 +84,8 @@ def selection_scores(
     LabelError where both classes are not there, HeadError or FingerprintMismatch for a cache that does not
     fit.
     """
-    head.require_fits(cache, ignore_libraries=ignore_libraries)
     info = head.info
-    config = replace(info.config.data, streams=tuple(s.name for s in info.streams), grid=info.grid)
-    dataset = load_dataset(
-        cache, separate_streams=info.config.model.separate_streams, config=config, labels=labels
-    )
-    if dataset.label_names != info.label_names:
-        raise LabelError(
-            f"the head decides {info.label_names[1]} against {info.label_names[0]}; these labels are "
-            f"{dataset.label_names[1]} and {dataset.label_names[0]}. Pass --positive or other labels"
-        )
+    dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     where = ", ".join(map(str, cache.paths))
     notes: tuple[str, ...] = ()
     split = None
@@ -104,7 +96,11 @@ def selection_scores(
                 f"{where} is what the head was trained on: only its val videos may choose a threshold"
             )
         split = choose_split(
-            dataset.labels, dataset.splits, dataset.groups, val_share=config.val_share, seed=info.config.seed
+            dataset.labels,
+            dataset.splits,
+            dataset.groups,
+            val_share=info.config.data.val_share,
+            seed=info.config.seed,
         )
         rows, origin = split.val, f"val of the training cache, {split.origin}"
         notes += _changed_labels(info, dataset, split)

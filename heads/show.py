@@ -149,12 +149,16 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
     for note in (*info.notes, *(folds.notes if folds is not None else ())):
-        loud = note.startswith("DEGENERATE")
-        console.print(
-            Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow"), soft_wrap=True
-        )
+        print_note(console, note)
     for name, path in written.items():
         console.print(Text(f"{name:<17} {path}"), soft_wrap=True)
+
+
+def print_note(console: Console, note: str) -> None:
+    """A note in yellow, one that unmakes the scores in red."""
+    loud = note.startswith(("DEGENERATE", "SEEN"))
+    text = Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow")
+    console.print(text, soft_wrap=True)
 
 
 def _choice_words(choice: ThresholdChoice, *, on: str) -> str:

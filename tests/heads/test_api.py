@@ -20,6 +20,7 @@ def test_public_names() -> None:
         "audit_cache",
         "cached_videos",
         "cross_validate",
+        "evaluate_head",
         "export_onnx",
         "make_cells",
         "read_axes",

@@ -22,6 +22,7 @@ from heads.cli_ablate import ablate_command
 from heads.cli_audit import audit_command
 from heads.cli_evaluate import evaluate_command
 from heads.cli_export import export_onnx_command
+from heads.cli_probe import probe_command
 from heads.cli_threshold import threshold_command
 from pipeline.cli import conclude, extract_command
 from pipeline.cli_verify import verify_command
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command(name="extract")(extract_command)
 app.command(name="train-head")(train_head_command)
 app.command(name="evaluate")(evaluate_command)
+app.command(name="probe")(probe_command)
 app.command(name="audit")(audit_command)
 app.command(name="ablate")(ablate_command)
 app.command(name="threshold")(threshold_command)

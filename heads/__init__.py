@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from heads.export import export_onnx as export_onnx
     from heads.head_evaluation import evaluate_head as evaluate_head
     from heads.outputs import write_training as write_training
+    from heads.probe import probe_cache as probe_cache
     from heads.timeline import score_over_time as score_over_time
     from heads.train import train_head as train_head
     from heads.trained import Predictions as Predictions
@@ -40,6 +41,7 @@ _HOMES = {
     "cached_videos": "heads.estimator_data",
     "evaluate_head": "heads.head_evaluation",
     "export_onnx": "heads.export",
+    "probe_cache": "heads.probe",
     "score_over_time": "heads.timeline",
     "write_training": "heads.outputs",
     "Sweep": "heads.ablate",

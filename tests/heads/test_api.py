@@ -23,6 +23,7 @@ def test_public_names() -> None:
         "evaluate_head",
         "export_onnx",
         "make_cells",
+        "probe_cache",
         "read_axes",
         "score_over_time",
         "train_head",

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from cache.errors import InputError
 
-if TYPE_CHECKING:
-    from cache.reader import Cache
 
-
-def require_open_cache(value: object, of: str) -> TypeGuard[Cache]:
-    """True, or InputError unless `value` is an open cache. of: who takes it, such as "train_head"."""
-    from cache.reader import Cache
-
-    if not isinstance(value, Cache):
+def require_open_cache(value: object, of: str) -> None:
+    """Raise InputError unless `value` is an open cache. of: who takes it, such as "train_head"."""
+    if not (hasattr(value, "videos") and hasattr(value, "streams") and hasattr(value, "paths")):
         raise InputError(f"{of} takes an open cache, not {shown(value)}; open it first: open_cache(PATH)")
-    return True
 
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,94 +14,32 @@ import numpy.typing as npt
 
 from cache.arguments import require_open_cache, shown
 from cache.errors import InputError
-from heads.bootstrap import interval_notes
-from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
-from heads.config import TrainConfig
-from heads.cross_validation import (
-    OUT_OF_FOLD,
+from heads.data.dataset import HeadDataset, load_dataset
+from heads.data.splits import Split, choose_split, labelled_rows
+from heads.scoring.bootstrap import interval_notes
+from heads.scoring.calibration import Calibration, fit_temperature, probabilities, rescaled
+from heads.scoring.evaluate import Evaluation, evaluate
+from heads.scoring.floors import beaten_notes, evaluate_floors, missing_floor_notes
+from heads.scoring.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
+from heads.trained.head import HeadInfo, TrainedHead
+from heads.trained.record import PredictionTable, TrainingRecord
+from heads.trained.seen import SeenVideos
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import (
     CrossValidation,
     FoldResult,
     cross_validate,
     unlike_out_of_fold_notes,
 )
-from heads.dataset import HeadDataset, load_dataset
-from heads.device import Device, resolve_device
-from heads.evaluate import Evaluation, evaluate
-from heads.fit import EpochRow, FitResult, fit, predict_logits
-from heads.floors import beaten_notes, evaluate_floors, missing_floor_notes
-from heads.seen import SeenVideos
-from heads.splits import Split, choose_split, labelled_rows
-from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
-from heads.trained import HeadInfo, TrainedHead
+from heads.training.device import Device, resolve_device
+from heads.training.fit import EpochRow, FitResult, fit, predict_logits
 
 if TYPE_CHECKING:
-    from cache.labels import LabelJoin
+    from cache.labels.join import LabelJoin
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
-UNSEEN, SEEN, UNKNOWN = "unseen", "seen", "unknown"
-PART_ROLES = {
-    "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
-    "test": "test was scored once, after everything was chosen",
-    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group",
-    "train": "train, what the head was fitted on",
-    UNSEEN: "the head has seen none of these videos, by file and by source group",
-    SEEN: "SEEN VIDEOS among them: the head was made with some, so scores are too good",
-    UNKNOWN: "it is not known whether the head has seen these videos",
-}
-"""What each part of a split was used for: said wherever its scores are shown."""
-
 LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PredictionTable:
-    """One row a labelled video of the split, sorted by id: what predictions.csv and every figure are made
-    from.
-
-    labels: int8 [M]. splits: the part each video was in. logits, probabilities: float64 [M], probabilities
-    after calibration.
-    """
-
-    ids: tuple[str, ...]
-    labels: npt.NDArray[np.int8]
-    splits: tuple[str, ...]
-    groups: tuple[str, ...]
-    logits: Float
-    probabilities: Float
-
-    def rows_of(self, part: str) -> npt.NDArray[np.int64]:
-        """Row numbers of one part of the split."""
-        return np.flatnonzero(np.array(self.splits) == part)
-
-    def at(self, rows: npt.NDArray[np.int64]) -> PredictionTable:
-        """Only these rows, int64 [N]."""
-        return PredictionTable(
-            ids=tuple(self.ids[row] for row in rows),
-            labels=self.labels[rows],
-            splits=tuple(self.splits[row] for row in rows),
-            groups=tuple(self.groups[row] for row in rows),
-            logits=self.logits[rows],
-            probabilities=self.probabilities[rows],
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingRecord:
-    """What a training leaves for tables, figures and reports; not part of the checkpoint.
-
-    evaluations: the head on val, test (where there is one) and train, in this order. floors: the same parts
-    but train. seconds: wall time by step. cross_validation: out-of-fold scores, where they were asked for.
-    """
-
-    split: Split
-    history: tuple[EpochRow, ...]
-    predictions: PredictionTable
-    evaluations: tuple[Evaluation, ...]
-    floors: tuple[Evaluation, ...]
-    calibration: Calibration
-    seconds: Mapping[str, float]
-    cross_validation: CrossValidation | None = None
 
 
 def train_head(

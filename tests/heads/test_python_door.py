@@ -24,8 +24,8 @@ from heads import (
     score_over_time,
     train_head,
 )
-from heads.dataset import load_dataset
-from heads.rethreshold import selection_scores
+from heads.data.dataset import load_dataset
+from heads.trained.rethreshold import selection_scores
 from tests.heads.synthetic import toy_videos, write_cache
 
 RAMP = np.linspace(-1, 1, 60, dtype=np.float32).reshape(5, 12)

@@ -1,0 +1,249 @@
+"""What train-head prints: what is trained on what, a line an epoch, and the result beside its floors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.box import HEAVY_HEAD, SIMPLE
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from cache.process import terminal
+from heads.data.dataset import HeadDataset, any_random, weights_line
+from heads.data.splits import Split
+from heads.scoring.bootstrap import Interval
+from heads.scoring.evaluate import Evaluation
+from heads.scoring.thresholds import ThresholdChoice
+from heads.trained.head import TrainedHead
+from heads.trained.record import PART_ROLES
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import CrossValidation, FoldResult
+from heads.training.fit import EpochRow
+from heads.training.losses import positive_weight
+
+LOG_WIDTH = 150
+Layout = Literal["wide", "stacked", "short"]
+LAYOUTS: tuple[Layout, ...] = ("wide", "stacked", "short")
+"""Of tables: intervals beside their numbers; below them; below them and only the columns that matter most."""
+RANDOM_NOTE = "RANDOM backbone weights: these scores test the pipeline, they say nothing about violence"
+EPOCH_HEADER = (
+    f"{'epoch':>5}  {'lr':>8}  {'loss':>7}  {'val loss':>8}  {'threshold':>9}  "
+    f"{'precision':>9}  {'recall':>6}  {'F1':>6}  {'AUROC':>6}"
+)
+
+
+def make_console() -> Console:
+    """A console as wide as the terminal; in a log as COLUMNS says, else wide enough for every table."""
+    console = terminal.make_console(soft_wrap=False)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return console
+    return terminal.make_console(soft_wrap=False, width=LOG_WIDTH)
+
+
+def print_fitting(console: Console, table: Callable[[Layout], Table]) -> None:
+    """The table in the first layout that the console is wide enough for, else in the last."""
+    for layout in LAYOUTS:
+        made = table(layout)
+        if Measurement.get(console, console.options.update(width=10_000), made).maximum <= console.width:
+            break
+    console.print(made)
+
+
+def show_start(
+    console: Console, dataset: HeadDataset, split: Split, config: TrainConfig, *, caches: Sequence[Path]
+) -> None:
+    """Which cache, weights, split, model and loss, before the first epoch."""
+    negative, positive = dataset.label_names
+    lines = [
+        ("features", f"{', '.join(map(str, caches))} ({dataset.cache_name}, {len(dataset)} videos)"),
+        ("weights", weights_line(dataset.streams)),
+        (
+            "split",
+            split.origin + ("; the cache's own splits are ignored" if config.data.ignore_splits else ""),
+        ),
+    ]
+    for part, rows in split.parts().items():
+        positives = int((dataset.labels[rows] == 1).sum())
+        groups = len({dataset.groups[i] for i in rows})
+        counts = f"{positives} {positive}, {len(rows) - positives} {negative}"
+        lines.append((part, f"{len(rows)} videos ({counts}) from {groups} source groups"))
+    model = config.model
+    lines.append(
+        ("model", f"{model.architecture}, {model.pooling} pool, inputs {', '.join(streams_read(dataset))}")
+    )
+    lines.append(("loss", loss_line(dataset, split, config)))
+    for name, value in lines:
+        console.print(Text(f"{name:<9} {value}"), soft_wrap=True)
+    if any_random(dataset.streams):
+        console.print(Text(RANDOM_NOTE, style="bold yellow"), soft_wrap=True)
+    for note in split.notes:
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+
+
+def streams_read(dataset: HeadDataset) -> list[str]:
+    """Each stream with its width, such as "clip 512"."""
+    return [f"{stream.name} {stream.dim}" for stream in dataset.streams]
+
+
+def loss_line(dataset: HeadDataset, split: Split, config: TrainConfig) -> str:
+    """The loss and its pos_weight with where it comes from."""
+    labels = dataset.labels[split.train]
+    positives = int((labels == 1).sum())
+    balanced = config.optim.sampler == "balanced"
+    weight = positive_weight(
+        config.loss, n_negative=len(labels) - positives, n_positive=positives, balanced_batches=balanced
+    )
+    source = {"auto": "auto", "off": "off"}.get(str(config.loss.pos_weight), "given")
+    if source == "auto" and config.loss.kind == "bce" and not balanced:
+        negative, positive = dataset.label_names
+        source = f"{len(labels) - positives} {negative} / {positives} {positive} in train"
+    line = f"{config.loss.kind}, pos_weight {weight:.4f} ({source})"
+    if config.loss.kind == "focal":
+        line += f", gamma {config.loss.focal_gamma:g}, alpha {config.loss.focal_alpha or 'off'}"
+    if config.loss.label_smoothing:
+        line += f", label smoothing {config.loss.label_smoothing:g}"
+    return line + (", balanced batches" if balanced else "")
+
+
+def epoch_line(row: EpochRow) -> str:
+    """One line under EPOCH_HEADER; * marks the best epoch so far."""
+    mark = " *" if row.best else ""
+    mark += " one class for everything" if row.degenerate else ""
+    return (
+        f"{row.epoch:>5}  {row.lr:>8.1e}  {row.train_loss:>7.4f}  {row.val_loss:>8.4f}  "
+        f"{row.threshold:>9.4f}  {number(row.precision):>9}  {row.recall:>6.3f}  {row.f1:>6.3f}  {number(row.auroc):>6}{mark}"
+    )
+
+
+def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]) -> None:
+    """The head beside its floors on val and test, the threshold, notes, and where everything lies."""
+    record = head.training
+    assert record is not None
+    info = head.info
+    folds = record.cross_validation
+    for evaluation in record.evaluations:
+        if evaluation.part != "train":
+            floors = [floor for floor in record.floors if floor.part == evaluation.part]
+            show_table(console, evaluation, floors, weights=info.weights)
+    if folds is not None:
+        show_table(console, folds.head, folds.floors, weights=info.weights)
+    applied = "applied" if info.config.calibration == "temperature" else "not applied"
+    lines = [
+        f"threshold {_choice_words(info.threshold, on='val')}",
+        *(fold_threshold_lines(folds) if folds is not None else ()),
+        f"temperature {record.calibration.temperature:.3f} ({applied}); on val, log loss "
+        f"{record.calibration.nll_before:.3f} before and {record.calibration.nll_after:.3f} after, ECE "
+        f"{record.calibration.ece_before:.3f} and {record.calibration.ece_after:.3f}",
+        f"best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection} on val; "
+        f"{info.n_parameters:,} parameters, trained in {info.precision}, seed {info.config.seed}",
+    ]
+    if folds is None and not len(record.split.test):
+        lines.append(
+            "val chose the model, and there is no test; --cv K scores every video by heads that never saw it"
+        )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    for note in (*info.notes, *(folds.notes if folds is not None else ())):
+        print_note(console, note)
+    for name, path in written.items():
+        console.print(Text(f"{name:<17} {path}"), soft_wrap=True)
+
+
+def print_note(console: Console, note: str) -> None:
+    """A note in yellow, one that unmakes the scores in red."""
+    loud = note.startswith(("DEGENERATE", "SEEN"))
+    text = Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow")
+    console.print(text, soft_wrap=True)
+
+
+def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
+    interval = ""
+    if choice.interval:
+        caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
+        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
+        interval = f", 95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
+    return (
+        f"{choice.threshold:.4f} ({choice.objective} on {on}; any from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f} decides the same{interval})"
+    )
+
+
+def fold_line(fold: FoldResult, k: int) -> str:
+    """A fold that is trained and scored."""
+    mark = ", one class for everything" if fold.degenerate else ""
+    return (
+        f"fold {fold.number} of {k}: {fold.n} videos held out; best epoch {fold.best_epoch}, temperature "
+        f"{fold.temperature:.3f}, threshold {fold.threshold:.4f}{mark}"
+    )
+
+
+def fold_threshold_lines(folds: CrossValidation) -> list[str]:
+    """Each fold's threshold, and the one that all out-of-fold scores would choose."""
+    each = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
+    return [
+        f"thresholds of the {folds.k} folds {each}",
+        f"out-of-fold threshold {_choice_words(folds.threshold, on='all out-of-fold videos')}; the checkpoint keeps val's",
+    ]
+
+
+def show_table(console: Console, head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> None:
+    """`result_table` as wide as the console."""
+    print_fitting(console, lambda layout: result_table(head, floors, weights=weights, layout=layout))
+
+
+def result_table(
+    head: Evaluation, floors: Sequence[Evaluation], *, weights: str, layout: Layout = "wide"
+) -> Table:
+    """One row the head and one a floor; intervals are 95 %, by source group; ~ marks a rough one."""
+    m = head.metrics
+    table = Table(
+        title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {PART_ROLES[head.part]}\nweights: {weights}",
+        title_justify="left",
+        pad_edge=layout != "short",
+        box=SIMPLE if layout == "short" else HEAVY_HEAD,
+    )
+    columns = RESULT_COLUMNS[:5] if layout == "short" else RESULT_COLUMNS
+    table.add_column("", no_wrap=layout == "wide")
+    for name, key in columns:
+        wide_head = layout == "wide" and key != "ece"
+        table.add_column(name if wide_head else SHORT_HEADS.get(key, name), justify="right", no_wrap=True)
+    for row in (head, *floors):
+        cells = [
+            with_interval(getattr(row.metrics, key), row.intervals.get(key), layout=layout)
+            for _, key in columns
+        ]
+        table.add_row(row.name, *cells, style="bold" if row is head else None)
+    if layout == "short":
+        table.caption = "accuracy, Brier and ECE: metrics.json"
+    return table
+
+
+RESULT_COLUMNS = (
+    ("AUROC", "auroc"),
+    ("average precision", "average_precision"),
+    ("F1", "f1"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("accuracy", "accuracy"),
+    ("Brier", "brier"),
+    ("ECE", "ece"),
+)
+SHORT_HEADS = {"average_precision": "AP", "precision": "prec.", "accuracy": "acc."}
+
+
+def number(value: float | None) -> str:
+    """Three digits, or - where it is undefined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def with_interval(value: float | None, interval: Interval | None, *, layout: Layout = "wide") -> str:
+    """A number with its interval beside it, or below it."""
+    if value is None or interval is None:
+        return number(value)
+    between = " " if layout == "wide" else "\n"
+    return f"{value:.3f}{between}[{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import csv
+import html
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from cache.errors import HeadError, LabelError
+from cache.reader import Cache, open_cache
+from heads.ablation.grid import make_cells
+from heads.ablation.sweep import Sweep
+from heads.cli.train import main
+from heads.data.dataset import HeadDataset, load_dataset
+from heads.report.outputs import write_training
+from heads.report.page import facts, result_tables
+from heads.scoring.bootstrap import Interval
+from heads.scoring.thresholds import choose_threshold
+from heads.train import train_head
+from heads.training import cross_validation
+from heads.training.batched import FitJob
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import (
+    CrossValidation,
+    FoldResult,
+    cross_validate,
+    unlike_out_of_fold_notes,
+)
+from tests.heads.synthetic import features, toy_videos, write_cache
+
+
+@pytest.fixture(scope="module")
+def split_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 videos in train and val, 12 in test, 2 without a label."""
+    rng = np.random.default_rng(5)
+    videos = toy_videos(48, signal=1.0)
+    videos += [
+        features(i, label=(i // 2) % 2, rng=rng, split="test", source=f"other{i // 2}") for i in range(60, 72)
+    ]
+    videos += [features(i, label=-1, rng=rng, split="train") for i in range(80, 82)]
+    return write_cache(tmp_path_factory.mktemp("cv") / "c.zarr", videos)
+
+
+@pytest.fixture
+def split_cache(split_path: Path) -> Iterator[Cache]:
+    with open_cache(split_path) as cache:
+        yield cache
+
+
+@pytest.fixture
+def brief(quick: TrainConfig) -> TrainConfig:
+    return quick.updated({"epochs": 2})
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[FitJob]]:
+    """What trained together, pack by pack."""
+    seen: list[list[FitJob]] = []
+    real = cross_validation.fit_together
+
+    def recording(tokens: object, labels: object, jobs: list[FitJob], **options: object) -> object:
+        seen.append(list(jobs))
+        return real(tokens, labels, jobs, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cross_validation, "fit_together", recording)
+    return seen
+
+
+def load(cache: Cache) -> HeadDataset:
+    return load_dataset(cache, separate_streams=False)
+
+
+def same(one: CrossValidation, other: CrossValidation) -> None:
+    assert one.as_dict() == other.as_dict()
+    for name in ("labels", "folds", "probabilities", "thresholds"):
+        np.testing.assert_array_equal(getattr(one.table, name), getattr(other.table, name))
+
+
+def test_no_head_saw_what_it_scores(split_cache: Cache, brief: TrainConfig, jobs: list[list[FitJob]]) -> None:
+    data = load(split_cache)
+    told: list[FoldResult] = []
+    found = cross_validate(data, brief, k=4, on_fold=told.append)
+    (pack,) = jobs
+    row_of = {video_id: row for row, video_id in enumerate(data.ids)}
+    kept = [row_of[video_id] for video_id in found.table.ids]
+    for number, job in enumerate(pack, start=1):
+        seen = np.concatenate([job.train, job.val])
+        held_out = [row for row, fold in zip(kept, found.table.folds, strict=True) if fold == number]
+        assert not {data.groups[row] for row in seen} & {data.groups[row] for row in held_out}
+        assert {data.splits[row] for row in seen} == {"train", "val"}
+        assert sorted([*seen, *held_out]) == kept
+        assert len(held_out) == told[number - 1].n
+    assert tuple(told) == found.folds
+    assert [fold.number for fold in found.folds] == [1, 2, 3, 4]
+
+
+def test_counts_add_up(split_cache: Cache, brief: TrainConfig) -> None:
+    found = cross_validate(load(split_cache), brief, k=3)
+    labelled, test = 60, 12
+    assert len(found.table) == found.head.metrics.n == labelled - test
+    assert sum(fold.n for fold in found.folds) == labelled - test
+    assert {floor.metrics.n for floor in found.floors} == {labelled - test}
+    assert len(set(found.table.ids)) == labelled - test
+    assert list(found.table.ids) == sorted(found.table.ids)
+    assert not any(video_id.startswith("test/") for video_id in found.table.ids)
+    assert "2 of 62 videos have no label and are left out" in found.notes
+
+
+def test_decisions_are_of_each_folds_own_threshold(split_cache: Cache, brief: TrainConfig) -> None:
+    found = cross_validate(load(split_cache), brief, k=3)
+    table = found.table
+    own = {fold.number: fold.threshold for fold in found.folds}
+    assert len(set(own.values())) == 3
+    assert table.thresholds.tolist() == [own[fold] for fold in table.folds.tolist()]
+    metrics = found.head.metrics
+    assert metrics.threshold is None
+    assert metrics.f1 == pytest.approx(f1_score(table.labels, table.flagged))
+    assert metrics.auroc == pytest.approx(roc_auc_score(table.labels, table.probabilities))
+    assert found.head.intervals["f1"] is not None
+    assert metrics.f1 in found.head.intervals["f1"]
+    over_all = choose_threshold(table.labels, table.probabilities)
+    assert found.threshold.threshold == over_all.threshold
+    assert found.threshold.interval is not None
+    assert found.threshold.interval.n_groups == len(set(table.groups))
+    assert [floor.name for floor in found.floors] == ["all-positive", "metadata-only", "mean-pooled"]
+    assert {evaluation.part for evaluation in (found.head, *found.floors)} == {"out-of-fold"}
+
+
+def test_the_folds_are_those_of_a_sweep(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
+    config = brief.updated({"seed": 3})
+    found = cross_validate(load(toy_cache), config, k=3)
+    cells, _ = make_cells(config, [])
+    with Sweep(toy_cache, config, out=tmp_path, n_seeds=1, cv=3) as sweep:
+        records = sweep.train(cells)
+        runs = sweep.plan(cells)
+        board = sweep.leaderboard(cells, records, n_resamples=0)
+    assert len(runs) == 3
+    for fold, run in zip(found.folds, runs, strict=True):
+        record = records[run.key]
+        own = found.table.folds == fold.number
+        assert found.table.probabilities[own].tolist() == list(record.probabilities)
+        assert (fold.threshold, fold.temperature) == (record.threshold, record.temperature)
+        assert fold.best_epoch == record.best_epoch
+    for row, evaluation in zip((board.rows[0], *board.floors), (found.head, *found.floors), strict=True):
+        for name, score in row.scores.items():
+            assert score == pytest.approx(getattr(evaluation.metrics, name))
+
+
+def test_packs_and_repetition_change_nothing(
+    toy_cache: Cache, brief: TrainConfig, jobs: list[list[FitJob]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load(toy_cache)
+    together = cross_validate(data, brief, k=5)
+    same(together, cross_validate(data, brief, k=5))
+    monkeypatch.setattr(cross_validation, "heads_together", lambda **options: 2)
+    jobs.clear()
+    same(together, cross_validate(data, brief, k=5))
+    assert [len(pack) for pack in jobs] == [2, 2, 1]
+
+
+def test_the_checkpoint_and_test_are_the_same_with_folds(
+    split_cache: Cache, brief: TrainConfig, tmp_path: Path
+) -> None:
+    plain = train_head(split_cache, brief)
+    crossed = train_head(split_cache, brief, cv=3)
+    assert plain.training is not None
+    assert crossed.training is not None
+    assert plain.training.cross_validation is None
+    assert crossed.training.cross_validation is not None
+    assert crossed.training.evaluations == plain.training.evaluations
+    assert crossed.training.seconds["cross-validation"] > 0
+    for head, name in ((plain, "plain"), (crossed, "crossed")):
+        head.save(tmp_path / name)
+    for file in ("head.json", "head.safetensors"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "crossed" / file).read_bytes()
+    notes = [*crossed.info.notes, *crossed.training.cross_validation.notes]
+    assert len(notes) == len(set(notes))
+
+
+def test_too_few_source_groups_are_an_error_before_anything_is_trained(
+    split_cache: Cache, brief: TrainConfig, jobs: list[list[FitJob]]
+) -> None:
+    with pytest.raises(LabelError, match="20 of each are needed"):
+        train_head(split_cache, brief, cv=20)
+    with pytest.raises(LabelError, match="folds must be between 2 and 50, got 1"):
+        train_head(split_cache, brief, cv=1)
+    assert jobs == []
+
+
+def test_a_fold_that_diverges_is_named(
+    toy_cache: Cache, brief: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = cross_validation.fit_together
+
+    def exploding(*arguments: object, **options: object) -> list[object]:
+        first, _, *rest = real(*arguments, **options)  # type: ignore[arg-type]
+        return [first, HeadError("the loss is nan in epoch 1; lower --lr"), *rest]
+
+    monkeypatch.setattr(cross_validation, "fit_together", exploding)
+    with pytest.raises(HeadError, match="fold 2 of 3: the loss is nan in epoch 1; lower --lr"):
+        cross_validate(load(toy_cache), brief, k=3)
+
+
+def test_a_head_that_knows_nothing_says_so(tmp_path: Path, brief: TrainConfig) -> None:
+    blind = brief.updated({"lr": 1e-6, "threshold.grid": "coarse", "calibration": "none"})
+    with open_cache(write_cache(tmp_path / "c.zarr", toy_videos(32, signal=0.0))) as cache:
+        found = cross_validate(load(cache), blind, k=3)
+    text = "\n".join(found.notes)
+    assert "intervals on out-of-fold videos: rough: 8 source groups of the rarer class" in text
+    assert "no better than" in text
+    assert "floor on out-of-fold videos" in text
+    one_class = [str(fold.number) for fold in found.folds if fold.degenerate]
+    assert (f"DEGENERATE: in fold {', '.join(one_class)} of 3" in text) == bool(one_class)
+
+
+def test_a_fold_on_another_scale_is_a_note(toy_cache: Cache, brief: TrainConfig) -> None:
+    perfect = cross_validate(load(toy_cache), brief.updated({"epochs": 12, "lr": 0.01}), k=2)
+    bounds = [fold.number for fold in perfect.folds if fold.temperature < 0.051]
+    assert bounds
+    assert any("on another scale" in note for note in perfect.notes)
+
+
+def test_a_threshold_of_val_that_folds_do_not_bear_out_is_a_note() -> None:
+    choice = choose_threshold(np.array([0, 1], np.int8), np.array([0.1, 0.9]))
+    within = replace(choice, interval=Interval(0.4, 0.6, 100, 30))
+    beyond = replace(choice, interval=Interval(0.6, 0.7, 100, 30))
+    assert unlike_out_of_fold_notes(choice, choice) == ()
+    assert unlike_out_of_fold_notes(within, choice) == ()
+    (note,) = unlike_out_of_fold_notes(beyond, choice)
+    assert "threshold 0.5000, chosen on val, lies outside the 95 % interval" in note
+    assert "0.600 to 0.700" in note
+
+
+def test_the_report_shows_it_after_test(split_cache: Cache, brief: TrainConfig) -> None:
+    head = train_head(split_cache, brief, cv=3)
+    record = head.training
+    assert record is not None
+    tables = result_tables(record)
+    assert [table.title.split(":")[0] for table in tables] == ["test", "out-of-fold", "val", "train"]
+    assert [name for name, _ in tables[1].rows] == ["head", "all-positive", "metadata-only", "mean-pooled"]
+    assert "a head that never saw it or its source group" in tables[1].title
+    found = dict(facts(head, record))
+    assert "3 folds by source group, 48 videos" in found["cross-validation"]
+    assert "The checkpoint keeps the one chosen on val" in found["out-of-fold threshold"]
+
+
+def test_an_earlier_file_of_folds_does_not_stay(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
+    brief = brief.updated({"n_resamples": 0})
+    written = write_training(train_head(toy_cache, brief, cv=2), tmp_path)
+    assert written["cross-validation"].is_file()
+    assert "cross-validation" not in write_training(train_head(toy_cache, brief), tmp_path)
+    assert not (tmp_path / "cross_validation.csv").exists()
+    assert json.loads((tmp_path / "metrics.json").read_text())["cross_validation"] is None
+
+
+def test_from_the_command_line(
+    toy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "h"
+
+    def run(*words: object) -> str:
+        quick = ("--epochs", 2, "--batch-size", 8, "--set", "n_resamples=20", "--device", "cpu")
+        arguments = ("train-head", "--features", toy_path, "--out", out, *quick, *words)
+        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+        return capsys.readouterr().out
+
+    assert "--cv K" in run()
+    said = run("--cv", 3)
+    assert "--cv K" not in said
+    for words in (
+        "fold 3 of 3: 20 videos",
+        "out-of-fold: 60 videos, 30 positive; each video was scored by a head that never saw it",
+        "thresholds of the 3 folds 0.",
+        "f1 on all out-of-fold videos",
+        "the checkpoint keeps val's",
+        "cross_validation.csv",
+    ):
+        assert words in said
+    assert (
+        said.index("fold 3 of 3")
+        < said.index("val loss")
+        < said.index("val: 24")
+        < said.index("out-of-fold: 60")
+    )
+
+    stored = json.loads((out / "metrics.json").read_text())["cross_validation"]
+    assert set(stored) == {"k", "head", "floors", "threshold", "folds", "notes"}
+    assert stored["k"] == len(stored["folds"]) == 3
+    assert set(stored["floors"]) == {"all-positive", "metadata-only", "mean-pooled"}
+    with (out / "cross_validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "label", "fold", "probability", "threshold", "decision"]
+    assert len(rows) == 60
+    assert (
+        sum(row["label"] == row["decision"] == "Fight" for row in rows)
+        == (stored["head"]["metrics"]["true_positives"])
+    )
+    for row in rows:
+        assert (float(row["probability"]) >= float(row["threshold"])) == (row["decision"] == "Fight")
+        assert float(row["threshold"]) == stored["folds"][int(row["fold"]) - 1]["threshold"]
+    page = html.unescape((out / "report.html").read_text())
+    assert "out-of-fold: 60 videos, 30 positive" in page
+    assert all(note in page for note in stored["notes"])

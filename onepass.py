@@ -19,7 +19,9 @@ from cache.process.outputs import require_cache_output, require_output, require_
 from cache.process.terminal import make_console
 from heads.cli.ablate import ablate_command
 from heads.cli.audit import audit_command
+from heads.cli.evaluate import evaluate_command
 from heads.cli.export import export_onnx_command
+from heads.cli.probe import probe_command
 from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
 from pipeline.cli.extract import GOES_ON, conclude, extract_command
@@ -44,6 +46,8 @@ app = typer.Typer(
 )
 app.command(name="extract")(extract_command)
 app.command(name="train-head")(train_head_command)
+app.command(name="evaluate")(evaluate_command)
+app.command(name="probe")(probe_command)
 app.command(name="audit")(audit_command)
 app.command(name="ablate")(ablate_command)
 app.command(name="threshold")(threshold_command)
@@ -73,8 +77,11 @@ def predict(
         Path | None, typer.Option(help="Also write the score over time, window by window: .csv or .json.")
     ] = None,
     timeline_method: Annotated[
-        str, typer.Option(help="attention, sliding, or auto: attention where the head pools by it.")
-    ] = "auto",
+        str,
+        typer.Option(
+            help="sliding: the probability of each window alone; or attention: where the head looked."
+        ),
+    ] = "sliding",
     timeline_window: Annotated[
         float | None,
         typer.Option(help="Seconds of a sliding window; left out: one token.", show_default=False),
@@ -283,17 +290,17 @@ class _Scoring:
 
     def _score_cache(self, path: Path, given: Path) -> None:
         from cache.reader import open_cache
-        from heads.report.score_file import agreement_line, score_rows
+        from heads.report.score_file import agreement_lines, score_rows
 
         name = os.fsencode(given).decode("utf-8", "backslashreplace")
         with open_cache(path) as cache:
             predictions = self._trained.predict(cache, ignore_libraries=self._ignore_libraries)
-            agreement = agreement_line(predictions, cache.videos.label)
+            agreement = agreement_lines(predictions, cache, self._trained)
             if self._over_time is not None:
                 self._over_time.add(cache, name, ignore_libraries=self._ignore_libraries)
             self._rows += score_rows(predictions, cache, path=name)
-        if agreement is not None:
-            self._console.print(agreement)
+        for line in agreement:
+            self._console.print(line)
 
     def _write(self) -> None:
         from heads.report.score_file import score_lines, write_scores
@@ -327,7 +334,7 @@ class _OverTime:
         from heads.report.timeline_file import TimelineRequest
 
         self._request = TimelineRequest(path, method, window_seconds)  # type: ignore[arg-type]
-        self._method = self._request.check(trained)
+        self._request.check(trained)
         self._trained = trained
         self._found: list[Timeline] = []
 
@@ -340,7 +347,7 @@ class _OverTime:
         from heads.trained.timeline import MEANING
 
         n_windows = write_timelines(self._request, self._found, self._trained)
-        meaning = f"{self._method}: {MEANING[self._method]}"
+        meaning = f"{self._request.method}: {MEANING[self._request.method]}"
         return f"timeline   {self._request.path}: {n_windows} windows of {len(self._found)} videos; {meaning}"
 
 

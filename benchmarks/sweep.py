@@ -146,6 +146,7 @@ def run_sweep(
 ) -> SweepTime:
     """`onepass ablate` as a user runs it; killed each time that so many cells have finished, then run again."""
     command = [sys.executable, "-m", "onepass", "ablate", "--features", str(cache), "--out", str(out)]
+    command += ["--seeds", "1"]  # as the plain loop trains
     command += ["--jobs", str(jobs)]
     for setting in (*GRID, *fixed):
         command += ["--set", setting]

@@ -93,6 +93,11 @@ def require_sidecar(
     other = [
         video_id for video_id, digest in zip(ids, digests, strict=True) if known[video_id].digest != digest
     ]
+    if unknown := [i for i, digest in zip(ids, digests, strict=True) if not (digest and known[i].digest)]:
+        raise CacheError(
+            f"{len(unknown)} videos have no digest in {name} or in {where}, e.g. {unknown[0]!r}, so that nothing tells "
+            "whether both were made from the same bytes; write the cache again with the digests of its files"
+        )
     if other:
         raise CacheError(
             f"{len(other)} videos were made from other bytes in {name} than in {where}, e.g. {other[0]!r}; "

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.arguments import shown
+
 FORMAT_NAME = "onepass-features"
 FORMAT_VERSION = 1
 UNKNOWN_LABEL = -1
@@ -182,11 +184,11 @@ class VideoLabel:
 class VideoRow:
     """One stored video: one row of `videos/<column>`, the field names being the column names.
 
-    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes. size_bytes
-    and mtime_ns: for quick change detection. label: 1 positive, 0 negative, -1 unknown; label_name "" when
-    unknown. split: "train", "val", "test" or "". source: the recording it was cut from, "" when unknown.
-    duration_seconds, fps (average), width, height (pixels, as decoded) and n_frames describe what was
-    decoded, not what the header says. decoder: the decoder that produced the stored features.
+    id: path relative to the source root, with "/". digest: "blake2b:<hex>" of the file's bytes, "" where it is
+    unknown (and then equal to no other). size_bytes and mtime_ns: for quick change detection. label: 1 positive,
+    0 negative, -1 unknown; label_name "" when unknown. split: "train", "val", "test" or "". source: the recording it
+    was cut from, "" when unknown. duration_seconds, fps (average), width, height (pixels, as decoded) and n_frames
+    describe what was decoded, not what the header says. decoder: the decoder that produced the stored features.
     """
 
     id: str
@@ -244,18 +246,32 @@ class Reject:
         object.__setattr__(self, "detail", storable_text(self.detail)[:MAX_DETAIL_CHARACTERS])
 
 
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    """An array as it is, a list of numbers as float32. Raises ValueError for anything else."""
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        if isinstance(value, (list, tuple)):
+            return np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} must be an array or a list of numbers, not {shown(value)}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamTokens:
     """The tokens of one video in one stream.
 
     values: float16 or float32 [T, D], T >= 1, finite. spans: float32 [T, 2], start and end of each token in
-    seconds, start <= end.
+    seconds, start <= end. Lists of numbers become float32 arrays.
     """
 
     values: NDArray[Any]
     spans: NDArray[np.float32]
 
     def __post_init__(self) -> None:
+        for name in ("values", "spans"):
+            object.__setattr__(self, name, _as_array(f"token {name}", getattr(self, name)))
         values, spans = self.values, self.spans
         if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 1:
             raise ValueError(f"token values must be [T, D] with T >= 1 and D >= 1, not {values.shape}")

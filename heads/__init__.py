@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from heads.ablation.grid import read_axes as read_axes
     from heads.ablation.sweep import Sweep as Sweep
     from heads.audit.audit import audit_cache as audit_cache
+    from heads.audit.probe import probe_cache as probe_cache
     from heads.data.dataset import load_dataset as load_dataset
     from heads.data.grid import Ragged as Ragged
     from heads.data.grid import join_streams as join_streams
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from heads.report.outputs import write_training as write_training
     from heads.report.tensorboard import TensorBoardLog as TensorBoardLog
     from heads.train import train_head as train_head
+    from heads.trained.evaluation import evaluate_head as evaluate_head
     from heads.trained.export import compare_with_torch as compare_with_torch
     from heads.trained.export import export_onnx as export_onnx
     from heads.trained.head import Predictions as Predictions
@@ -45,6 +47,8 @@ _HOMES = {
     "load_dataset": "heads.data.dataset",
     "Ragged": "heads.data.grid",
     "join_streams": "heads.data.grid",
+    "evaluate_head": "heads.trained.evaluation",
+    "probe_cache": "heads.audit.probe",
     "export_onnx": "heads.trained.export",
     "compare_with_torch": "heads.trained.export",
     "score_over_time": "heads.trained.timeline",

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import require_open_cache, shown
+from cache.errors import InputError
 from heads.data.dataset import HeadDataset, load_dataset
 from heads.data.splits import Split, choose_split, labelled_rows
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.calibration import Calibration, fit_temperature, probabilities, rescaled
 from heads.scoring.evaluate import Evaluation, evaluate
-from heads.scoring.floors import beaten_notes, evaluate_floors
+from heads.scoring.floors import beaten_notes, evaluate_floors, missing_floor_notes
 from heads.scoring.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
 from heads.trained.head import HeadInfo, TrainedHead
 from heads.trained.record import PredictionTable, TrainingRecord
+from heads.trained.seen import SeenVideos
 from heads.training.config import TrainConfig
 from heads.training.cross_validation import (
     CrossValidation,
@@ -57,7 +60,12 @@ def train_head(
     LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError
     when the loss stops being finite.
     """
-    config = config or TrainConfig()
+    require_open_cache(cache, "train_head")
+    config = TrainConfig() if config is None else config
+    if not isinstance(config, TrainConfig):
+        raise InputError(
+            f"config must be a TrainConfig, such as TrainConfig().updated({{...}}), not {shown(config)}"
+        )
     started = time.perf_counter()
     dataset = load_dataset(
         cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels
@@ -171,14 +179,19 @@ def finish(
     floors = evaluate_floors(
         dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
     )
-    notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, val, config))
+    notes = (
+        *split.notes,
+        *missing_floor_notes(dataset),
+        *choice.warnings,
+        *calibration_notes(calibration, choice, table, val, config),
+    )
     for evaluation in evaluations[: 1 + bool(len(split.test))]:
         if config.n_resamples:
             own_threshold = (choice.interval,) if evaluation.part == "val" else ()
             notes += interval_notes(evaluation.part, (*evaluation.intervals.values(), *own_threshold))
         notes += beaten_notes(evaluation, floors)
     if cross_validation is not None:
-        own = [note for note in cross_validation.notes if note not in split.notes]
+        own = [note for note in cross_validation.notes if note not in notes]
         unlike = unlike_out_of_fold_notes(cross_validation.threshold, choice)
         cross_validation = replace(cross_validation, notes=(*own, *unlike))
     record = TrainingRecord(
@@ -257,6 +270,7 @@ def _trained_on(dataset: HeadDataset, split: Split) -> dict[str, Any]:
             part: {dataset.label_names[label]: int((dataset.labels[rows] == label).sum()) for label in (0, 1)}
             for part, rows in split.parts().items()
         },
+        "videos": SeenVideos.of(dataset, split.parts()).as_dict(),
     }
 
 

@@ -89,7 +89,7 @@ def add_stream(
 
     Where passing trouble kept a stored video from being read, or its folder from being listed, the stream is not attached and
     stands in `report.waiting`.
-    Raises InputError where stored videos are not in the source, and FingerprintMismatch where a file changed.
+    Raises InputError where stored videos are not in the source or have no digest, and FingerprintMismatch where a file changed.
     """
     with CacheWriter.reopen(config.out) as main:
         stored = {video_id: entry for video_id, entry in main.known().items() if entry.state == "stored"}
@@ -105,6 +105,11 @@ def add_stream(
             raise InputError(
                 f"stream {name} cannot be added: {len(gone)} stored videos are not in {config.src}, such as {gone[0]}; "
                 "give the source that holds them all"
+            )
+        if unknown := sorted(i for i, entry in stored.items() if not entry.digest):
+            raise InputError(
+                f"stream {name} cannot be added: {len(unknown)} stored videos have no digest, such as {unknown[0]}, so that "
+                "nothing tells whether the files are the same; extract all streams into a new cache"
             )
         console.print(f"adding stream {name} to {len(stored)} stored videos", highlight=False, markup=False)
         sidecar = sidecar_path(config.out, name)

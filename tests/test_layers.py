@@ -19,7 +19,9 @@ COMPOSERS = {"onepass", "commands"}
 MODULES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
 ROOMS = {
     "cache": (
-        "errors schema",
+        "errors",
+        "arguments",
+        "schema",
         "fingerprint tables",
         "labels",
         "stores",
@@ -162,6 +164,9 @@ COVERED_IN = {
     "cache/test_writer.py": "cache/batch cache/copying",
     "heads/ablation/test_leaderboard_files.py": "heads/ablation/leaderboard_figures heads/ablation/show",
     "heads/ablation/test_sweep.py": "heads/ablation/floor_runs",
+    "heads/audit/test_probe.py": "heads/cli/probe",
+    "heads/cli/test_ablate.py": "heads/ablation/record",
+    "heads/cli/test_evaluate.py": "heads/report/evaluation",
     "heads/cli/test_train.py": "heads/cli/run",
     "heads/data/test_dataset.py": "heads/data/rows",
     "heads/report/test_curves.py": "heads/report/history",
@@ -186,7 +191,6 @@ COVERED_IN = {
     "pipeline/test_verify.py": "pipeline/cli/verify",
     "test_cli_extract.py": "pipeline/cli/extract",
     "test_onepass_cli.py": "cache/cli",
-    "test_predict.py": "heads/report/score_file",
 }
 """Modules without a test file of their own, by the test of the one caller or of the kind through which they are tested."""
 

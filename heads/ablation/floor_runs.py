@@ -13,32 +13,46 @@ from cache.fingerprint import fingerprint_digest
 from heads.ablation.runs import Run, RunRecord, RunStore, parts_digest
 from heads.data.dataset import HeadDataset
 from heads.data.splits import Split
-from heads.scoring.floors import ALL_POSITIVE, FLOORS, floor_probabilities, floor_threshold, mean_tokens
+from heads.scoring.floors import (
+    ALL_POSITIVE,
+    floor_names,
+    floor_probabilities,
+    floor_threshold,
+    mean_tokens,
+)
 from heads.training.config import TrainConfig
 
 
 def floor_records(
-    dataset: HeadDataset, splits: Sequence[Split], base: TrainConfig, *, store: RunStore, folds: bool
-) -> dict[str, list[RunRecord]]:
-    """Every floor's records, one a split; thresholds are chosen on val, as the heads' are."""
-    runs: dict[str, list[Run]] = {name: [] for name in FLOORS}
-    for fold, split in enumerate(splits):
-        digest = parts_digest(dataset, split)
-        for name in FLOORS:
-            key = f"floor-{name}-{_digest(dataset, base, digest)}-{'fold' if folds else 'val'}"
-            runs[name].append(Run(key, -1, name, base, fold if folds else None, split))
+    dataset: HeadDataset,
+    splits: Sequence[Sequence[Split]],
+    base: TrainConfig,
+    *,
+    store: RunStore,
+    folds: bool,
+) -> dict[str, list[tuple[int, RunRecord]]]:
+    """Every floor's records with the seed's offset of each; thresholds are chosen on val, as the heads' are.
+
+    splits: for each seed one, or one a fold. Seeds that share one split need a floor once.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in floor_names(dataset)}
+    for offset, of_seed in enumerate(splits if folds else splits[:1]):
+        for fold, split in enumerate(of_seed):
+            digest = parts_digest(dataset, split)
+            for name, members in runs.items():
+                key = f"floor-{name}-{_digest(dataset, base, digest)}-{'fold' if folds else 'val'}"
+                members.append(Run(key, -1, name, base, fold if folds else None, split, offset))
     found, _ = store.read(run for members in runs.values() for run in members)
     pooled: npt.NDArray[np.float64] | None = None
-    for place, split in enumerate(splits):
-        missing = [name for name in FLOORS if runs[name][place].key not in found]
+    for together in zip(*runs.values(), strict=True):
+        missing = [run for run in together if run.key not in found]
         if missing:
             pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
-            probabilities = floor_probabilities(dataset, split.train, pooled=pooled)
-            for name in missing:
-                run = runs[name][place]
-                found[run.key] = _record(dataset, run, probabilities[name], name)
+            probabilities = floor_probabilities(dataset, missing[0].split.train, pooled=pooled)
+            for run in missing:
+                found[run.key] = _record(dataset, run, probabilities[run.label], run.label)
                 store.write(found[run.key], run)
-    return {name: [found[run.key] for run in members] for name, members in runs.items()}
+    return {name: [(run.offset, found[run.key]) for run in members] for name, members in runs.items()}
 
 
 def _digest(dataset: HeadDataset, base: TrainConfig, parts: str) -> str:

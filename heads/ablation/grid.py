@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.arguments import shown
 from cache.errors import InputError
 from heads.training.config import TrainConfig, dotted_key
 
 NOT_SWEPT = {
     "data.val_share": "all cells must be scored on the same videos",
+    "data.ignore_splits": "all cells must be scored on the same videos; use --ignore-splits",
     "n_resamples": "it changes no training; use --resamples",
 }
 LOG_RATIO = 10.0
+OF_A_CELL = ("model", "loss", "optim")
+"""Sections whose settings depend on each other, and which only cells read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Cell:
     @property
     def label(self) -> str:
         """Such as "lr=1e-3 model=mlp"; "the base settings" where nothing is swept."""
-        return " ".join(f"{short_name(key)}={value}" for key, value in self.settings) or "the base settings"
+        return settings_words(self.settings)
 
 
 def short_name(key: str) -> str:
@@ -75,7 +79,9 @@ def short_name(key: str) -> str:
 def read_axes(settings: Sequence[str], grid_file: Path | None = None) -> list[Axis]:
     """Axes of a grid file, then of `--set key=a,b,c`. Raises InputError for what is unknown or said twice."""
     given: list[tuple[str, list[str]]] = [] if grid_file is None else list(_read_grid_file(grid_file))
-    for setting in settings:
+    for setting in [settings] if isinstance(settings, str) else settings:
+        if not isinstance(setting, str):
+            raise InputError(f"an axis is a text such as 'lr=1e-3,3e-4', not {shown(setting)}")
         key, equals, text = setting.partition("=")
         if not equals or not text.strip():
             raise InputError(f"--set takes KEY=VALUE,VALUE,...; got '{setting}'")
@@ -138,20 +144,30 @@ def _read_grid_file(path: Path) -> Iterable[tuple[str, list[str]]]:
         yield key, values
 
 
-def fix_single_values(base: TrainConfig, axes: Sequence[Axis]) -> tuple[TrainConfig, list[Axis], str]:
-    """Axes of one value are no axes: (base with them set, the axes that vary, "epochs=20" of those set).
+def fix_single_values(
+    base: TrainConfig, axes: Sequence[Axis]
+) -> tuple[TrainConfig, list[Axis], tuple[tuple[str, str], ...]]:
+    """Axes of one value are no axes: (the base, the axes that vary, what is fixed in every cell).
 
-    Raises InputError where a fixed value does not fit the base.
+    The base takes on what the sweep itself reads (data, threshold, seed); everything fixed is set in each cell beside
+    what the cell sets, as a width may fit the cells' model and not the base's. Raises InputError for a value that does
+    not fit the base.
     """
-    single = [axis for axis in axes if len(axis.values) == 1]
-    cell = make_cell(base, [(axis.key, axis.values[0]) for axis in single])
-    return cell.config, [axis for axis in axes if axis not in single], cell.label if single else ""
+    fixed = tuple((axis.key, axis.values[0]) for axis in axes if len(axis.values) == 1)
+    own = {key: value for key, value in fixed if key.partition(".")[0] not in OF_A_CELL}
+    return base.updated(own), [axis for axis in axes if len(axis.values) != 1], fixed
 
 
 def make_cells(
-    base: TrainConfig, axes: Sequence[Axis], *, skip_invalid: bool = False
+    base: TrainConfig,
+    axes: Sequence[Axis],
+    *,
+    fixed: Sequence[tuple[str, str]] = (),
+    skip_invalid: bool = False,
 ) -> tuple[list[Cell], list[str]]:
     """Every combination of the axes' values, the first values first, and a line a combination left out.
+
+    fixed: settings of every cell, which labels leave out.
 
     Combinations that give the same config are one cell. Raises InputError for a range, and for a combination
     that cannot be (such as a linear model of some depth) unless skip_invalid leaves it out.
@@ -164,7 +180,7 @@ def make_cells(
     for values in itertools.product(*(axis.values for axis in axes)):
         settings = tuple(zip((axis.key for axis in axes), values, strict=True))
         try:
-            cell = make_cell(base, settings)
+            cell = make_cell(base, settings, fixed=fixed)
         except InputError as error:
             if not skip_invalid:
                 raise InputError(f"{error}. Leave the combination out with --skip-invalid") from error
@@ -176,11 +192,17 @@ def make_cells(
     return list(cells.values()), left_out
 
 
-def make_cell(base: TrainConfig, settings: Iterable[tuple[str, Any]]) -> Cell:
+def make_cell(
+    base: TrainConfig, settings: Iterable[tuple[str, Any]], *, fixed: Sequence[tuple[str, str]] = ()
+) -> Cell:
     """One cell. Raises InputError naming it when its settings do not go together."""
     pairs = tuple((key, str(value)) for key, value in settings)
-    cell = Cell(pairs, base)
     try:
-        return Cell(pairs, base.updated(dict(pairs)))
+        return Cell(pairs, base.updated(dict((*fixed, *pairs))))
     except InputError as error:
-        raise InputError(f"{cell.label}: {error}") from error
+        raise InputError(f"{settings_words((*pairs, *fixed))}: {error}") from error
+
+
+def settings_words(settings: Iterable[tuple[str, str]]) -> str:
+    """Such as "lr=1e-3 model=mlp"; "the base settings" where there is none."""
+    return " ".join(f"{short_name(key)}={value}" for key, value in settings) or "the base settings"

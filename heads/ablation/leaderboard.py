@@ -9,7 +9,7 @@ Shape legend: R resamples, V scored videos, K cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,11 +19,12 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.fingerprint import fingerprint_digest
 from heads.ablation.grid import Cell
+from heads.ablation.record import SweepRecord
 from heads.ablation.runs import Run, RunRecord
 from heads.data.dataset import HeadDataset, StreamInput, any_random, weights_line
 from heads.scoring.bootstrap import Interval, group_bootstrap, interval_notes
 from heads.scoring.cuts import ResampledScores
-from heads.scoring.floors import MEAN_POOLED
+from heads.scoring.floors import MEAN_POOLED, missing_floor_notes
 
 Metric = Literal["auroc", "average_precision", "f1"]
 METRICS: tuple[Metric, ...] = ("auroc", "average_precision", "f1")
@@ -37,10 +38,10 @@ Statistic = Callable[[Float], Float]
 class Row:
     """One cell, or a floor (rank None). Numbers are None where undefined or where a run has failed.
 
-    scores: every metric, mean over seeds. seed_sd: of the ranking metric, from two seeds on. interval, delta,
-    delta_interval: of the ranking metric; delta is this row minus the baseline. threshold_mean, _low, _high:
-    over seeds and folds. threshold_drift: mean change of the threshold from one epoch to the next. seconds: of
-    all its runs. failed: what went wrong, run by run.
+    scores: every metric, mean over seeds. seed_sd: of the ranking metric, from two seeds on (under cross-validation
+    each with folds of its own). interval, delta, delta_interval: of the ranking metric; delta is this row minus the
+    baseline. threshold_mean, _low, _high: over seeds and folds. threshold_drift: mean change of the threshold from
+    one epoch to the next. seconds: of all its runs. failed: what went wrong, run by run.
     """
 
     rank: int | None
@@ -72,7 +73,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """rows: cells, best first, failed ones last. floors: what every cell must beat. notes: how to read it."""
+    """rows: cells, best first, failed ones last. floors: what every cell must beat. notes: how to read it.
+
+    sweep: which sweep it is of, None where it was not made by one.
+    """
 
     metric: Metric
     rows: tuple[Row, ...]
@@ -88,6 +92,7 @@ class Leaderboard:
     fingerprints: Mapping[str, str]
     fingerprint_details: Mapping[str, Any]
     notes: tuple[str, ...]
+    sweep: SweepRecord | None = None
 
     @property
     def metric_name(self) -> str:
@@ -148,23 +153,26 @@ def build_leaderboard(
     *,
     dataset: HeadDataset,
     streams: Sequence[StreamInput],
-    floors: Mapping[str, Sequence[RunRecord]],
+    floors: Mapping[str, Sequence[tuple[int, RunRecord]]],
     metric: Metric = "auroc",
     baseline: int = 0,
     n_resamples: int = 1000,
 ) -> Leaderboard:
-    """Rank finished cells. Raises InputError for an unknown metric or when a run is not finished."""
+    """Rank finished cells. floors: by name, each record with the offset of its seed.
+
+    Raises InputError for an unknown metric or when a run is not finished.
+    """
     if metric not in METRICS:
         raise InputError(f"metric must be one of {', '.join(METRICS)}; got '{metric}'")
     missing = [run.label for run in runs if run.key not in records]
     if missing:
         raise InputError(f"{len(missing)} runs are not finished, such as {missing[0]}; train them first")
-    splits = {run.fold: run for run in runs}
+    splits = {(run.offset, run.fold): run for run in runs}
     scored = np.unique(np.concatenate([run.scored for run in splits.values()]))
-    places = {fold: np.searchsorted(scored, run.scored) for fold, run in splits.items()}
+    places = {key: np.searchsorted(scored, run.scored) for key, run in splits.items()}
     entries = []
     for number, cell in enumerate(cells):
-        own = [records[run.key] for run in runs if run.number == number]
+        own = [(run.offset, records[run.key]) for run in runs if run.number == number]
         entries.append(_entry(cell.label, cell.settings, own, places, len(scored)))
     pooled = "+".join(stream.name for stream in dataset.streams)
     for name, found in floors.items():
@@ -182,9 +190,7 @@ def build_leaderboard(
         floors=tuple(rows[len(cells) :]),
         dataset=dataset.cache_name,
         cache_digest=dataset.cache_digest,
-        split=first.split.origin
-        if first.fold is None
-        else f"{len(splits)} folds, each scored by heads that never saw it",
+        split=first.split.origin if first.fold is None else _fold_words(splits),
         n_videos=len(scored),
         n_positive=int((labels == 1).sum()),
         n_groups=len(set(groups)),
@@ -196,25 +202,32 @@ def build_leaderboard(
     )
 
 
+def _fold_words(splits: Collection[tuple[int, int | None]]) -> str:
+    n_seeds, n_folds = len({offset for offset, _ in splits}), len({fold for _, fold in splits})
+    again = f"; drawn again for each of {n_seeds} seeds" if n_seeds > 1 else ""
+    return f"{n_folds} folds, each scored by heads that never saw it{again}"
+
+
 def _entry(
     label: str,
     settings: tuple[tuple[str, str], ...],
-    records: list[RunRecord],
-    places: Mapping[int | None, npt.NDArray[np.int64]],
+    records: list[tuple[int, RunRecord]],
+    places: Mapping[tuple[int, int | None], npt.NDArray[np.int64]],
     n_scored: int,
 ) -> _Entry:
+    """records: each with the offset of its seed."""
     by_seed: dict[int, list[RunRecord]] = {}
-    for record in records:
-        by_seed.setdefault(record.seed, []).append(record)
-    entry = _Entry(label, settings, records, [], [])
-    if any(record.error for record in records):
+    for offset, record in records:
+        by_seed.setdefault(offset, []).append(record)
+    entry = _Entry(label, settings, [record for _, record in records], [], [])
+    if any(record.error for record in entry.records):
         return entry
-    for members in by_seed.values():
+    for offset, members in by_seed.items():
         scores, flags = np.zeros(n_scored), np.zeros(n_scored)
         for record in members:
             found = np.array(record.probabilities)
-            scores[places[record.fold]] = found
-            flags[places[record.fold]] = found >= record.threshold
+            scores[places[offset, record.fold]] = found
+            flags[places[offset, record.fold]] = found >= record.threshold
         entry.probabilities.append(scores)
         entry.decisions.append(flags)
     return entry
@@ -335,6 +348,11 @@ def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str
             "val chose epoch, temperature and threshold of every cell and ranks them here, so all scores are "
             "optimistic; --cv K ranks by held-out folds"
         )
+        if any(run.offset for run in runs):
+            notes.append(
+                "all seeds share one split, so seed SD leaves out what another split would change; --cv has it"
+            )
+    notes += missing_floor_notes(dataset)
     if n_test := len(dataset) - len(dataset.outside_test):
         notes.append(f"the {n_test} test videos were not looked at; train-head scores its choice there, once")
     if n_cells > 1:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from heads.ablation.grid import short_name
 from heads.ablation.leaderboard import Leaderboard, Row
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_THRESHOLDS = 40
+MOST_WITH_INTERVALS = 120
 PANELS_A_LINE = 3
 FLOOR_COLOURS = (GREY, PURPLE, GREEN)
 BEYOND_WORTH = 0.25
@@ -48,12 +50,21 @@ def _effect_panel(axes: Axes, board: Leaderboard, rows: Sequence[Row], key: str)
     values = list(dict.fromkeys(dict(row.settings)[key] for row in board.rows))
     values.sort(key=_natural)
     spread = np.random.default_rng(0)
-    scores = {
-        value: [row.scores[board.metric] or 0.0 for row in rows if dict(row.settings)[key] == value]
-        for value in values
-    }
+    members = {value: [row for row in rows if dict(row.settings)[key] == value] for value in values}
+    scores = {value: [row.scores[board.metric] or 0.0 for row in found] for value, found in members.items()}
     for place, value in enumerate(values):
-        offsets = spread.uniform(-0.16, 0.16, len(scores[value]))
+        offsets = _offsets(len(scores[value]), spread)
+        bars = [(at, row.interval) for at, row in zip(offsets, members[value], strict=True) if row.interval]
+        if bars and len(rows) <= MOST_WITH_INTERVALS:
+            axes.vlines(
+                [place + at for at, _ in bars],
+                [interval.low for _, interval in bars],
+                [interval.high for _, interval in bars],
+                color=BLUE,
+                alpha=0.3,
+                lw=1.3,
+                label="its 95 % interval" if place == 0 else "_",
+            )
         label = "a cell" if place == 0 else None
         axes.plot(
             place + offsets, scores[value], "o", color=BLUE, ms=4.5, alpha=0.55, mec="none", label=label
@@ -72,6 +83,14 @@ def _effect_panel(axes: Axes, board: Leaderboard, rows: Sequence[Row], key: str)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_title(short_name(key), fontsize=10)
     axes.grid(alpha=0.25, axis="y")
+
+
+def _offsets(n: int, spread: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Places of n cells beside each other: even where they are few, so that their intervals can be told apart."""
+    if n > 12:
+        return spread.uniform(-0.3, 0.3, n).astype(np.float64)
+    half = min(0.12, 0.5 / max(n, 1)) * (n - 1) / 2
+    return np.linspace(-half, half, n, dtype=np.float64)
 
 
 def _natural(value: str) -> tuple[int, float, str]:

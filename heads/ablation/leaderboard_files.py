@@ -14,17 +14,19 @@ from typing import Any
 from heads.ablation.grid import short_name
 from heads.ablation.leaderboard import METRIC_NAMES, METRICS, Leaderboard, Row
 from heads.ablation.leaderboard_figures import cost_png, effects_png, thresholds_png
+from heads.ablation.record import LEADERBOARD_FILE, require_own_folder, write_record
 from heads.trained.checkpoint import write_file, writing
 
 TEMPLATE = "leaderboard.html"
-CSV_FILE = "leaderboard.csv"
+CSV_FILE = LEADERBOARD_FILE
 HTML_FILE = "leaderboard.html"
 
 FIGURES: tuple[tuple[Callable[[Leaderboard], bytes | None], str, str], ...] = (
     (
         effects_png,
         "What each setting does",
-        "One point a cell, so every other setting varies within a column; the bar is the median.",
+        "One point a cell with its 95 % interval by source group, so every other setting varies within a column; the bar is the "
+        "median.",
     ),
     (cost_png, "What it costs", "Time is each run's share of the time that heads trained together took."),
     (
@@ -36,10 +38,18 @@ FIGURES: tuple[tuple[Callable[[Leaderboard], bytes | None], str, str], ...] = (
 
 
 def write_leaderboard(board: Leaderboard, folder: Path, *, command: str = "") -> dict[str, Path]:
-    """Write both files; returns them by name. Raises StorageFull or HeadError as `heads.trained.checkpoint.writing`."""
+    """Write both files; returns them by name.
+
+    Raises InputError where the folder holds the leaderboard of another sweep, StorageFull or HeadError as
+    `heads.trained.checkpoint.writing`.
+    """
     written = {"leaderboard": folder / CSV_FILE, "page": folder / HTML_FILE}
+    if board.sweep is not None:
+        require_own_folder(folder, board.sweep)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if board.sweep is not None:
+            write_record(folder, board.sweep)
         write_file(written["leaderboard"], leaderboard_csv(board))
         write_file(written["page"], leaderboard_html(board, command=command))
     return written

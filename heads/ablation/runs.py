@@ -34,7 +34,8 @@ Int = npt.NDArray[np.int64]
 class Run:
     """One training. number, label: of its cell in the sweep. fold: from 0, or None without cross-validation.
 
-    scored: the rows whose probabilities are kept: val, or the held-out fold.
+    scored: the rows whose probabilities are kept: val, or the held-out fold. offset: from 0, which of the cell's seeds;
+    folds are drawn again for each.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Run:
     config: TrainConfig
     fold: int | None
     split: Split
+    offset: int = 0
 
     @property
     def scored(self) -> Int:
@@ -104,25 +106,24 @@ class RunRecord:
 
 def plan_runs(
     cells: Sequence[Cell],
-    splits: Sequence[Split],
+    splits: Sequence[Sequence[Split]],
     dataset: HeadDataset,
     *,
     streams: Mapping[str, StreamInput],
-    n_seeds: int,
     folds: bool,
 ) -> list[Run]:
     """All runs, cell by cell; seeds count up from each cell's own.
 
-    dataset: for rows and labels only; streams: all that the cache holds. splits: one, or one a fold.
+    dataset: for rows and labels only; streams: all that the cache holds. splits: for each seed one, or one a fold.
     """
-    parts = [parts_digest(dataset, split) for split in splits]
+    parts = [[parts_digest(dataset, split) for split in of_seed] for of_seed in splits]
     runs = []
     for number, cell in enumerate(cells):
-        for offset in range(n_seeds):
+        for offset, (of_seed, digests) in enumerate(zip(splits, parts, strict=True)):
             config = cell.config.updated({"seed": cell.config.seed + offset}) if offset else cell.config
-            for fold, (split, digest) in enumerate(zip(splits, parts, strict=True)):
+            for fold, (split, digest) in enumerate(zip(of_seed, digests, strict=True)):
                 key = _key(config, streams, dataset.cache_digest, digest, folds)
-                runs.append(Run(key, number, cell.label, config, fold if folds else None, split))
+                runs.append(Run(key, number, cell.label, config, fold if folds else None, split, offset))
     return runs
 
 

@@ -27,13 +27,14 @@ def search(
     axes: Sequence[Axis],
     *,
     n_cells: int,
+    fixed: Sequence[tuple[str, str]] = (),
     metric: Metric = "auroc",
     on_run: Callable[[Progress], None] | None = None,
 ) -> tuple[list[Cell], dict[str, RunRecord]]:
     """Train `n_cells` proposed cells (fewer where proposals repeat); cells in order of proposal, and records.
 
-    Proposals that cannot be trained (a linear model of some depth) count as pruned. Raises InputError without
-    the package optuna, without axes, or for n_cells outside [1, 10,000].
+    fixed: settings of every cell. Proposals that cannot be trained (a linear model of some depth) count as pruned.
+    Raises InputError without the package optuna, without axes, or for n_cells outside [1, 10,000].
     """
     try:
         import optuna
@@ -55,7 +56,7 @@ def search(
             trial = study.ask()
             asked += 1
             try:
-                batch.append((trial, _propose(trial, sweep, axes)))
+                batch.append((trial, _propose(trial, sweep, axes, fixed)))
             except InputError as error:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 last = error
@@ -78,7 +79,9 @@ def search(
     return list(cells.values()), records
 
 
-def _propose(trial: optuna.Trial, sweep: Sweep, axes: Sequence[Axis]) -> Cell:
+def _propose(
+    trial: optuna.Trial, sweep: Sweep, axes: Sequence[Axis], fixed: Sequence[tuple[str, str]]
+) -> Cell:
     settings = []
     for axis in axes:
         if axis.low is not None and axis.high is not None:
@@ -86,4 +89,4 @@ def _propose(trial: optuna.Trial, sweep: Sweep, axes: Sequence[Axis]) -> Cell:
             settings.append((axis.key, f"{value:.4g}"))
         else:
             settings.append((axis.key, str(trial.suggest_categorical(axis.key, axis.values))))
-    return make_cell(sweep.base, settings)
+    return make_cell(sweep.base, settings, fixed=fixed)

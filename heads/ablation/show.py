@@ -9,6 +9,7 @@ from rich.text import Text
 from heads.ablation.grid import short_name
 from heads.ablation.leaderboard import METRICS, Leaderboard, Metric, Row
 from heads.ablation.sweep import Progress
+from heads.report.show import Layout, number, print_fitting, with_interval
 
 MOST_ROWS = 20
 SHORT_NAMES: dict[Metric, str] = {"auroc": "AUROC", "average_precision": "AP", "f1": "F1"}
@@ -32,9 +33,9 @@ def progress_line(progress: Progress) -> str:
 
 def show_leaderboard(console: Console, board: Leaderboard) -> None:
     """The best rows, the baseline wherever it stands, the floors, and how to read it."""
-    console.print(leaderboard_table(board))
+    print_fitting(console, lambda layout: leaderboard_table(board, layout))
     for row in board.floors:
-        score, delta, *_ = _cells(board, row)
+        score, delta, *_ = _cells(board, row, "wide")
         line = f"floor {row.label}: {board.metric_name} {score}, to baseline {delta}"
         console.print(Text(line, style="dim"), soft_wrap=True)
     if any(row.differs for row in board.rows):
@@ -47,7 +48,7 @@ def show_leaderboard(console: Console, board: Leaderboard) -> None:
         console.print(Text(f"note: {note}", style=style), soft_wrap=True)
 
 
-def leaderboard_table(board: Leaderboard) -> Table:
+def leaderboard_table(board: Leaderboard, layout: Layout = "wide") -> Table:
     """At most 20 cells and the baseline; intervals are 95 %, by source group."""
     table = Table(
         title=f"{board.dataset}: {len(board.rows)} cells by {board.metric_name} on {board.n_videos:,} videos "
@@ -58,45 +59,43 @@ def leaderboard_table(board: Leaderboard) -> Table:
     table.add_column("", justify="right")
     table.add_column(", ".join(short_name(key) for key in board.swept) or "cell")
     others = [SHORT_NAMES[name] for name in METRICS if name != board.metric]
-    for name in (board.metric_name, "to baseline", *others, "threshold", "s", "parameters"):
+    heads = (board.metric_name, "to baseline", *others, "threshold", "s", "parameters")
+    for name in heads[: 2 if layout == "short" else None]:
         table.add_column(name, justify="right", no_wrap=True)
     shown = [row for row in board.rows if row.is_baseline or (row.rank or len(board.rows)) <= MOST_ROWS]
     for row in shown:
         settings = ", ".join(value for _, value in row.settings) or row.label
         style = "bold" if row.is_baseline else None
-        table.add_row(str(row.rank or "-"), settings, *_cells(board, row), style=style)
+        cells = _cells(board, row, layout)[: 2 if layout == "short" else None]
+        table.add_row(str(row.rank or "-"), settings, *cells, style=style)
     if len(shown) < len(board.rows):
         table.caption = f"{len(board.rows) - len(shown)} more in leaderboard.csv and leaderboard.html"
+    elif layout == "short":
+        table.caption = "all columns: leaderboard.csv, leaderboard.html"
     return table
 
 
-def _cells(board: Leaderboard, row: Row) -> list[str]:
+def _cells(board: Leaderboard, row: Row, layout: Layout) -> list[str]:
+    between = " " if layout == "wide" else "\n"
     others = [row.scores[name] for name in METRICS if name != board.metric]
-    threshold = _number(row.threshold_mean)
+    threshold = number(row.threshold_mean)
     if row.n_runs > 1 and row.threshold_low is not None and row.threshold_high is not None:
-        threshold += f" ({row.threshold_low:.2f}-{row.threshold_high:.2f})"
+        threshold += f"{between}({row.threshold_low:.2f}-{row.threshold_high:.2f})"
     if row.is_baseline:
         delta = "baseline"
     elif row.delta is None:
         delta = "-"
     else:
         delta = f"{row.delta:+.3f}" + (
-            f" [{row.delta_interval.low:+.2f}, {row.delta_interval.high:+.2f}]{row.delta_interval.mark}"
+            f"{between}[{row.delta_interval.low:+.2f}, {row.delta_interval.high:+.2f}]{row.delta_interval.mark}"
             if row.delta_interval
             else ""
         )
-    interval = (
-        f" [{row.interval.low:.2f}, {row.interval.high:.2f}]{row.interval.mark}" if row.interval else ""
-    )
     return [
-        _number(row.scores[board.metric]) + interval,
+        with_interval(row.scores[board.metric], row.interval, layout=layout),
         delta + ("*" if row.differs else ""),
-        *(_number(value) for value in others),
+        *(number(value) for value in others),
         threshold,
         f"{row.seconds:.1f}",
         f"{row.n_parameters:,}",
     ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -18,10 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from cache.arguments import require_open_cache, require_whole
 from cache.errors import InputError
 from heads.ablation.floor_runs import floor_records
 from heads.ablation.grid import Cell
 from heads.ablation.leaderboard import Leaderboard, Metric, build_leaderboard
+from heads.ablation.record import of_runs, require_own_folder, swept_words
 from heads.ablation.runs import Run, RunRecord, RunStore, plan_runs
 from heads.ablation.work import (
     Trainer,
@@ -32,9 +34,11 @@ from heads.ablation.work import (
     work_in_processes,
 )
 from heads.data.dataset import HeadDataset, StreamInput, choose_streams
+from heads.data.fold_file import read_folds
+from heads.data.rows import read_rows
 from heads.data.splits import FoldConfig, Split, choose_split, fold_splits
 from heads.models.model import ModelConfig, count_parameters
-from heads.training.config import TrainConfig
+from heads.training.config import TrainConfig, dotted_key
 from heads.training.device import Device
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
 Records = Mapping[str, RunRecord]
 LOCK_FILE = "sweep.lock"
+DEFAULT_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,10 @@ class Sweep:
     """Cells trained on one cache and one split, with results kept in a folder. A context manager.
 
     base: what cells start from; its seed draws the split or the folds, which all cells share. cv: folds, or
-    None for the cache's own split. n_seeds: trainings of every cell, seeds counting up from the cell's. jobs:
-    processes, 0 for automatic. Raises InputError when another sweep works in the folder, LabelError when the
-    labels cannot be trained on.
+    None for the cache's own split. folds: a file that names each video's fold; cv is then their number. n_seeds:
+    trainings of every cell, seeds counting up from the cell's; folds are drawn again for each, counting up from the
+    base's. jobs: processes, 0 for automatic. Raises InputError when another sweep works in the folder, LabelError
+    when the labels cannot be trained on.
     """
 
     def __init__(
@@ -70,8 +76,9 @@ class Sweep:
         base: TrainConfig,
         *,
         out: str | Path,
-        n_seeds: int = 1,
+        n_seeds: int = DEFAULT_SEEDS,
         cv: int | None = None,
+        folds: Path | None = None,
         jobs: int = 0,
         labels: LabelJoin | None = None,
         device: Device = "auto",
@@ -79,12 +86,16 @@ class Sweep:
     ) -> None:
         from filelock import FileLock, Timeout
 
-        if not 1 <= n_seeds <= 1000:
-            raise InputError(f"the number of seeds must be between 1 and 1,000, got {n_seeds}")
-        if not 0 <= jobs <= 256:
-            raise InputError(f"jobs must be between 0 (automatic) and 256, got {jobs}")
+        require_open_cache(cache, "Sweep")
+        require_whole("the number of seeds", n_seeds, 1, 1000)
+        require_whole("jobs (0: automatic)", jobs, 0, 256)
         self.base, self.out, self.n_seeds, self.cv = base, Path(out), n_seeds, cv
         self._cache, self._jobs, self._labels = cache, jobs, labels
+        self._given = None if folds is None else read_folds(folds, read_rows(cache).ids)
+        if self._given is not None:
+            if cv not in (None, int(self._given.max())):
+                raise InputError(f"--cv {cv}, but --folds gives {self._given.max()} folds; leave --cv out")
+            self.cv = int(self._given.max())
         self._device: Device = device
         self._ignore_libraries = ignore_libraries
         self._store = RunStore(self.out)
@@ -92,7 +103,7 @@ class Sweep:
             name: StreamInput(name, info.dim, info.fingerprint) for name, info in cache.streams.items()
         }
         self._trainer: Trainer | None = None
-        self._splits: list[Split] = []
+        self._splits: list[list[Split]] = []
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,7 +125,9 @@ class Sweep:
         self._lock.release()
 
     def plan(self, cells: Sequence[Cell]) -> list[Run]:
-        """All runs of the cells, finished or not. Raises InputError for a stream that the cache lacks."""
+        """All runs of the cells, finished or not. Raises InputError without cells, and for a stream that the cache lacks."""
+        if not cells:
+            raise InputError("a sweep needs cells: make_cells(base, read_axes(['lr=1e-3,3e-4']))")
         for cell in cells:
             choose_streams(tuple(self._streams), cell.config.data.streams, where=str(self._cache.paths[0]))
         dataset = self._dataset(cells[0].config)
@@ -123,7 +136,6 @@ class Sweep:
             self._split(dataset),
             dataset,
             streams=self._streams,
-            n_seeds=self.n_seeds,
             folds=self.cv is not None,
         )
 
@@ -171,14 +183,16 @@ class Sweep:
         baseline: int = 0,
         n_resamples: int = 1000,
         floors: bool = True,
+        searched: str = "",
     ) -> Leaderboard:
-        """Cells ranked by a metric, beside the floors; baseline: number of the cell that all are compared
-        with.
+        """Cells ranked by a metric, beside the floors; baseline: number of the cell that all are compared with.
+
+        searched: the settings of a search that chose the cells.
         """
         runs = self.plan(cells)
         dataset = self._dataset(self._reading_all_of(cells) if floors else cells[baseline].config)
         splits = self._split(dataset)
-        return build_leaderboard(
+        board = build_leaderboard(
             cells,
             runs,
             records,
@@ -191,6 +205,21 @@ class Sweep:
             baseline=baseline,
             n_resamples=n_resamples,
         )
+        return replace(board, sweep=of_runs(self.words(swept_words(cells)), runs, searched=searched))
+
+    def words(self, cells: str) -> str:
+        """The sweep as a person names it: its cells, how it is scored, and on what."""
+        scored = "on the cache's own split" if self.cv is None else f"{self.cv} folds"
+        return f"{cells}, {scored}, {self.n_seeds} seeds, on {', '.join(map(str, self._cache.paths))}"
+
+    def require_own_folder(self, cells: Sequence[Cell], *, searched: str = "") -> None:
+        """Raise InputError where the folder holds the leaderboard of another sweep, before anything is trained.
+
+        cells: of a grid; searched: of a search, whose cells are not known yet.
+        """
+        runs = self.plan(cells) if cells else []
+        words = self.words(f"search of {searched}" if searched else swept_words(cells))
+        require_own_folder(self.out, of_runs(words, runs, searched=searched))
 
     def _n_parameters(self, config: TrainConfig) -> int:
         read = sorted(config.data.streams or self._streams)
@@ -224,26 +253,28 @@ class Sweep:
     def _dataset(self, config: TrainConfig) -> HeadDataset:
         return self._local().dataset(config)
 
-    def _split(self, dataset: HeadDataset) -> list[Split]:
+    def _split(self, dataset: HeadDataset) -> list[list[Split]]:
+        """For each seed its splits: one, the same for all seeds, or one a fold."""
         if not self._splits:
+            seed = self.base.seed
             if self.cv is not None:
-                self._splits = fold_splits(
-                    dataset.labels,
-                    dataset.groups,
-                    config=FoldConfig(k=self.cv),
-                    seed=self.base.seed,
-                    rows=dataset.outside_test,
-                )
-            else:
                 self._splits = [
-                    choose_split(
+                    fold_splits(
                         dataset.labels,
-                        dataset.splits,
                         dataset.groups,
-                        val_share=self.base.data.val_share,
-                        seed=self.base.seed,
+                        config=FoldConfig(k=self.cv),
+                        seed=seed + offset,
+                        rows=dataset.outside_test,
+                        given=self._given,
                     )
+                    for offset in range(self.n_seeds)
                 ]
+            else:
+                share = self.base.data.val_share
+                split = choose_split(
+                    dataset.labels, dataset.splits, dataset.groups, val_share=share, seed=seed
+                )
+                self._splits = [[split]] * self.n_seeds
         return self._splits
 
 
@@ -255,10 +286,19 @@ def find_baseline(cells: Sequence[Cell], text: str | None) -> int:
     if text is None:
         return 0
     pairs = dict(part.partition("=")[::2] for part in text.split())
-    found = [number for number, cell in enumerate(cells) if cell.config.updated(pairs) == cell.config]
+    pairs = {dotted_key(key): value for key, value in pairs.items()}
+    found = [number for number, cell in enumerate(cells) if _is(cell, pairs)]
     if len(found) != 1:
         raise InputError(
             f"--baseline '{text}' means {len(found)} of the {len(cells)} cells; it must mean one, such as "
             f"'{cells[0].label}'"
         )
     return found[0]
+
+
+def _is(cell: Cell, pairs: Mapping[str, str]) -> bool:
+    """Whether a cell has these settings; one that cannot have them (a linear model of some width) has not."""
+    try:
+        return cell.config.updated(pairs) == cell.config
+    except InputError:
+        return False

@@ -2,6 +2,7 @@
 
     kind                  severity   what it is
     exact-duplicate       leak       the same file (by digest) in two splits
+                                     (a video whose digest is unknown, "", is a copy of none)
     repeated-features     leak       other files with features equal to the last bit, in two splits
     near-duplicate        leak       videos whose whitened features all but agree, in two splits
     straddling-group      leak       clips of one source recording in two splits
@@ -28,12 +29,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cache.arguments import is_number, require_open_cache, require_whole
 from cache.errors import InputError
 from cache.fingerprint import weights_name
 from cache.schema import UNKNOWN_LABEL
 from heads.audit.features import NearDuplicates, PooledStream, equal_features, near_duplicates, pool_stream
 from heads.audit.shortcut import SHORTCUT_LIMIT, Shortcut, metadata_shortcuts
-from heads.data.rows import METADATA_COLUMNS, VideoRows, read_rows
+from heads.data.rows import METADATA_COLUMNS, VideoRows, read_rows, varying_columns
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
@@ -104,9 +106,11 @@ def audit_cache(
     near_threshold: in (0, 1]; None is chosen by `heads.audit.features`. shortcut_limit: AUROC in [0.5, 1).
     Raises InputError for values out of range, LabelError for a cache without videos.
     """
-    if near_threshold is not None and not 0.0 < near_threshold <= 1.0:
+    require_open_cache(cache, "audit_cache")
+    require_whole("n_resamples", n_resamples, 0, 100_000)
+    if near_threshold is not None and not (is_number(near_threshold) and 0.0 < near_threshold <= 1.0):
         raise InputError(f"the near-duplicate threshold must be in (0, 1], got {near_threshold}")
-    if not 0.5 <= shortcut_limit < 1.0:
+    if not (is_number(shortcut_limit) and 0.5 <= shortcut_limit < 1.0):
         raise InputError(f"the shortcut limit must be in [0.5, 1), got {shortcut_limit}")
     rows = read_rows(cache, labels)
     pooled = [pool_stream(cache, name, rows.order) for name in cache.streams]
@@ -123,7 +127,7 @@ def audit_cache(
         *_repeated(rows, pooled),
         *_near(rows, near),
         *_straddling(rows),
-        *_shortcut(shortcuts, shortcut_limit),
+        *_shortcut(rows, shortcuts, shortcut_limit),
         *_unmatched(rows, labels),
         *_classes(rows),
         *_constant(rows, pooled),
@@ -162,10 +166,17 @@ def _parted(rows: VideoRows, members: Iterable[int]) -> bool:
     return len({rows.splits[row] for row in members} - {""}) > 1
 
 
+def _one_file(rows: VideoRows, members: Sequence[int]) -> bool:
+    """Whether these are known to be copies of one file; a digest that is unknown is equal to none."""
+    digests = {rows.digests[row] for row in members}
+    return len(digests) == 1 and "" not in digests
+
+
 def _duplicates(rows: VideoRows) -> list[Finding]:
     by_digest: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(rows.digests):
-        by_digest[digest].append(row)
+        if digest:
+            by_digest[digest].append(row)
     sets = [members for members in by_digest.values() if len(members) > 1]
     contradicting = [m for m in sets if len({int(rows.labels[r]) for r in m} - {UNKNOWN_LABEL}) > 1]
     return [
@@ -196,7 +207,7 @@ def _duplicates(rows: VideoRows) -> list[Finding]:
 
 
 def _repeated(rows: VideoRows, pooled: list[PooledStream]) -> list[Finding]:
-    sets = [m for m in equal_features(pooled) if len({rows.digests[row] for row in m}) > 1]
+    sets = [m for m in equal_features(pooled) if not _one_file(rows, m)]
     return [
         *_finding(
             "repeated-features",
@@ -223,7 +234,7 @@ def _near(rows: VideoRows, near: NearDuplicates | None) -> list[Finding]:
         )
     leaks, across = [], []
     for first, second, cosine in near.pairs:
-        if rows.digests[first] == rows.digests[second]:
+        if _one_file(rows, (first, second)):
             continue
         line = f"{cosine:.3f}  {_told(rows, (first, second))}"
         if _parted(rows, (first, second)):
@@ -256,9 +267,12 @@ def _straddling(rows: VideoRows) -> list[Finding]:
     return _finding("straddling-group", "leak", message, examples)
 
 
-def _shortcut(shortcuts: Sequence[Shortcut], limit: float) -> list[Finding]:
+def _shortcut(rows: VideoRows, shortcuts: Sequence[Shortcut], limit: float) -> list[Finding]:
     if not shortcuts:
+        known = rows.metadata[rows.labels != UNKNOWN_LABEL]
         text = "fewer than two source groups of each class"
+        if len(known) and not varying_columns(known).any():
+            text = f"no metadata: {', '.join(METADATA_COLUMNS)} are unknown or the same for all videos"
         return _finding("shortcut", "note", "the metadata-only model could not be fitted", [text])
     told = [
         f"{s.model}: AUROC {s.auroc:.3f} ({s.interval}), out of {s.n_folds} folds"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from heads.data.rows import varying_columns
 from heads.scoring.bootstrap import Interval, group_bootstrap
 from heads.scoring.cuts import ResampledScores
 from heads.scoring.metrics import auroc
@@ -41,7 +42,8 @@ class Shortcut:
 def metadata_shortcuts(
     labels: Labels, metadata: Float, groups: Sequence[str], *, n_resamples: int = 1000, seed: int = 0
 ) -> list[Shortcut]:
-    """A linear model and one that can single out values (say, one odd width); empty where groups are too few.
+    """A linear model and one that can single out values (say, one odd width); empty where groups are too few, or where
+    no column varies.
 
     labels: 0 or 1 [V]. metadata: float64 [V, 4]. Needs two source groups of each class at least.
     """
@@ -55,7 +57,9 @@ def metadata_shortcuts(
     n_folds = min(FOLDS, *(len(set(names[labels == label])) for label in (0, 1)))
     if n_folds < 2:
         return []
-    columns = np.nan_to_num(metadata)
+    columns = np.nan_to_num(metadata)[:, varying_columns(metadata)]
+    if columns.shape[1] == 0:
+        return []
     models = {
         "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
         "random forest": RandomForestClassifier(200, min_samples_leaf=5, random_state=seed),

@@ -48,11 +48,27 @@ def ablate_command(
             "--allow-library-mismatch", help="Join caches of other library versions.", rich_help_panel=WHAT
         ),
     ] = False,
-    seeds: Annotated[int, typer.Option(help="Trainings of every cell.", rich_help_panel=HOW)] = 1,
+    seeds: Annotated[
+        int | None,
+        _text(
+            "Trainings of every cell, each with folds of its own (default: 3; 1 where seed is swept).", HOW
+        ),
+    ] = None,
     cv: Annotated[
         int | None,
         _text("Folds of all videos outside test, by source group, scored by heads that never saw them.", HOW),
     ] = None,
+    folds: Annotated[
+        Path | None,
+        _text(
+            "File that names each video's fold (columns id, fold), in place of folds drawn here; sets --cv.",
+            HOW,
+        ),
+    ] = None,
+    ignore_splits: Annotated[
+        bool,
+        typer.Option("--ignore-splits", help="As if the cache stored no splits.", rich_help_panel=WHAT),
+    ] = False,
     jobs: Annotated[
         int, typer.Option(help="Processes; 0: one a core where it pays.", rich_help_panel=HOW)
     ] = 0,
@@ -76,23 +92,29 @@ def ablate_command(
     from cache.errors import InputError
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
-    from heads.ablation.grid import fix_single_values, make_cells, read_axes
+    from heads.ablation.grid import fix_single_values, make_cells, read_axes, settings_words
     from heads.ablation.leaderboard import METRICS
     from heads.ablation.leaderboard_files import write_leaderboard
+    from heads.ablation.record import searched_words
     from heads.ablation.search import search as search_cells
     from heads.ablation.show import progress_line, show_leaderboard
-    from heads.ablation.sweep import Progress, Sweep, find_baseline
+    from heads.ablation.sweep import DEFAULT_SEEDS, Progress, Sweep, find_baseline
     from heads.cli.train import build_config, read_device
     from heads.report.show import make_console
 
-    base, axes, fixed = fix_single_values(build_config(preset, {}, ()), read_axes(settings or (), grid))
+    own = {"data.ignore_splits": True} if ignore_splits else {}
+    base, axes, fixed = fix_single_values(build_config(preset, own, ()), read_axes(settings or (), grid))
     if metric not in METRICS:
         raise InputError(f"--metric must be one of {', '.join(METRICS)}; got '{metric}'")
-    if seeds > 1 and any(axis.key == "seed" for axis in axes):
+    sweeps_seed = any(axis.key == "seed" for axis in axes)
+    if seeds is not None and seeds > 1 and sweeps_seed:
         raise InputError("seed is swept and --seeds is given; use one of the two")
+    n_seeds = seeds if seeds is not None else 1 if sweeps_seed else DEFAULT_SEEDS
     if not 0 <= resamples <= 100_000:
         raise InputError(f"--resamples must be between 0 and 100,000, got {resamples}")
-    cells, left_out = ([], []) if search is not None else make_cells(base, axes, skip_invalid=skip_invalid)
+    cells, left_out = (
+        ([], []) if search is not None else make_cells(base, axes, fixed=fixed, skip_invalid=skip_invalid)
+    )
     reference = 0 if search is not None else find_baseline(cells, baseline)
     caches = [*features, *(more or ())]
     folder = out or Path("ablate-out") / caches[0].stem
@@ -108,7 +130,7 @@ def ablate_command(
     for line in left_out:
         say(f"left out: {line}")
     if fixed:
-        say(f"in every cell: {fixed}")
+        say(f"in every cell: {settings_words(fixed)}")
     command = shlex.join(["onepass", *sys.argv[1:]])
     started = time.perf_counter()
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
@@ -128,16 +150,21 @@ def ablate_command(
             cache,
             base,
             out=folder,
-            n_seeds=seeds,
+            n_seeds=n_seeds,
             cv=cv,
+            folds=folds,
             jobs=jobs,
             labels=join,
             device=read_device(device),
             ignore_libraries=ignore_libraries,
         ) as sweep:
+            searched = f"{settings_words(fixed)} {searched_words(axes)}" if search is not None else ""
+            sweep.require_own_folder(cells, searched=searched)
             try:
                 if search is not None:
-                    cells, records = search_cells(sweep, axes, n_cells=search, metric=metric, on_run=on_run)
+                    cells, records = search_cells(
+                        sweep, axes, n_cells=search, fixed=fixed, metric=metric, on_run=on_run
+                    )
                     reference = find_baseline(cells, baseline)
                 else:
                     runs = sweep.plan(cells)
@@ -157,6 +184,7 @@ def ablate_command(
                 metric=metric,
                 baseline=reference,
                 n_resamples=resamples,
+                searched=searched,
             )
             show_leaderboard(console, board)
             for name, path in write_leaderboard(board, folder, command=command).items():

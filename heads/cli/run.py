@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cache.errors import InputError
-from heads.data.dataset import load_dataset
+from heads.data.dataset import HeadDataset, load_dataset
 from heads.data.splits import choose_split
 from heads.report.outputs import write_training
 from heads.report.show import EPOCH_HEADER, epoch_line, fold_line, make_console, show_result, show_start
@@ -34,6 +34,7 @@ def train_from_cache(
     labels: LabelJoin | None = None,
     device: Device = "auto",
     cv: int | None = None,
+    folds: Path | None = None,
     src: Path | None = None,
     tensorboard: Path | None = None,
     console: Console | None = None,
@@ -41,7 +42,8 @@ def train_from_cache(
     """Train on the cache's split (or a holdout), print every step, write the head and what belongs to it to
     `out`.
 
-    cv: folds that are trained and scored before the head itself, or None. src: root of the videos, for pictures
+    cv: folds that are trained and scored before the head itself, or None. folds: a file that names each video's fold;
+    cv is then their number. src: root of the videos, for pictures
     in the report. tensorboard: folder for its events, or None. Raises InputError when `src` is no folder, or
     without the package tensorboard where it is asked for, and what `heads.train.train_head` and
     `heads.report.outputs.write_training` raise.
@@ -52,8 +54,9 @@ def train_from_cache(
     for line in labels.report() if labels is not None else ():
         console.print(line, markup=False, soft_wrap=True)
     data = load_dataset(
-        cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels
+        cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels, folds=folds
     )
+    cv = number_of_folds(data, cv)
     split = choose_split(
         data.labels, data.splits, data.groups, val_share=config.data.val_share, seed=config.seed
     )
@@ -67,7 +70,9 @@ def train_from_cache(
 
         def on_epoch(row: EpochRow) -> None:
             if row.epoch == 1:
-                console.print(f"{EPOCH_HEADER}   (all but loss on val)", markup=False, soft_wrap=True)
+                console.print(
+                    f"{EPOCH_HEADER}   (all but loss on val; * best so far)", markup=False, soft_wrap=True
+                )
             console.print(epoch_line(row), markup=False, soft_wrap=True)
             if log is not None:
                 log.epoch(row)
@@ -78,3 +83,13 @@ def train_from_cache(
         if log is not None:
             log.result(head, [path for path in written.values() if path.suffix == ".png"])
     return head
+
+
+def number_of_folds(data: HeadDataset, cv: int | None) -> int | None:
+    """--cv as given, or the number of folds of --folds. Raises InputError where they differ."""
+    if data.given_folds is None:
+        return cv
+    n_given = int(data.given_folds.max())
+    if cv not in (None, n_given):
+        raise InputError(f"--cv {cv}, but --folds gives {n_given} folds; leave --cv out")
+    return n_given

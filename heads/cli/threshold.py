@@ -12,6 +12,7 @@ from cache.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from heads.report.show import Layout
     from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig
     from heads.trained.head import TrainedHead
     from heads.trained.rethreshold import AtThreshold, SelectionScores
@@ -127,7 +128,7 @@ def _show(
     from rich.text import Text
 
     from heads.report.curves import objective_words
-    from heads.report.show import RANDOM_NOTE
+    from heads.report.show import RANDOM_NOTE, print_fitting
     from heads.scoring.bootstrap import interval_notes
     from heads.trained.rethreshold import at_threshold
 
@@ -142,17 +143,24 @@ def _show(
     )
     if head.info.random_weights:
         say(RANDOM_NOTE, "bold yellow")
-    table = Table(title="what each threshold does on these videos", title_justify="left")
-    table.add_column("best", no_wrap=True)
-    for column in ("threshold", "95 % interval", *COUNTS):
-        table.add_column(column, justify="right", no_wrap=True)
     stored = head.info.threshold
-    table.add_row("stored in the head", *_row(stored, at_threshold(scores, stored.threshold)), style="dim")
+    rows = [("stored in the head", stored, "dim")]
     for choice, config in zip(found, wanted, strict=True):
-        style = "bold" if len(found) == 1 else None
-        row = _row(choice, at_threshold(scores, choice.threshold))
-        table.add_row(objective_words(config), *row, style=style)
-    console.print(table)
+        rows.append((objective_words(config), choice, "bold" if len(found) == 1 else ""))
+
+    def thresholds(layout: Layout) -> Table:
+        table = Table(title="what each threshold does on these videos", title_justify="left")
+        table.add_column("best", no_wrap=layout == "wide")
+        columns = COUNTS[:3] if layout == "short" else COUNTS
+        for column in ("threshold", *(("95 % interval",) if layout == "wide" else ()), *columns):
+            table.add_column(column, justify="right", no_wrap=layout == "wide" or " " not in column)
+        for name, choice, style in rows:
+            value, interval, *counts = _row(choice, at_threshold(scores, choice.threshold))
+            own = (value, interval) if layout == "wide" else (f"{value}\n{interval}",)
+            table.add_row(name, *own, *counts[: len(columns)], style=style)
+        return table
+
+    print_fitting(console, thresholds)
     sweep = Table(title="at fixed thresholds", title_justify="left")
     for column in ("threshold", *COUNTS):
         sweep.add_column(column, justify="right", no_wrap=True)

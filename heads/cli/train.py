@@ -48,6 +48,10 @@ def train_head_command(
     val_share: Annotated[
         float | None, _text("Held out where the cache has no val (default: 0.2).", DATA)
     ] = None,
+    ignore_splits: Annotated[
+        bool,
+        typer.Option("--ignore-splits", help="As if the cache stored no splits.", rich_help_panel=DATA),
+    ] = False,
     preset: Annotated[str, typer.Option(help="default or final-model-4.", rich_help_panel=MODEL)] = "default",
     model: Annotated[str | None, _text("transformer, fusion, mlp, linear or attention-pool.", MODEL)] = None,
     pool: Annotated[str | None, _text("mean, attention, cls or max.", MODEL)] = None,
@@ -96,6 +100,13 @@ def train_head_command(
             "Folds, by source group: every video outside test is scored by a head that never saw it.", REPORT
         ),
     ] = None,
+    folds: Annotated[
+        Path | None,
+        _text(
+            "File that names each video's fold (columns id, fold), in place of folds drawn here; sets --cv.",
+            REPORT,
+        ),
+    ] = None,
     src: Annotated[
         Path | None, _text("Root of the videos: report.html shows the mistaken ones.", REPORT)
     ] = None,
@@ -109,6 +120,7 @@ def train_head_command(
         "data.streams": streams,
         "data.grid": grid,
         "data.val_share": val_share,
+        "data.ignore_splits": ignore_splits or None,
         "model.architecture": model,
         "model.pool": pool,
         "model.depth": depth,
@@ -170,6 +182,7 @@ def train_head_command(
             labels=join,
             device=chosen_device,
             cv=cv,
+            folds=folds,
             src=src,
             tensorboard=tensorboard,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cache.arguments import require_open_cache
 from cache.errors import CacheCorrupt, HeadError, InputError
 from cache.fingerprint import is_random, weights_name
+from heads.data.fold_file import read_folds
 from heads.data.grid import Ragged, join_streams, reference_stream
 from heads.data.rows import read_rows
 from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
@@ -35,12 +38,13 @@ class DataConfig:
 
     streams: names, or None for all that the cache holds; kept sorted. grid: the stream whose tokens the
     joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: (0,
-    0.5]. Raises InputError for values out of range.
+    0.5]. ignore_splits: as if the cache stored none. Raises InputError for values out of range.
     """
 
     streams: tuple[str, ...] | None = None
     grid: str = "auto"
     val_share: float = 0.2
+    ignore_splits: bool = False
 
     def __post_init__(self) -> None:
         if self.streams is not None:
@@ -82,10 +86,12 @@ class HeadDataset:
     labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
-    label_names: (negative, positive). cache_digest: which files, whatever their order.
+    label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
+    where it is unknown. given_folds: int64 [V] from 1, 0 for none, where a user gave folds.
     """
 
     ids: tuple[str, ...]
+    digests: tuple[str, ...]
     labels: npt.NDArray[np.int8]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
@@ -97,9 +103,10 @@ class HeadDataset:
     label_names: tuple[str, str]
     cache_name: str
     cache_digest: str
+    given_folds: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        counts = {len(self.ids), self.tokens.n_videos, len(self.splits), len(self.groups)}
+        counts = {len(self.ids), len(self.digests), self.tokens.n_videos, len(self.splits), len(self.groups)}
         counts |= {len(self.labels), len(self.durations), len(self.metadata)}
         if len(counts) != 1:
             raise ValueError(f"columns of a dataset differ in length: {sorted(counts)}")
@@ -132,21 +139,25 @@ def load_dataset(
     separate_streams: bool,
     config: DataConfig | None = None,
     labels: LabelJoin | None = None,
+    folds: Path | None = None,
     memory_bytes: int | None = None,
 ) -> HeadDataset:
     """Read rows and tokens. `labels` replaces the stored labels; a video it does not match has none.
 
+    folds: a file of folds for cross-validation (`heads.data.fold_file`).
     memory_bytes: most memory for tokens; None is half of what is free.
     Raises InputError for a stream that the cache does not hold, LabelError for a cache without videos.
     """
+    require_open_cache(cache, "load_dataset")
     config = config or DataConfig()
     names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
     grid = _reference(cache, names, config.grid)
     rows = read_rows(cache, labels)
     return HeadDataset(
         ids=rows.ids,
+        digests=rows.digests,
         labels=rows.labels,
-        splits=rows.splits,
+        splits=("",) * len(rows) if config.ignore_splits else rows.splits,
         groups=rows.groups,
         durations=rows.durations,
         metadata=rows.metadata,
@@ -163,11 +174,13 @@ def load_dataset(
         label_names=rows.label_names,
         cache_name=cache.dataset,
         cache_digest=rows.digest,
+        given_folds=None if folds is None else read_folds(folds, rows.ids),
     )
 
 
 def choose_streams(held: Sequence[str], wanted: Sequence[str] | None, *, where: str) -> tuple[str, ...]:
     """The wanted streams, sorted; all that are held when None. Raises InputError naming what is missing."""
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
     missing = sorted(set(wanted or ()) - set(held))
     if missing:
         raise InputError(f"{where} holds no stream {', '.join(missing)}; it holds {', '.join(sorted(held))}")

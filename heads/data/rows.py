@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import shown
 from cache.errors import LabelError
 from cache.labels.groups import source_groups
 from cache.schema import UNKNOWN_LABEL
@@ -56,6 +57,10 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
     """`labels` replaces the stored labels; a video it does not match has none. Its splits and sources count
     where it gives them. Raises LabelError for a cache without videos.
     """
+    if labels is not None and not hasattr(labels, "matched"):
+        raise LabelError(
+            f"labels are a join, such as cache.labels.label_videos(...) gives, not {shown(labels)}"
+        )
     table = cache.videos
     ids = [str(i) for i in table.id]
     if not ids:
@@ -84,3 +89,10 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
         metadata=np.stack(columns, axis=1),
         label_names=label_names,
     )
+
+
+def varying_columns(metadata: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which columns of float64 [V, K] differ between videos: bool [K]. The others cannot tell a label."""
+    known = np.nan_to_num(metadata)
+    varying: npt.NDArray[np.bool_] = known.max(axis=0) > known.min(axis=0)
+    return varying

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import is_whole, shown
 from cache.errors import LabelError
 from cache.schema import UNKNOWN_LABEL
 
@@ -166,8 +167,8 @@ class FoldConfig:
     inner_val_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 2 <= self.k <= 50:
-            raise LabelError(f"the number of folds must be between 2 and 50, got {self.k}")
+        if not is_whole(self.k) or not 2 <= self.k <= 50:
+            raise LabelError(f"the number of folds must be between 2 and 50, got {shown(self.k)}")
         if not 0.0 < self.inner_val_share <= 0.5:
             raise LabelError(f"inner_val_share must be above 0 and at most 0.5, got {self.inner_val_share}")
 
@@ -179,9 +180,12 @@ def fold_splits(
     config: FoldConfig | None = None,
     seed: int = 0,
     rows: Int | None = None,
+    given: Int | None = None,
 ) -> list[Split]:
     """K stratified, group-disjoint folds over all labelled videos, or those of them among `rows` (int64 [M]),
     whatever their stored split.
+
+    given: the fold of each video, int64 [V] from 1, 0 for none, in place of folds drawn here; K is then their number.
 
     Fold i is `test` of split i and is in `train` or `val` of all others; `val` is a group-disjoint share of
     the rest, so that nothing chosen has seen the fold. Raises LabelError when groups are too few.
@@ -189,14 +193,46 @@ def fold_splits(
     config = config or FoldConfig()
     known, notes = labelled_rows(labels)
     rows = known if rows is None else np.intersect1d(known, rows)
-    _require_groups(labels, groups, rows, k=config.k)
+    if given is None:
+        _require_groups(labels, groups, rows, k=config.k)
+        folds, origin = _folds(labels, groups, rows, k=config.k, seed=seed), f"of {config.k}, seed {seed}"
+    else:
+        folds = _given_folds(rows, given)
+        origin = f"of the {len(folds)} given, seed {seed}"
+        notes += _parted_notes(groups, rows, given)
     splits = []
-    for i, (rest, fold) in enumerate(_folds(labels, groups, rows, k=config.k, seed=seed), start=1):
+    for i, (rest, fold) in enumerate(folds, start=1):
         _require_both(labels, rest, f"the training videos of fold {i}")
         train, val = holdout(labels, groups, rest, val_share=config.inner_val_share, seed=seed)
         one_class = () if _both(labels, fold) else (f"fold {i} holds a single class",)
-        splits.append(Split(train, val, fold, f"fold {i} of {config.k}, seed {seed}", notes + one_class))
+        splits.append(Split(train, val, fold, f"fold {i} {origin}", notes + one_class))
     return splits
+
+
+def _given_folds(rows: Int, given: Int) -> list[tuple[Int, Int]]:
+    own = given[rows]
+    if (missing := int((own == 0).sum())) > 0:
+        raise LabelError(
+            f"{missing} of {len(rows)} labelled videos are in none of the given folds; name a fold for each"
+        )
+    numbers = np.unique(own)
+    if len(numbers) < 2:
+        raise LabelError("all labelled videos are in one of the given folds; at least 2 are needed")
+    return [(rows[own != number], rows[own == number]) for number in numbers]
+
+
+def _parted_notes(groups: Sequence[str], rows: Int, given: Int) -> tuple[str, ...]:
+    held: dict[str, set[int]] = {}
+    for row in rows.tolist():
+        held.setdefault(groups[row], set()).add(int(given[row]))
+    parted = sorted(group for group, folds in held.items() if len(folds) > 1)
+    if not parted:
+        return ()
+    examples = ", ".join(parted[:3]) + (", ..." if len(parted) > 3 else "")
+    return (
+        f"leak: {len(parted)} source groups are in several of the given folds ({examples}); out-of-fold scores are too "
+        "good",
+    )
 
 
 def _folds(labels: Labels, groups: Sequence[str], rows: Int, *, k: int, seed: int) -> list[tuple[Int, Int]]:

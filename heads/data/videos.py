@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import require_open_cache
 from cache.errors import InputError
 from cache.labels.groups import source_groups
 from cache.schema import UNKNOWN_LABEL, StreamTokens
@@ -52,9 +53,11 @@ def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> Sklea
 
     Raises InputError when there are none.
     """
+    require_open_cache(cache, "cached_videos")
     table = cache.videos
     wanted = np.asarray(table.label) != UNKNOWN_LABEL
     if splits is not None:
+        splits = [splits] if isinstance(splits, str) else splits
         wanted &= np.isin(np.asarray(table.split, dtype=str), list(splits))
     rows = np.flatnonzero(wanted)
     if len(rows) == 0:

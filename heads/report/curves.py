@@ -151,7 +151,7 @@ def threshold_curve_png(
             label=f"95 % interval {choice.interval}, {choice.interval.n_groups} source groups",
         )
     upper.axvspan(
-        choice.plateau_low, choice.plateau_high, color=BLUE, alpha=0.18, lw=0, label="decides alike"
+        choice.plateau_low, choice.plateau_high, color=BLUE, alpha=0.18, lw=0, label="decides the same"
     )
     for axes in (upper, lower):
         axes.axvline(choice.threshold, color="black", lw=1.2, ls="--", label="chosen threshold")

@@ -18,8 +18,11 @@ from heads.report.figures import (
     png_bytes,
     unit_axes,
 )
-from heads.scoring.metrics import ECE_BINS, Labels, Probabilities, expected_calibration_error
+from heads.scoring.bootstrap import Interval
+from heads.scoring.metrics import Labels, Probabilities, expected_calibration_error, reliability_bins
 from heads.training.fit import EpochRow
+
+HISTOGRAM_BARS = 20
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,12 +66,13 @@ def reliability_png(
     temperature: float,
     applied: bool,
     part: str,
+    ece: Interval | None,
     provenance: Provenance,
 ) -> bytes:
     """Share of positives against mean probability by bin, before and after temperature scaling.
 
-    Bins are those of the ECE (15 of equal width); bars are Wilson's 95 % intervals, which take videos as
-    independent. Below: how many videos each bin holds.
+    ece: the interval of the ECE of the scores that the head uses. Bins are those of the ECE, of equally many videos;
+    bars are Wilson's 95 % intervals, which take videos as independent. Below: how the scores lie.
     """
     figure = new_figure(9.0, 5.8, provenance)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[4, 1])
@@ -77,18 +81,20 @@ def reliability_png(
     for column, (scores, title) in enumerate(zip((before, after), titles, strict=True)):
         upper, lower = grid[0, column], grid[1, column]
         _reliability(upper, labels, scores)
-        ece = expected_calibration_error(labels, scores)
+        value = f"{expected_calibration_error(labels, scores):.3f}"
+        if column == used and ece is not None:
+            value += f" [{ece.low:.2f}, {ece.high:.2f}]{ece.mark}"
         brier = float(np.mean((scores - labels) ** 2))
         kept = ", used by the head" if column == used else ""
-        upper.set_title(f"{title}{kept}\nECE {ece:.3f}, Brier {brier:.3f}", fontsize=10)
-        lower.hist(scores, bins=ECE_BINS, range=(0, 1), color=BLUE, alpha=0.6)
+        upper.set_title(f"{title}{kept}\nECE {value}, Brier {brier:.3f}", fontsize=10)
+        lower.hist(scores, bins=HISTOGRAM_BARS, range=(0, 1), color=BLUE, alpha=0.6)
         lower.set_xlabel("probability")
         lower.grid(alpha=0.25)
     grid[0, 0].set_ylabel("share of positives in the bin")
     grid[1, 0].set_ylabel("videos")
     figure.suptitle(
         f"Reliability on {part}: {len(labels):,} videos, {int((labels == 1).sum()):,} positive\n"
-        "(a dot is the videos of one bin, with 95 % interval; dashed: perfectly calibrated)",
+        "(a dot is a bin of about as many videos as the others, with 95 % interval; dashed: perfectly calibrated)",
         fontsize=11,
     )
     return png_bytes(figure)
@@ -97,12 +103,10 @@ def reliability_png(
 def _reliability(axes: Axes, labels: Labels, scores: Probabilities) -> None:
     from scipy.stats import binomtest
 
-    bins = np.searchsorted(np.linspace(0.0, 1.0, ECE_BINS + 1)[1:-1], scores)
-    counts = np.bincount(bins, minlength=ECE_BINS)
-    held = counts > 0
-    n = counts[held]
-    mean = np.bincount(bins, weights=scores, minlength=ECE_BINS)[held] / n
-    positive = np.bincount(bins[labels == 1], minlength=ECE_BINS)[held]
+    bins = reliability_bins(scores)
+    n = np.bincount(bins)
+    mean = np.bincount(bins, weights=scores) / n
+    positive = np.bincount(bins[labels == 1], minlength=len(n))
     share = positive / n
     found = [
         binomtest(k, of).proportion_ci(method="wilson")

@@ -14,7 +14,7 @@ from cache.labels.media import utf8_path
 from heads.report.thumbnails import middle_frame_jpeg
 from heads.trained.head import TrainedHead
 from heads.trained.record import PredictionTable
-from heads.trained.timeline import Timeline, choose_method, score_over_time
+from heads.trained.timeline import Timeline, pools_by_attention, score_over_time
 
 if TYPE_CHECKING:
     from cache.reader import Cache
@@ -109,7 +109,7 @@ def _charts(head: TrainedHead, ids: list[str], cache: Cache) -> dict[str, str]:
     videos = [number[video_id] for video_id in ids]
     charts = {}
     sliding = score_over_time(head, cache, videos=videos, method="sliding", ignore_libraries=True)
-    if choose_method(head) == "attention":
+    if pools_by_attention(head):
         looked = score_over_time(head, cache, videos=videos, method="attention", ignore_libraries=True)
         for scores, attention in zip(sliding, looked, strict=True):
             charts[scores.id] = timeline_svg(scores, head.info.threshold.threshold, attention=attention)

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
+
 from heads.report.page import report_html
 from heads.report.training_figures import training_figures
 from heads.trained.checkpoint import save_head, write_file, writing
@@ -47,7 +49,11 @@ def write_training(
         "metrics": (METRICS_FILE, metrics_json(head, head.training)),
         "history": (HISTORY_FILE, history_csv(head.training.history)),
         "predictions": (PREDICTIONS_FILE, predictions_csv(head, head.training)),
-        **({} if folds is None else {"cross-validation": (CROSS_VALIDATION_FILE, folds_csv(folds))}),
+        **(
+            {}
+            if folds is None
+            else {"cross-validation": (CROSS_VALIDATION_FILE, folds_csv(folds, head.info.label_names))}
+        ),
         **{figure.name: (figure.file, figure.png) for figure in figures},
         "report": (REPORT_FILE, report_html(head, head.training, figures, cache=cache, src=root)),
     }
@@ -86,37 +92,46 @@ def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
 
 def history_csv(history: Sequence[EpochRow]) -> bytes:
     """One line an epoch; an undefined value is an empty cell."""
-    return _csv(list(history[0].as_dict()), (row.as_dict().values() for row in history))
+    return csv_bytes(list(history[0].as_dict()), (row.as_dict().values() for row in history))
 
 
 def predictions_csv(head: TrainedHead, record: TrainingRecord) -> bytes:
-    """One line a video: id, label, split, probability, decision; label and decision are 0 or 1."""
-    table = record.predictions
-    decisions = (table.probabilities >= head.info.threshold.threshold).astype(int)
+    """One line a video: id, label, split, probability, decision; label and decision by name."""
+    table, names = record.predictions, head.info.label_names
+    decisions = table.probabilities >= head.info.threshold.threshold
     rows = zip(
-        table.ids, table.labels.tolist(), table.splits, table.probabilities.tolist(), decisions, strict=True
+        table.ids,
+        named(table.labels, names),
+        table.splits,
+        table.probabilities.tolist(),
+        named(decisions, names),
+        strict=True,
     )
-    return _csv(["id", "label", "split", "probability", "decision"], rows)
+    return csv_bytes(["id", "label", "split", "probability", "decision"], rows)
 
 
-def folds_csv(folds: CrossValidation) -> bytes:
-    """One line a video: id, label, fold, probability, threshold, decision; the threshold is that of the head
-    that was trained without the fold.
+def folds_csv(folds: CrossValidation, label_names: tuple[str, str]) -> bytes:
+    """One line a video: id, label, fold, probability, threshold, decision, label and decision by name; the threshold is
+    that of the head that was trained without the fold.
     """
     table = folds.table
     rows = zip(
         table.ids,
-        table.labels.tolist(),
+        named(table.labels, label_names),
         table.folds.tolist(),
         table.probabilities.tolist(),
         table.thresholds.tolist(),
-        table.flagged.astype(int),
+        named(table.flagged, label_names),
         strict=True,
     )
-    return _csv(["id", "label", "fold", "probability", "threshold", "decision"], rows)
+    return csv_bytes(["id", "label", "fold", "probability", "threshold", "decision"], rows)
 
 
-def _csv(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
+def named(labels: npt.NDArray[Any], names: tuple[str, str]) -> list[str]:
+    return [names[int(label)] for label in labels]
+
+
+def csv_bytes(header: list[str], rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -16,24 +16,41 @@ from heads.report.training_figures import ReportFigure, final_evaluation
 from heads.scoring.bootstrap import Interval
 from heads.scoring.evaluate import Evaluation
 from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig
+from heads.trained.evaluation import source_scores
 from heads.trained.head import TrainedHead
-from heads.trained.record import PART_ROLES, TrainingRecord
-from heads.trained.timeline import MEANING, choose_method
+from heads.trained.record import PART_ROLES, PredictionTable, TrainingRecord
+from heads.trained.timeline import MEANING, pools_by_attention
 from heads.training.cross_validation import OUT_OF_FOLD
 
 if TYPE_CHECKING:
     from cache.reader import Cache
 
 TEMPLATE = "report.html"
+MOST_SOURCES = 15
+"""Source groups that a page lists, the worst first."""
+
 COLUMNS = ("AUROC", "average precision", "F1", "precision", "recall", "accuracy", "Brier", "ECE")
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class ResultTable:
     """One part of the split: its title, and a row the head and one a floor."""
 
     title: str
     rows: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Page:
+    """What a page shows. part: whose mistakes and sources; table: the predictions that hold it."""
+
+    title: str
+    facts: list[tuple[str, str]]
+    tables: list[ResultTable]
+    notes: tuple[str, ...]
+    figures: Sequence[ReportFigure]
+    part: str
+    table: PredictionTable
 
 
 def report_html(
@@ -44,48 +61,67 @@ def report_html(
     cache: Cache | None = None,
     src: Path | None = None,
 ) -> bytes:
-    """The page. With `cache`, mistakes show their score over time; with `src`, a picture of their video."""
+    """The page of a training. With `cache`, mistakes show their score over time; with `src`, a picture of their video."""
+    page = Page(
+        title=f"{head.info.config.model.architecture} head on {head.info.trained_on['dataset']}",
+        facts=facts(head, record),
+        tables=result_tables(record),
+        notes=all_notes(head, record),
+        figures=figures,
+        part=final_evaluation(record).part,
+        table=record.predictions,
+    )
+    return page_html(head, page, cache=cache, src=src)
+
+
+def page_html(head: TrainedHead, page: Page, *, cache: Cache | None = None, src: Path | None = None) -> bytes:
+    """One page, figures and pictures inlined. With `cache`, mistakes show their score over time; with `src`, a picture."""
     import jinja2
 
     info = head.info
-    part = final_evaluation(record).part
-    rows = mistaken_rows(record.predictions, part, threshold=info.threshold.threshold)
+    threshold = info.threshold.threshold
+    rows = mistaken_rows(page.table, page.part, threshold=threshold)
+    own = page.table.rows_of(page.part)
+    sources = source_scores(page.table.at(own), threshold)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(
         resources.files("heads.report").joinpath("templates", TEMPLATE).read_text("utf-8")
     )
-    page = template.render(
-        title=f"{info.config.model.architecture} head on {info.trained_on['dataset']}",
+    html = template.render(
+        title=page.title,
         random_weights=info.random_weights,
         weights=info.weights,
-        facts=facts(head, record),
+        facts=page.facts,
         columns=COLUMNS,
-        tables=result_tables(record),
-        notes=all_notes(head, record),
+        tables=page.tables,
+        notes=page.notes,
         figures=[
             {
                 "title": figure.title,
                 "caption": figure.caption,
                 "source": f"data:image/png;base64,{base64.b64encode(figure.png).decode()}",
             }
-            for figure in figures
+            for figure in page.figures
         ],
-        part=part,
-        role=PART_ROLES[part],
+        part=page.part,
+        role=PART_ROLES[page.part],
+        sources=sources[:MOST_SOURCES],
+        n_sources=len(sources),
+        label_names=info.label_names,
         n_mistakes=len(rows),
-        mistakes=describe_mistakes(head, record.predictions, rows[:N_MISTAKES], cache=cache, src=src),
+        mistakes=describe_mistakes(head, page.table, rows[:N_MISTAKES], cache=cache, src=src),
         over_time=cache is not None,
         grid=info.grid,
         meaning=MEANING["sliding"],
-        attention=choose_method(head) == "attention",
-        threshold=f"{info.threshold.threshold:.4f}",
+        attention=pools_by_attention(head),
+        threshold=f"{threshold:.4f}",
         config=json.dumps(info.config.as_dict(), indent=2),
         fingerprints=json.dumps({s.name: dict(s.fingerprint) for s in info.streams}, indent=2, default=str),
         versions=", ".join(f"{name} {version}" for name, version in info.versions.items()),
     )
-    return page.encode("utf-8", "xmlcharrefreplace")
+    return html.encode("utf-8", "xmlcharrefreplace")
 
 
 def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
@@ -95,13 +131,14 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
     parts = "; ".join(
         f"{part} " + ", ".join(f"{n:,} {name}" for name, n in of.items()) for part, of in counts.items()
     )
+    ignored = ", the cache's own splits ignored" if info.config.data.ignore_splits else ""
     calibration = record.calibration
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
     scored = "val chose; test was scored once" if "test" in counts else "val chose, and there is no test"
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record.seconds.items())
     return [
         ("data set", f"{info.trained_on['dataset']}, {info.trained_on['n_videos']:,} videos"),
-        ("split", f"{info.trained_on['split']}: {parts}"),
+        ("split", f"{info.trained_on['split']}{ignored}: {parts}"),
         (
             "selection",
             f"{scored}; best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection}",
@@ -131,8 +168,8 @@ def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str
         bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
         interval = f"95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
     return (
-        f"{choice.threshold:.4f} by {objective_words(config)} on {on}; alike from {choice.plateau_low:.4f} to "
-        f"{choice.plateau_high:.4f}; {interval}"
+        f"{choice.threshold:.4f} by {objective_words(config)} on {on}; any from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f} decides the same; {interval}"
     )
 
 
@@ -158,7 +195,7 @@ def all_notes(head: TrainedHead, record: TrainingRecord) -> tuple[str, ...]:
     return head.info.notes if folds is None else (*head.info.notes, *folds.notes)
 
 
-def result_tables(record: TrainingRecord) -> list[_Table]:
+def result_tables(record: TrainingRecord) -> list[ResultTable]:
     """Test first where there is one, then out of fold, then val, then train; floors stand under the head."""
     order = {"test": 0, OUT_OF_FOLD: 1, "val": 2, "train": 3}
     evaluations, all_floors = list(record.evaluations), list(record.floors)
@@ -167,15 +204,18 @@ def result_tables(record: TrainingRecord) -> list[_Table]:
         all_floors += record.cross_validation.floors
     tables = []
     for evaluation in sorted(evaluations, key=lambda e: order[e.part]):
-        m = evaluation.metrics
         floors = [floor for floor in all_floors if floor.part == evaluation.part]
-        tables.append(
-            _Table(
-                f"{evaluation.part}: {m.n:,} videos, {m.n_positive:,} positive; {PART_ROLES[evaluation.part]}",
-                [(row.name, _cells(row)) for row in (evaluation, *floors)],
-            )
-        )
+        tables.append(result_rows(evaluation, floors))
     return tables
+
+
+def result_rows(head: Evaluation, floors: Sequence[Evaluation]) -> ResultTable:
+    """The head above its floors."""
+    m = head.metrics
+    return ResultTable(
+        f"{head.part}: {m.n:,} videos, {m.n_positive:,} positive; {PART_ROLES[head.part]}",
+        [(row.name, _cells(row)) for row in (head, *floors)],
+    )
 
 
 def _cells(evaluation: Evaluation) -> list[str]:

@@ -9,16 +9,40 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cache.errors import InputError
 from cache.process.outputs import require_output, write_output
+from cache.schema import UNKNOWN_LABEL
+from heads.data.rows import VideoRows, read_rows
+from heads.scoring.evaluate import evaluate
+from heads.scoring.metrics import Probabilities
 from heads.trained.head import Predictions, TrainedHead
+from heads.trained.record import UNSEEN
+from heads.trained.seen import NOT_RECORDED, SeenVideos
 
 if TYPE_CHECKING:
     from cache.reader import Cache
 
 SUFFIXES = (".csv", ".jsonl")
-COLUMNS = ("id", "probability", "decision", "threshold", "weights", "reject_reason", "reject_detail", "path")
-"""path: the argument that the row came from, as it was given. Ids are unique within one path only."""
+COLUMNS = (
+    *("id", "probability", "decision", "label", "threshold", "weights"),
+    *("reject_reason", "reject_detail", "path"),
+)
+"""label: what the video is by its label, where it has one. path: the argument that the row came from, as it was given.
+Ids are unique within one path only.
+"""
+
+RESAMPLES = 1000
+SCORES = (
+    ("AUROC", "auroc"),
+    ("average precision", "average_precision"),
+    ("F1", "f1"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("accuracy", "accuracy"),
+)
 
 Row = dict[str, Any]
 
@@ -32,12 +56,16 @@ def require_score_file(path: Path) -> None:
 
 def score_rows(predictions: Predictions, cache: Cache, *, path: str) -> list[Row]:
     """A row a video of the cache and a row a reject."""
+    labels = cache.videos.label
     rows = [
         {
             **dict.fromkeys(COLUMNS),
             "id": predictions.ids[index],
             "probability": float(predictions.probabilities[index]),
             "decision": predictions.decisions[index],
+            "label": cache.label_names[label]
+            if cache.label_names and (label := int(labels[index])) >= 0
+            else None,
             "threshold": predictions.threshold,
             "weights": predictions.weights,
             "path": path,
@@ -77,21 +105,61 @@ def score_lines(rows: Sequence[Row], head: TrainedHead) -> list[str]:
     return [first, *(f"  {row['probability']:.4f} {row['decision']} {row['id']}" for row in highest)]
 
 
-def agreement_line(predictions: Predictions, labels: Any) -> str | None:
-    """Where the videos carry labels (-1: none), how the decisions compare with them."""
-    from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
-
-    known = labels >= 0
-    if not known.any():
-        return None
-    truth, flagged = labels[known], predictions.flagged[known]
-    scores = ", ".join(
-        f"{name} {score(truth, flagged, **options):.4f}"
-        for name, score, options in (
-            ("accuracy", accuracy_score, {}),
-            ("precision", precision_score, {"zero_division": 0}),
-            ("recall", recall_score, {"zero_division": 0}),
-            ("F1", f1_score, {"zero_division": 0}),
+def agreement_lines(predictions: Predictions, cache: Cache, head: TrainedHead) -> list[str]:
+    """Where the videos carry labels, how the scores compare with them: those that the head has not seen in full, and what
+    is to be thought of the others.
+    """
+    rows = read_rows(cache)
+    known = np.flatnonzero(rows.labels != UNKNOWN_LABEL)
+    if not len(known):
+        return []
+    if rows.label_names != head.info.label_names:
+        return [
+            f"the labels here are {' and '.join(rows.label_names)}: they cannot be compared with the head's decisions"
+        ]
+    probabilities = predictions.probabilities[rows.order]
+    seen = SeenVideos.of_head(head.info)
+    if seen is None:
+        told = [_scores_line("", rows, known, probabilities, predictions.threshold), f"note: {NOT_RECORDED}"]
+        return [line for line in told if line]
+    overlap = seen.overlap(rows, known)
+    lines = []
+    if not overlap.seen.all():
+        unseen = known[~overlap.seen]
+        lines.append(
+            _scores_line(" that the head has not seen", rows, unseen, probabilities, predictions.threshold)
         )
+    if overlap.seen.any():
+        lines.append(f"seen by the head: {overlap.words()}; how it scores those says nothing of new ones")
+    return lines
+
+
+def _scores_line(
+    which: str, rows: VideoRows, some: npt.NDArray[np.int64], probabilities: Probabilities, threshold: float
+) -> str:
+    """One line of what `onepass evaluate` says in full."""
+    found = evaluate(
+        "head",
+        UNSEEN,
+        rows.labels[some],
+        probabilities[some],
+        threshold=threshold,
+        groups=[rows.groups[row] for row in some],
+        n_resamples=RESAMPLES,
     )
-    return f"against the labels of {int(known.sum())} videos, at the stored threshold: {scores}"
+    m = found.metrics
+    parts = [
+        f"{name} {'undefined' if value is None else f'{value:.3f}'}"
+        + (
+            f" [{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"
+            if (interval := found.intervals.get(key))
+            else ""
+        )
+        for name, key in SCORES
+        for value in (getattr(m, key),)
+    ]
+    share = m.n_positive / m.n
+    return (
+        f"against the labels of {m.n} videos{which}, at the stored threshold: {', '.join(parts)}; flagging everything has F1 "
+        f"{2 * share / (1 + share):.3f}. onepass evaluate says more"
+    )

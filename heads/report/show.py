@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
+from rich.box import HEAVY_HEAD, SIMPLE
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +26,10 @@ from heads.training.cross_validation import CrossValidation, FoldResult
 from heads.training.fit import EpochRow
 from heads.training.losses import positive_weight
 
-LOG_WIDTH = 132
+LOG_WIDTH = 150
+Layout = Literal["wide", "stacked", "short"]
+LAYOUTS: tuple[Layout, ...] = ("wide", "stacked", "short")
+"""Of tables: intervals beside their numbers; below them; below them and only the columns that matter most."""
 RANDOM_NOTE = "RANDOM backbone weights: these scores test the pipeline, they say nothing about violence"
 EPOCH_HEADER = (
     f"{'epoch':>5}  {'lr':>8}  {'loss':>7}  {'val loss':>8}  {'threshold':>9}  "
@@ -31,9 +38,20 @@ EPOCH_HEADER = (
 
 
 def make_console() -> Console:
-    """A console that does not fold tables to 80 columns in a log."""
+    """A console as wide as the terminal; in a log as COLUMNS says, else wide enough for every table."""
     console = terminal.make_console(soft_wrap=False)
-    return console if console.is_terminal else terminal.make_console(soft_wrap=False, width=LOG_WIDTH)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return console
+    return terminal.make_console(soft_wrap=False, width=LOG_WIDTH)
+
+
+def print_fitting(console: Console, table: Callable[[Layout], Table]) -> None:
+    """The table in the first layout that the console is wide enough for, else in the last."""
+    for layout in LAYOUTS:
+        made = table(layout)
+        if Measurement.get(console, console.options.update(width=10_000), made).maximum <= console.width:
+            break
+    console.print(made)
 
 
 def show_start(
@@ -44,7 +62,10 @@ def show_start(
     lines = [
         ("features", f"{', '.join(map(str, caches))} ({dataset.cache_name}, {len(dataset)} videos)"),
         ("weights", weights_line(dataset.streams)),
-        ("split", split.origin),
+        (
+            "split",
+            split.origin + ("; the cache's own splits are ignored" if config.data.ignore_splits else ""),
+        ),
     ]
     for part, rows in split.parts().items():
         positives = int((dataset.labels[rows] == 1).sum())
@@ -95,7 +116,7 @@ def epoch_line(row: EpochRow) -> str:
     mark += " one class for everything" if row.degenerate else ""
     return (
         f"{row.epoch:>5}  {row.lr:>8.1e}  {row.train_loss:>7.4f}  {row.val_loss:>8.4f}  "
-        f"{row.threshold:>9.4f}  {_number(row.precision):>9}  {row.recall:>6.3f}  {row.f1:>6.3f}  {_number(row.auroc):>6}{mark}"
+        f"{row.threshold:>9.4f}  {number(row.precision):>9}  {row.recall:>6.3f}  {row.f1:>6.3f}  {number(row.auroc):>6}{mark}"
     )
 
 
@@ -108,9 +129,9 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
     for evaluation in record.evaluations:
         if evaluation.part != "train":
             floors = [floor for floor in record.floors if floor.part == evaluation.part]
-            console.print(result_table(evaluation, floors, weights=info.weights))
+            show_table(console, evaluation, floors, weights=info.weights)
     if folds is not None:
-        console.print(result_table(folds.head, folds.floors, weights=info.weights))
+        show_table(console, folds.head, folds.floors, weights=info.weights)
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
     lines = [
         f"threshold {_choice_words(info.threshold, on='val')}",
@@ -128,12 +149,16 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
     for note in (*info.notes, *(folds.notes if folds is not None else ())):
-        loud = note.startswith("DEGENERATE")
-        console.print(
-            Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow"), soft_wrap=True
-        )
+        print_note(console, note)
     for name, path in written.items():
         console.print(Text(f"{name:<17} {path}"), soft_wrap=True)
+
+
+def print_note(console: Console, note: str) -> None:
+    """A note in yellow, one that unmakes the scores in red."""
+    loud = note.startswith(("DEGENERATE", "SEEN"))
+    text = Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow")
+    console.print(text, soft_wrap=True)
 
 
 def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
@@ -143,8 +168,8 @@ def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
         bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
         interval = f", 95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
     return (
-        f"{choice.threshold:.4f} ({choice.objective} on {on}; alike from {choice.plateau_low:.4f} to "
-        f"{choice.plateau_high:.4f}{interval})"
+        f"{choice.threshold:.4f} ({choice.objective} on {on}; any from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f} decides the same{interval})"
     )
 
 
@@ -166,36 +191,59 @@ def fold_threshold_lines(folds: CrossValidation) -> list[str]:
     ]
 
 
-def result_table(head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> Table:
+def show_table(console: Console, head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> None:
+    """`result_table` as wide as the console."""
+    print_fitting(console, lambda layout: result_table(head, floors, weights=weights, layout=layout))
+
+
+def result_table(
+    head: Evaluation, floors: Sequence[Evaluation], *, weights: str, layout: Layout = "wide"
+) -> Table:
     """One row the head and one a floor; intervals are 95 %, by source group; ~ marks a rough one."""
     m = head.metrics
     table = Table(
         title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {PART_ROLES[head.part]}\nweights: {weights}",
         title_justify="left",
+        pad_edge=layout != "short",
+        box=SIMPLE if layout == "short" else HEAVY_HEAD,
     )
-    table.add_column("")
-    for name in ("AUROC", "average precision", "F1", "precision", "recall", "accuracy", "Brier", "ECE"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = RESULT_COLUMNS[:5] if layout == "short" else RESULT_COLUMNS
+    table.add_column("", no_wrap=layout == "wide")
+    for name, key in columns:
+        wide_head = layout == "wide" and key != "ece"
+        table.add_column(name if wide_head else SHORT_HEADS.get(key, name), justify="right", no_wrap=True)
     for row in (head, *floors):
-        m = row.metrics
-        table.add_row(
-            row.name,
-            _with_interval(m.auroc, row.intervals["auroc"]),
-            _with_interval(m.average_precision, row.intervals["average_precision"]),
-            _with_interval(m.f1, row.intervals["f1"]),
-            _number(m.precision),
-            _number(m.recall),
-            *(f"{x:.3f}" for x in (m.accuracy, m.brier, m.ece)),
-            style="bold" if row is head else None,
-        )
+        cells = [
+            with_interval(getattr(row.metrics, key), row.intervals.get(key), layout=layout)
+            for _, key in columns
+        ]
+        table.add_row(row.name, *cells, style="bold" if row is head else None)
+    if layout == "short":
+        table.caption = "accuracy, Brier and ECE: metrics.json"
     return table
 
 
-def _number(value: float | None) -> str:
+RESULT_COLUMNS = (
+    ("AUROC", "auroc"),
+    ("average precision", "average_precision"),
+    ("F1", "f1"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("accuracy", "accuracy"),
+    ("Brier", "brier"),
+    ("ECE", "ece"),
+)
+SHORT_HEADS = {"average_precision": "AP", "precision": "prec.", "accuracy": "acc."}
+
+
+def number(value: float | None) -> str:
+    """Three digits, or - where it is undefined."""
     return "-" if value is None else f"{value:.3f}"
 
 
-def _with_interval(value: float | None, interval: Interval | None) -> str:
+def with_interval(value: float | None, interval: Interval | None, *, layout: Layout = "wide") -> str:
+    """A number with its interval beside it, or below it."""
     if value is None or interval is None:
-        return _number(value)
-    return f"{value:.3f} [{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"
+        return number(value)
+    between = " " if layout == "wide" else "\n"
+    return f"{value:.3f}{between}[{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cache.reader import Cache
 
 SUFFIXES = (".csv", ".json")
+MEANING_SUFFIX = ".txt"
 COLUMNS = (
     "id",
     "start_seconds",
@@ -33,7 +34,7 @@ COLUMNS = (
     "weights",
     "path",
 )
-"""Of the CSV file. method is "attention: share of ..." or "sliding: probability ...", in full on every row.
+"""Of the CSV file. What a method's scores mean is in a text file beside it, FILE.csv.txt.
 path is the argument of predict that the video came from: ids are unique within one only.
 """
 
@@ -46,16 +47,16 @@ class TimelineRequest:
     """
 
     path: Path
-    method: Method | Literal["auto"] = "auto"
+    method: Method = "sliding"
     window_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.path.suffix not in SUFFIXES:
             raise InputError(f"--timeline {self.path}: scores over time are written as .csv or .json")
 
-    def check(self, head: TrainedHead) -> Method:
-        """The method for this head. Raises InputError when the request does not fit it."""
-        return check_request(head, self.method, self.window_seconds)
+    def check(self, head: TrainedHead) -> None:
+        """Raise InputError when the request does not fit the head."""
+        check_request(head, self.method, self.window_seconds)
 
     def timelines(
         self, head: TrainedHead, cache: Cache, *, ignore_libraries: bool = False
@@ -73,27 +74,33 @@ class TimelineRequest:
 def write_timelines(request: TimelineRequest, timelines: Iterable[Timeline], head: TrainedHead) -> int:
     """Write all timelines in one step (into a device or a pipe: straight); returns how many windows there were.
 
+    A CSV file gets the meaning of its scores in a text file beside it; a device or a pipe does not.
+
     Raises InputError when the request does not fit the head, InputError or StorageFull when the file cannot
     be written.
     """
-    method = request.check(head)
+    request.check(head)
     file = io.StringIO(newline="")
     if request.path.suffix == ".csv":
-        n_windows = _write_csv(file, timelines, head, method)
+        n_windows = _write_csv(file, timelines, head, request.method)
     else:
-        n_windows = _write_json(file, timelines, head, method, request.window_seconds)
+        n_windows = _write_json(file, timelines, head, request.method, request.window_seconds)
     write_output("--timeline", request.path, file.getvalue().encode("utf-8", "surrogateescape"))
+    if request.path.suffix == ".csv" and request.path.is_file():
+        beside = request.path.with_name(request.path.name + MEANING_SUFFIX)
+        write_output(
+            "--timeline", beside, f"score, by {request.method}: {MEANING[request.method]}\n".encode()
+        )
     return n_windows
 
 
 def _write_csv(file: TextIO, timelines: Iterable[Timeline], head: TrainedHead, method: Method) -> int:
     info = head.info
-    meaning = f"{method}: {MEANING[method]}"
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     n_windows = 0
     for timeline in timelines:
-        whole = (meaning, timeline.probability, info.threshold.threshold, info.grid, info.weights)
+        whole = (method, timeline.probability, info.threshold.threshold, info.grid, info.weights)
         for start, end, score in _windows(timeline):
             writer.writerow((timeline.id, start, end, score, *whole, timeline.path))
         n_windows += len(timeline)

@@ -95,6 +95,7 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
                 temperature=temperature,
                 applied=info.config.calibration == "temperature",
                 part=part,
+                ece=final.intervals["ece"],
                 provenance=provenance(fitted),
             ),
         ),

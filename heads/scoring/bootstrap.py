@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import require_whole
+
 Float = npt.NDArray[np.float64]
 FEW_GROUPS = 20
 """Below this many source groups of the rarer class, intervals should be read with care."""
 
+MOST_RESAMPLES = 100_000
 INTERVALS_ON = "intervals on"
 """How a note about them begins."""
 
@@ -105,7 +108,7 @@ def group_bootstrap(
     """One interval for each of K numbers. labels: int8 [V], 0 or 1, to count what stands behind the rarer class.
 
     statistic: weights float64 [R, V] -> numbers [R, K], NaN where one is not defined. Fewer than two groups,
-    or fewer than half of the resamples defined, give None.
+    fewer than half of the resamples defined, or n_resamples 0 give None.
     """
     positive = None if labels is None else labels == 1
 
@@ -132,7 +135,13 @@ def rarer_groups(labels: npt.NDArray[np.int8], groups: Sequence[str]) -> int:
 def bootstrap_samples(
     groups: Sequence[str], statistic: Callable[[Float], Float], *, n_resamples: int = 1000, seed: int = 0
 ) -> Float:
-    """The K numbers of every resample, float64 [n_resamples, K]; the same seed draws the same groups."""
+    """The K numbers of every resample, float64 [n_resamples, K]; the same seed draws the same groups.
+
+    Raises InputError for n_resamples outside [0, 100,000].
+    """
+    require_whole("n_resamples", n_resamples, 0, MOST_RESAMPLES)
+    if not n_resamples:
+        return statistic(np.ones((1, len(groups))))[:0]
     names, membership = np.unique(np.array(groups, dtype=str), return_inverse=True)
     generator = np.random.default_rng(seed)
     share = np.full(len(names), 1 / len(names))
@@ -153,7 +162,7 @@ class _Behind:
 
 def _interval(values: Float, behind: _Behind) -> Interval | None:
     defined = values[~np.isnan(values)]
-    if behind.n_groups < 2 or len(defined) * 2 < len(values):
+    if behind.n_groups < 2 or not len(defined) or len(defined) * 2 < len(values):
         return None
     low, high = np.percentile(defined, [2.5, 97.5])
     return Interval(

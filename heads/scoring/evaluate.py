@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from heads.scoring.bootstrap import Interval, group_bootstrap
 from heads.scoring.cuts import ResampledScores
-from heads.scoring.metrics import Labels, Metrics, Probabilities, Threshold, compute_metrics
+from heads.scoring.metrics import Labels, Metrics, Probabilities, Threshold, compute_metrics, resampled_ece
 
-WITH_INTERVAL = ("auroc", "average_precision", "f1")
+WITH_INTERVAL = ("auroc", "average_precision", "f1", "ece")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,14 @@ def evaluate(
     metrics = compute_metrics(labels, probabilities, threshold=threshold)
     intervals: dict[str, Interval | None] = dict.fromkeys(WITH_INTERVAL)
     if n_resamples:
-        resampled = ResampledScores(labels, probabilities)
+        resampled, ece = ResampledScores(labels, probabilities), resampled_ece(labels, probabilities)
 
         def statistics(weights_RV: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             numbers = (
                 resampled.auroc(weights_RV),
                 resampled.average_precision(weights_RV),
                 resampled.f1_at(threshold, weights_RV),
+                ece(weights_RV),
             )
             return np.stack(numbers, axis=1)
 

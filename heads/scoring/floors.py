@@ -1,7 +1,7 @@
 """What a head must beat to mean anything: three models that do not look at what happens in a video over time.
 
 all-positive    flags everything; its F1 is 2 p / (1 + p) for a share p of positives
-metadata-only   logistic regression on width, height, frame rate and duration
+metadata-only   logistic regression on width, height, frame rate and duration; left out where none of them varies
 mean-pooled     logistic regression on the mean of all tokens
 """
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from heads.data.dataset import HeadDataset
+from heads.data.rows import METADATA_COLUMNS, varying_columns
 from heads.data.splits import Split
 from heads.data.tokens import TokenSource, scoring_batches
 from heads.models.pooling import mean_pool
@@ -29,6 +30,10 @@ FLOORS = (ALL_POSITIVE, METADATA_ONLY, MEAN_POOLED)
 NOT_BEATEN = "the head is no better than"
 """How a note on a floor begins."""
 
+NO_METADATA = (
+    f"no metadata: {', '.join(METADATA_COLUMNS)} are unknown or the same for all videos, so there is no "
+    f"{METADATA_ONLY} floor"
+)
 LEAST_CHANGE = 1e-12
 
 
@@ -41,11 +46,23 @@ def floor_probabilities(
     """
     labels = dataset.labels[train]
     pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
-    return {
+    found = {
         ALL_POSITIVE: np.ones(len(dataset)),
         METADATA_ONLY: _regression(np.nan_to_num(dataset.metadata), labels, train),
         MEAN_POOLED: _regression(pooled, labels, train),
     }
+    return {name: found[name] for name in floor_names(dataset)}
+
+
+def floor_names(dataset: HeadDataset) -> tuple[str, ...]:
+    """The floors that this data set can have, as FLOORS."""
+    without = () if varying_columns(dataset.metadata).any() else (METADATA_ONLY,)
+    return tuple(name for name in FLOORS if name not in without)
+
+
+def missing_floor_notes(dataset: HeadDataset) -> tuple[str, ...]:
+    """A note where there is no metadata-only floor."""
+    return () if METADATA_ONLY in floor_names(dataset) else (NO_METADATA,)
 
 
 def mean_tokens(tokens: TokenSource) -> Float:
@@ -58,13 +75,18 @@ def mean_tokens(tokens: TokenSource) -> Float:
 
 
 def _regression(features: Float, labels: npt.NDArray[np.int8], train: Int) -> Float:
-    """Probabilities [V] of a logistic regression on standardised columns, scikit-learn's defaults (L2, C =
-    1).
+    """Probabilities [V] of a logistic regression on standardised columns, scikit-learn's defaults (L2, C = 1).
+
+    Columns that do not vary in `train` are left out; without any, every video gets 0.5.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    varying = varying_columns(features[train])
+    if not varying.any():
+        return np.full(len(features), 0.5)
+    features = features[:, varying]
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     model.fit(features[train], labels)
     found: Float = model.predict_proba(features)[:, 1].astype(np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,11 @@ Probabilities = npt.NDArray[np.float64]
 Threshold = float | npt.NDArray[np.float64]
 """One for all videos, or float64 [V], each video's own (out of fold, that of the head that scored it)."""
 
-ECE_BINS = 15
-"""Equal-width bins, as in Guo et al. 2017."""
+MOST_BINS = 15
+VIDEOS_A_BIN = 10
+"""Reliability is read off bins of equally many videos: about 10 or more in each, and at most 15 bins (their number in
+Guo et al. 2017, where they are of equal width, which leaves bins of one video on a small val).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class Metrics:
     """n videos, n_positive of them; decisions are probability >= threshold (None: each video had its own).
 
     precision is undefined when nothing is flagged, recall without positives, f1 when both, AUROC and average
-    precision with a single class: None then. brier and ece (expected calibration error, 15 equal bins) in [0,
-    1].
+    precision with a single class: None then. brier and ece (expected calibration error, see
+    `expected_calibration_error`) in [0, 1].
     """
 
     n: int
@@ -118,19 +121,29 @@ def average_precision(labels: Labels, scores: npt.NDArray[np.float64]) -> float 
     return float(average_precision_score(labels, scores)) if len(np.unique(labels)) == 2 else None
 
 
-def expected_calibration_error(
-    labels: Labels, probabilities: Probabilities, *, bins: int = ECE_BINS
-) -> float:
-    """Mean |share of positives - mean probability| over equal-width bins, weighted by their videos."""
-    from sklearn.calibration import calibration_curve
+def expected_calibration_error(labels: Labels, probabilities: Probabilities) -> float:
+    """Mean |share of positives - mean probability| over bins of equally many videos, weighted by their videos."""
+    return float(resampled_ece(labels, probabilities)(np.ones((1, len(labels))))[0])
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a single class is fine here
-        true_share, mean_probability = calibration_curve(
-            labels, probabilities, n_bins=bins, strategy="uniform"
-        )
-    # calibration_curve drops empty bins; its edges are linspace(0, 1), and the same edges give the weights.
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    counts = np.bincount(np.searchsorted(edges[1:-1], probabilities), minlength=bins)
-    counts = counts[counts > 0]
-    return float(np.sum(counts * np.abs(true_share - mean_probability)) / len(labels))
+
+def resampled_ece(
+    labels: Labels, probabilities: Probabilities
+) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """weights of videos float64 [R, V] -> ECE [R], on the bins of all videos."""
+    bins_VK = np.eye(int(reliability_bins(probabilities).max()) + 1)[reliability_bins(probabilities)]
+    gaps_VK = bins_VK * (labels - probabilities)[:, None]
+
+    def ece(weights_RV: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = np.abs(weights_RV @ gaps_VK).sum(axis=1) / weights_RV.sum(axis=1)
+        return found
+
+    return ece
+
+
+def reliability_bins(probabilities: Probabilities) -> npt.NDArray[np.int64]:
+    """The number of each video's bin, int64 [V], from 0 without gaps. Equal probabilities share a bin."""
+    n_bins = int(np.clip(len(probabilities) // VIDEOS_A_BIN, 1, MOST_BINS))
+    edges = np.quantile(probabilities, np.linspace(0.0, 1.0, n_bins + 1)[1:-1], method="lower")
+    held = np.searchsorted(np.unique(edges), probabilities, side="left")
+    numbers: npt.NDArray[np.int64] = np.unique(held, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return numbers

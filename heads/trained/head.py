@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cache.arguments import require_open_cache, shown
 from cache.errors import HeadError
 from cache.fingerprint import require_same
 from cache.schema import StreamTokens
@@ -38,9 +39,9 @@ class HeadInfo:
 
     grid: the stream on whose tokens streams are joined. label_names: (negative, positive). temperature
     divides logits before the sigmoid. metrics: by part of the split ("val" chose the model; "test" was scored
-    once). trained_on: dataset, digest and video counts of the cache and the split. versions: of the
-    libraries. threshold_history: what stood here before each `onepass threshold --write`, oldest first:
-    threshold, config, metrics, floors, notes, replaced_at.
+    once). trained_on: dataset, digest and video counts of the cache, the split, and its videos by part
+    (`heads.trained.seen`). versions: of the libraries. threshold_history: what stood here before each
+    `onepass threshold --write`, oldest first: threshold, config, metrics, floors, notes, replaced_at.
     """
 
     config: TrainConfig
@@ -178,9 +179,10 @@ class TrainedHead:
     ) -> Predictions:
         """Score a cache, one video's tokens by stream name, or a list of such.
 
-        Tokens are `StreamTokens`, or plain float arrays [T, D] where the head reads a single stream. Raises
-        FingerprintMismatch when a cache's features were made in another way, HeadError when a stream is
-        missing or has another width.
+        Tokens are `StreamTokens`, or plain float arrays [T, D] where the head reads a single stream; such a head takes
+        an array without the stream's name as well, [T, D] for a video and [V, T, D] for several. Raises
+        FingerprintMismatch when a cache's features were made in another way, HeadError when a stream is missing or
+        has another width, and for what holds no tokens.
         """
         from cache.reader import Cache
 
@@ -195,7 +197,7 @@ class TrainedHead:
                 grid=self.info.grid,
             )
         else:
-            videos = [features] if isinstance(features, Mapping) else list(features)
+            videos = _videos(features)
             ids = tuple(str(i) for i in range(len(videos)))
             if not videos:
                 return self._predictions((), np.zeros(0))
@@ -212,6 +214,7 @@ class TrainedHead:
 
     def require_fits(self, cache: Cache, *, ignore_libraries: bool = False) -> None:
         """Raise HeadError for a missing stream or another width, FingerprintMismatch for other features."""
+        require_open_cache(cache, "a head")
         where = str(cache.paths[0])
         for stream in self.info.streams:
             if stream.name not in cache.streams:
@@ -250,22 +253,51 @@ class TrainedHead:
             ragged, separate_streams=self.info.config.model.separate_streams, grid=self.info.grid
         )
 
-    def _stream_tokens(self, video: VideoTokens, stream: StreamInput) -> StreamTokens:
+    def _stream_tokens(self, video: Any, stream: StreamInput) -> StreamTokens:
+        if isinstance(video, (np.ndarray, StreamTokens)) and len(self.info.streams) == 1:
+            video = {stream.name: video}
+        if not isinstance(video, Mapping):
+            names = ", ".join(s.name for s in self.info.streams)
+            raise HeadError(f"a video is a mapping of stream ({names}) to tokens, not {shown(video)}")
         if stream.name not in video:
             raise HeadError(
                 f"the head reads stream {stream.name}; a video has {', '.join(sorted(video)) or 'none'}"
             )
-        tokens = video[stream.name]
+        tokens: Any = video[stream.name]
         if not isinstance(tokens, StreamTokens):
             if len(self.info.streams) > 1:
                 raise HeadError("a head of several streams needs StreamTokens: their spans align the streams")
-            values = np.asarray(tokens, dtype=np.float32)
+            try:
+                values = np.asarray(tokens, dtype=np.float32)
+            except (TypeError, ValueError):
+                raise HeadError(
+                    f"stream {stream.name}: tokens must be numbers [T, D], not {shown(tokens)}"
+                ) from None
             if values.ndim != 2 or len(values) == 0:
                 raise HeadError(f"stream {stream.name}: tokens must be [T, D] with T > 0, got {values.shape}")
             starts = np.arange(len(values), dtype=np.float32)
-            tokens = StreamTokens(values, np.stack([starts, starts + 1], axis=1))
+            try:
+                tokens = StreamTokens(values, np.stack([starts, starts + 1], axis=1))
+            except ValueError as error:
+                raise HeadError(f"stream {stream.name}: {error}") from error
         if tokens.values.shape[1] != stream.dim:
             raise HeadError(
                 f"stream {stream.name}: tokens are {tokens.values.shape[1]} wide; the head reads {stream.dim}"
             )
-        return tokens
+        found: StreamTokens = tokens
+        return found
+
+
+def _videos(features: Any) -> list[Any]:
+    """One video or several as a list. Raises HeadError for what cannot be videos."""
+    if isinstance(features, (Mapping, StreamTokens)) or (
+        isinstance(features, np.ndarray) and features.ndim == 2
+    ):
+        return [features]
+    if isinstance(features, (str, PurePath)):
+        raise HeadError(f"predict takes an open cache, not a path: predict(open_cache({str(features)!r}))")
+    if not isinstance(features, Iterable):
+        raise HeadError(
+            f"predict takes an open cache, a video's tokens by stream, or a list of such, not {shown(features)}"
+        )
+    return list(features)

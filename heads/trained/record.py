@@ -15,11 +15,15 @@ from heads.training.cross_validation import OUT_OF_FOLD, CrossValidation
 from heads.training.fit import EpochRow
 
 Float = npt.NDArray[np.float64]
+UNSEEN, SEEN, UNKNOWN = "unseen", "seen", "unknown"
 PART_ROLES = {
     "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
     "test": "test was scored once, after everything was chosen",
     OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group",
     "train": "train, what the head was fitted on",
+    UNSEEN: "the head has seen none of these videos, by file and by source group",
+    SEEN: "SEEN VIDEOS among them: the head was made with some, so scores are too good",
+    UNKNOWN: "it is not known whether the head has seen these videos",
 }
 """What each part of a split was used for: said wherever its scores are shown."""
 
@@ -43,6 +47,17 @@ class PredictionTable:
     def rows_of(self, part: str) -> npt.NDArray[np.int64]:
         """Row numbers of one part of the split."""
         return np.flatnonzero(np.array(self.splits) == part)
+
+    def at(self, rows: npt.NDArray[np.int64]) -> PredictionTable:
+        """Only these rows, int64 [N]."""
+        return PredictionTable(
+            ids=tuple(self.ids[row] for row in rows),
+            labels=self.labels[rows],
+            splits=tuple(self.splits[row] for row in rows),
+            groups=tuple(self.groups[row] for row in rows),
+            logits=self.logits[rows],
+            probabilities=self.probabilities[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """The threshold of a trained head chosen again, for another objective, on the videos that may choose it.
 
-Only the selection split may: val of the cache that the head was trained on, or another cache that the head
-has not seen. train was fitted on, and test is scored once.
+Only the selection split may: val of the cache that the head was trained on, or videos that the head has not seen,
+by file and by source group (`heads.trained.seen`), whatever cache they come in. train was fitted on, and test is scored once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError, LabelError
-from heads.data.dataset import DataConfig, HeadDataset, load_dataset
+from heads.data.dataset import HeadDataset
 from heads.data.splits import Split, choose_split, labelled_rows
 from heads.scoring.bootstrap import INTERVALS_ON, interval_notes
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floors import NOT_BEATEN, beaten_notes, evaluate_floors
 from heads.scoring.metrics import Labels, Metrics, Probabilities, compute_metrics
 from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig, choose_on_rows, lipton_warning
+from heads.trained.evaluation import scored_dataset
 from heads.trained.head import HeadInfo, TrainedHead
+from heads.trained.seen import CHOSEN, NOT_RECORDED, SeenVideos, require_unseen
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
@@ -78,31 +80,27 @@ def selection_scores(
 ) -> SelectionScores:
     """Score the videos that may choose a threshold.
 
-    Raises InputError where `part` would take videos that the head was fitted on, or does not exist,
+    Raises InputError where `part` would take videos that may not choose, or does not exist,
     LabelError where both classes are not there, HeadError or FingerprintMismatch for a cache that does not
     fit.
     """
-    head.require_fits(cache, ignore_libraries=ignore_libraries)
     info = head.info
-    config = DataConfig(tuple(s.name for s in info.streams), info.grid, info.config.data.val_share)
-    dataset = load_dataset(
-        cache, separate_streams=info.config.model.separate_streams, config=config, labels=labels
-    )
-    if dataset.label_names != info.label_names:
-        raise LabelError(
-            f"the head decides {info.label_names[1]} against {info.label_names[0]}; these labels are "
-            f"{dataset.label_names[1]} and {dataset.label_names[0]}. Pass --positive or other labels"
-        )
+    dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     where = ", ".join(map(str, cache.paths))
     notes: tuple[str, ...] = ()
     split = None
+    seen = SeenVideos.of_head(info)
     if dataset.cache_digest == info.trained_on["cache_digest"]:
         if part == "all":
             raise InputError(
                 f"{where} is what the head was trained on: only its val videos may choose a threshold"
             )
         split = choose_split(
-            dataset.labels, dataset.splits, dataset.groups, val_share=config.val_share, seed=info.config.seed
+            dataset.labels,
+            dataset.splits,
+            dataset.groups,
+            val_share=info.config.data.val_share,
+            seed=info.config.seed,
         )
         rows, origin = split.val, f"val of the training cache, {split.origin}"
         notes += _changed_labels(info, dataset, split)
@@ -110,14 +108,31 @@ def selection_scores(
         known, _ = labelled_rows(dataset.labels)
         origin = f"{part} of {dataset.cache_name}, not the cache that the head was trained on"
         rows = known if part == "all" else known[np.array([dataset.splits[i] for i in known]) == "val"]
+        if part == "val" and seen is not None:
+            own_val = known[np.array(seen.overlap(dataset, known).same_file) == "val"]
+            if len(own_val):
+                rows = own_val
+                origin = f"the head's own val videos in {dataset.cache_name}, which is not quite its training cache"
         if len(rows) == 0:
             raise InputError(
                 f"{where} is not the cache that the head was trained on and has no labelled val videos; "
                 "pass --part all to choose on all of its labelled videos"
             )
-        notes += (
-            "chosen on another cache than the head was trained on; make sure that it shares no recording",
-        )
+        if seen is None:
+            notes += (f"chosen on another cache than the head was trained on; {NOT_RECORDED}",)
+    if seen is not None:
+        overlap = seen.overlap(dataset, rows)
+        if part == "all":
+            require_unseen(
+                overlap,
+                where=where,
+                instead="choose on its val videos (--part val), or on videos of other recordings",
+            )
+        elif (n := int(overlap.not_for_choosing.sum())) > 0:
+            raise InputError(
+                f"{where}: {n} of the {len(rows)} val videos here were train or test of the head, or share a source "
+                f"group with those ({overlap.words()}); give the splits of its training, or videos of other recordings"
+            )
     if len(np.unique(dataset.labels[rows])) < 2:
         raise LabelError(f"the {len(rows)} videos that would choose hold a single class; both are needed")
     return SelectionScores(
@@ -210,8 +225,14 @@ def with_threshold(
         if note not in info.threshold.warnings and not note.startswith(OF_A_THRESHOLD)
     ]
     notes = (*lasting, f"{CHOSEN_AGAIN} on {scores.origin}; other parts were not scored with it")
+    seen = SeenVideos.of_head(info)
+    trained_on = dict(info.trained_on)
+    if seen is not None and scores.split is None:
+        chose = SeenVideos.of(scores.dataset, {CHOSEN: scores.rows})
+        trained_on["videos"] = seen.with_part(CHOSEN, chose).as_dict()
     new = replace(
         info,
+        trained_on=trained_on,
         config=replace(info.config, threshold=config),
         threshold=choice,
         metrics={scores.part: _metrics(evaluation)},

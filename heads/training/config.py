@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from cache.arguments import require_whole, shown
 from cache.errors import InputError
 from heads.data.dataset import DataConfig
 from heads.models.model import ModelConfig
@@ -45,10 +46,8 @@ class TrainConfig:
             raise InputError(f"selection must be one of {', '.join(SELECTIONS)}; got '{self.selection}'")
         if self.calibration not in ("temperature", "none"):
             raise InputError(f"calibration must be temperature or none, got '{self.calibration}'")
-        if not 0 <= self.n_resamples <= 100_000:
-            raise InputError(f"n_resamples must be between 0 and 100,000, got {self.n_resamples}")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
+        require_whole("n_resamples", self.n_resamples, 0, 100_000)
+        require_whole("seed", self.seed, 0, 2**31 - 1)
 
     def updated(self, values: Mapping[str, Any]) -> TrainConfig:
         """A copy with flat keys set: "lr", "optim.lr", "model" (its architecture) or "loss" (its kind) alike.
@@ -56,6 +55,8 @@ class TrainConfig:
         Strings are read as the field's type, "none" and "off" as None where a field may be None.
         Raises InputError for an unknown key or a value that does not fit.
         """
+        if not isinstance(values, Mapping):
+            raise InputError(f"settings are a mapping such as {{'lr': 1e-3}}, not {shown(values)}")
         sections: dict[str, dict[str, Any]] = {}
         own: dict[str, Any] = {}
         for key, value in values.items():
@@ -75,6 +76,8 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Read what `as_dict` wrote. Raises InputError for unknown keys and values that do not fit."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"a config is a mapping of settings to values, not {shown(values)}")
         flat: dict[str, Any] = {}
         for key, value in values.items():
             if key in _SECTIONS and isinstance(value, Mapping):
@@ -99,6 +102,8 @@ def _names(section: type) -> list[str]:
 
 def _resolve(key: str) -> tuple[str | None, str]:
     """(section, field) of a flat key; section None for TrainConfig's own fields."""
+    if not isinstance(key, str):
+        raise InputError(f"a setting is named by a word such as 'lr', not {shown(key)}")
     key = key.strip().replace("-", "_")
     if key in _SECTIONS:
         return key, _names(_SECTIONS[key])[0]
@@ -139,14 +144,21 @@ def _read(cls: type, name: str, value: Any, key: str) -> Any:
         return None
     if value is None and type(None) in kinds:
         return None
-    if tuple in kinds:
+    if tuple in kinds and isinstance(value, (str, list, tuple)):
         parts = value.replace("+", ",").split(",") if isinstance(value, str) else list(value)
         return tuple(str(part).strip() for part in parts)
+    if bool in kinds:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "yes", "on", "1"):
+            return True
+        if str(value).lower() in ("false", "no", "off", "0"):
+            return False
     for kind in (int, float):
         if kind in kinds and not isinstance(value, bool):
             try:
                 number = kind(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if kind is float or float(value) == number:
                 return number

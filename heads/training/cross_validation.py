@@ -15,14 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import HeadError
+from cache.arguments import shown
+from cache.errors import HeadError, InputError
 from heads.data.dataset import HeadDataset
 from heads.data.splits import FoldConfig, Split, fold_splits
 from heads.models.model import count_parameters
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.calibration import at_bound
 from heads.scoring.evaluate import Evaluation, evaluate
-from heads.scoring.floors import FLOORS, beaten_notes, floor_probabilities, floor_threshold, mean_tokens
+from heads.scoring.floors import (
+    beaten_notes,
+    floor_names,
+    floor_probabilities,
+    floor_threshold,
+    mean_tokens,
+    missing_floor_notes,
+)
 from heads.scoring.thresholds import ThresholdChoice, choose_on_rows
 from heads.training.batched import FitJob, fit_together, heads_together
 from heads.training.config import TrainConfig
@@ -121,15 +129,27 @@ def cross_validate(
 ) -> CrossValidation:
     """Train and score K stratified, group-disjoint folds of `rows` (int64 [M]) that have a label.
 
-    rows: None is everything outside the stored split test. on_fold is called for every fold as it is scored.
-    Raises LabelError when source groups are too few for K folds, InputError for settings that do not fit,
-    HeadError naming the fold whose loss stops being finite.
+    k: taken from the dataset's given folds where it has some. rows: None is everything outside the stored split test.
+    on_fold is called for every fold as it is scored. Raises LabelError when source groups are too few for K folds,
+    InputError for settings that do not fit, HeadError naming the fold whose loss stops being finite.
     """
+    if not isinstance(dataset, HeadDataset):
+        raise InputError(
+            f"cross_validate takes a dataset, not {shown(dataset)}: heads.data.dataset.load_dataset(cache, ...)"
+        )
     started = time.perf_counter()
     rows = dataset.outside_test if rows is None else rows
-    splits = fold_splits(dataset.labels, dataset.groups, config=FoldConfig(k=k), seed=config.seed, rows=rows)
+    splits = fold_splits(
+        dataset.labels,
+        dataset.groups,
+        config=FoldConfig(k=k),
+        seed=config.seed,
+        rows=rows,
+        given=dataset.given_folds,
+    )
+    k = len(splits)
     fold_of = np.zeros(len(dataset), dtype=np.int64)
-    scores = {name: _Scores.nowhere(len(dataset)) for name in (HEAD, *FLOORS)}
+    scores = {name: _Scores.nowhere(len(dataset)) for name in (HEAD, *floor_names(dataset))}
     pooled = mean_tokens(dataset.tokens)
     folds = []
     for number, split, result in _fit_folds(dataset, config, splits, device):
@@ -182,7 +202,8 @@ def cross_validate(
         n_resamples=config.n_resamples,
         seed=config.seed,
     )
-    notes = [*dict.fromkeys(note for split in splits for note in split.notes), *_fold_notes(folds)]
+    notes = [*dict.fromkeys(note for split in splits for note in split.notes), *missing_floor_notes(dataset)]
+    notes += _fold_notes(folds)
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
     if config.n_resamples:
         notes += interval_notes("out-of-fold videos", (*head.intervals.values(), choice.interval))

@@ -12,7 +12,9 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def resolve_device(device: Device) -> torch.device:
-    """auto is CUDA where there is one. Raises InputError for cuda without a device."""
+    """auto is CUDA where there is one. Raises InputError for cuda without a device, and for another word."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"the device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device; use --device cpu")
     if device == "auto":

@@ -27,7 +27,8 @@ def firsts_and_twins(work: Sequence[Input]) -> tuple[list[Input], list[Input]]:
 
 
 def stored_contents(known: Mapping[str, KnownInput], work: Sequence[Input]) -> dict[str, str]:
-    """Digest to id of what stands in the cache, without stored videos whose file holds other bytes by now.
+    """Digest to id of what stands in the cache, without stored videos whose file holds other bytes by now or whose digest
+    is unknown.
 
     Only files whose size or time changed are read. One that cannot be read keeps its place, as it keeps its features.
     """
@@ -38,7 +39,7 @@ def stored_contents(known: Mapping[str, KnownInput], work: Sequence[Input]) -> d
             continue
         if _digest(item) not in ("", entry.digest):
             changed.add(item.source.id)
-    return {e.digest: i for i, e in known.items() if e.state == "stored" and i not in changed}
+    return {e.digest: i for i, e in known.items() if e.state == "stored" and e.digest and i not in changed}
 
 
 def _digest(item: Input) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -438,3 +439,16 @@ def test_a_reject_is_taken_off_the_record(store: Path) -> None:
         writer.commit([], [make_reject("folder")])
     with open_cache(store) as cache:
         assert cache.rejects.id.tolist() == ["bad.mp4", "folder"]
+
+
+@pytest.mark.parametrize("unknown", ["here", "beside", "both"])
+def test_a_sidecar_of_unknown_digests_is_not_called_equal(store: Path, unknown: str) -> None:
+    def video(where: str, streams: list[StreamSpec]) -> VideoFeatures:
+        made = make_video("a.mp4", streams=streams)
+        digest = "" if unknown in (where, "both") else made.row.digest
+        return dataclasses.replace(made, row=dataclasses.replace(made.row, digest=digest))
+
+    write_cache(store, [video("here", [CLIP, SLOWFAST])])
+    sidecar = write_cache(store.parent / "side.zarr", [video("beside", [AUDIO])], streams=[AUDIO])
+    with CacheWriter.reopen(store) as writer, pytest.raises(CacheError, match="1 videos have no digest"):
+        writer.attach_stream(sidecar)

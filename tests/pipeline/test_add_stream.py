@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from cache.errors import FingerprintMismatch, InputError
 from cache.reader import open_cache
+from cache.schema import VideoFeatures
 from cache.writer import CacheWriter
 from pipeline import run as run_module
 from pipeline.add_stream import missing_streams, sidecar_path
@@ -128,6 +130,25 @@ def test_a_changed_file_is_refused_before_anything_is_attached(src: Path, tmp_pa
         run(src, out)
     assert contents(out) == before
     assert sidecar_path(out, "slowfast").exists()
+
+
+def test_unknown_digests_are_refused_before_anything_is_computed(
+    src: Path, tmp_path: Path, tiny: dict[str, TinyBackbone]
+) -> None:
+    run(src, tmp_path / "known.zarr", streams=("clip",))
+    out = tmp_path / "c.zarr"
+    with open_cache(tmp_path / "known.zarr") as cache:
+        videos = [
+            VideoFeatures(replace(cache.videos.row(i), digest=""), {"clip": cache.tokens("clip", i)})
+            for i in range(len(cache))
+        ]
+        with CacheWriter.open(
+            out, streams=cache.specs, dataset="x", label_names=cache.label_names, provenance={}
+        ) as writer:
+            writer.commit(videos, [])
+    with pytest.raises(InputError, match="5 stored videos have no digest"):
+        run(src, out)
+    assert tiny["slowfast"].batches == [] and nothing_is_left_beside(out)
 
 
 def test_videos_that_are_gone_are_refused(src: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def _rewritten(right: Path, out: Path, change: Callable[[str, str, StreamTokens], StreamTokens]) -> Path:
-    """A copy of the cache whose tokens went through `change(video id, stream, tokens)`."""
+def _rewritten(
+    right: Path, out: Path, change: Callable[[str, str, StreamTokens], StreamTokens], **columns: Any
+) -> Path:
+    """A copy of the cache whose tokens went through `change(video id, stream, tokens)`; columns: of every row."""
     with open_cache(right) as cache:
         specs = [StreamSpec(n, i.dim, i.dtype, i.fingerprint) for n, i in cache.streams.items()]
         videos = []
         for index in range(cache.n_videos):
-            row = cache.videos.row(index)
+            row = replace(cache.videos.row(index), **columns)
             tokens = {name: change(row.id, name, cache.tokens(name, index)) for name in cache.streams}
             videos.append(VideoFeatures(row, tokens))
         with CacheWriter.open(
@@ -134,6 +137,10 @@ def test_a_changed_or_missing_file_cannot_be_compared(right: Path, src: Path, tm
     (moved / GOOD[1]).unlink()
     with pytest.raises(ParityError, match="2 of 5 videos could not be compared"):
         verify(right, moved)
+
+
+def test_an_unknown_digest_is_no_changed_file(right: Path, src: Path, tmp_path: Path) -> None:
+    verify(_rewritten(right, tmp_path / "unknown.zarr", lambda _id, _stream, tokens: tokens, digest=""), src)
 
 
 def test_other_weights_are_refused(right: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError
-from heads.ablation.grid import Axis, fix_single_values, make_cells, read_axes, short_name
+from heads.ablation.grid import Axis, fix_single_values, make_cells, read_axes, settings_words, short_name
 from heads.training.config import TrainConfig, dotted_key, flat_keys
 
 
@@ -26,8 +26,9 @@ def test_a_grid_file_is_read_as_text_so_off_and_exponents_mean_what_they_say(tmp
     path = tmp_path / "grid.yaml"
     path.write_text("lr: [1e-4, 0.001]\npos_weight: [auto, off, 2]\nepochs: 5\nema_decay: off\n")
     base, axes, fixed = fix_single_values(TrainConfig(), read_axes(["model=mlp"], path))
-    cells, _ = make_cells(base, axes)
-    assert fixed == "epochs=5 ema_decay=off model=mlp"
+    cells, _ = make_cells(base, axes, fixed=fixed)
+    assert settings_words(fixed) == "epochs=5 ema_decay=off model=mlp"
+    assert {cell.config.model.architecture for cell in cells} == {"mlp"}
     assert [cell.config.loss.pos_weight for cell in cells] == ["auto", "off", 2.0] * 2
     assert {cell.config.optim.ema_decay for cell in cells} == {None}
     assert {cell.config.optim.epochs for cell in cells} == {5}
@@ -100,3 +101,18 @@ def test_short_names_lead_back_to_their_setting() -> None:
         "loss",
         "streams",
     ]
+
+
+def test_fixed_values_are_held_against_the_cells_own_model() -> None:
+    base, axes, fixed = fix_single_values(
+        TrainConfig(), read_axes(["model=mlp,fusion", "width=256", "seed=4"])
+    )
+    cells, _ = make_cells(base, axes, fixed=fixed)
+    assert [cell.label for cell in cells] == ["model=mlp", "model=fusion"]
+    assert {cell.config.model.width for cell in cells} == {256}
+    assert base.seed == 4
+    base, axes, fixed = fix_single_values(TrainConfig(), read_axes(["model=mlp,linear", "width=256"]))
+    with pytest.raises(InputError, match="model=linear width=256: linear has no width"):
+        make_cells(base, axes, fixed=fixed)
+    cells, left_out = make_cells(base, axes, fixed=fixed, skip_invalid=True)
+    assert [cell.label for cell in cells] == ["model=mlp"] and len(left_out) == 1

@@ -40,12 +40,12 @@ def made(
     """Records of made-up scores: noise plus the skill of a learning rate times the label."""
     cells, _ = make_cells(TrainConfig(), read_axes([f"lr={','.join(SKILLS)}"]))
     splits = (
-        fold_splits(data.labels, data.groups, config=FoldConfig(k=cv))
+        [fold_splits(data.labels, data.groups, config=FoldConfig(k=cv), seed=i) for i in range(n_seeds)]
         if cv
-        else [choose_split(data.labels, data.splits, data.groups)]
+        else [[choose_split(data.labels, data.splits, data.groups)]] * n_seeds
     )
     streams = {stream.name: stream for stream in data.streams}
-    runs = plan_runs(cells, splits, data, streams=streams, n_seeds=n_seeds, folds=bool(cv))
+    runs = plan_runs(cells, splits, data, streams=streams, folds=bool(cv))
     records = {}
     for run in runs:
         rng = np.random.default_rng(run.config.seed)
@@ -72,8 +72,8 @@ def made(
         streams=data.streams,
         floors={
             "all-positive": [
-                replace(records[run.key], error=None, probabilities=(1.0,) * len(run.scored))
-                for run in runs[: len(splits)]
+                (run.offset, replace(records[run.key], error=None, probabilities=(1.0,) * len(run.scored)))
+                for run in runs[: len(splits) * len(splits[0])]
             ]
         },
         metric=metric,

@@ -81,7 +81,7 @@ def test_the_csv_has_a_line_a_cell_and_a_floor(swept: tuple[Leaderboard, list[Pr
 
 def test_one_cell_alone_is_a_leaderboard(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> None:
     cells, _ = make_cells(quick.updated({"epochs": 1}), [])
-    with Sweep(toy_cache, quick, out=tmp_path) as sweep:
+    with Sweep(toy_cache, quick, out=tmp_path, n_seeds=1) as sweep:
         board = sweep.leaderboard(cells, sweep.train(cells), n_resamples=0)
     written = write_leaderboard(board, tmp_path)
     assert sorted(path.name for path in written.values()) == ["leaderboard.csv", "leaderboard.html"]

@@ -23,12 +23,12 @@ def data(toy_cache: Cache) -> HeadDataset:
 def plan(data: HeadDataset, *settings: str, n_seeds: int = 1, cv: int = 0) -> list[Run]:
     cells, _ = make_cells(TrainConfig(), read_axes(settings))
     splits = (
-        fold_splits(data.labels, data.groups, config=FoldConfig(k=cv))
+        [fold_splits(data.labels, data.groups, config=FoldConfig(k=cv), seed=i) for i in range(n_seeds)]
         if cv
-        else [choose_split(data.labels, data.splits, data.groups)]
+        else [[choose_split(data.labels, data.splits, data.groups)]] * n_seeds
     )
     streams = {stream.name: stream for stream in data.streams}
-    return plan_runs(cells, splits, data, streams=streams, n_seeds=n_seeds, folds=bool(cv))
+    return plan_runs(cells, splits, data, streams=streams, folds=bool(cv))
 
 
 def record(run: Run, **changes: object) -> RunRecord:
@@ -59,7 +59,7 @@ def test_the_key_follows_what_is_trained_on_what(data: HeadDataset) -> None:
     cells, _ = make_cells(TrainConfig(), [])
     split = choose_split(data.labels, data.splits, data.groups)
     streams = {"clip": warm, "slowfast": data.streams[1]}
-    different += plan_runs(cells, [split], data, streams=streams, n_seeds=1, folds=False)
+    different += plan_runs(cells, [[split]], data, streams=streams, folds=False)
     assert len({run.key for run in (first, *different)}) == 6
 
 
@@ -67,7 +67,7 @@ def test_resamples_do_not_change_what_is_trained(data: HeadDataset) -> None:
     (run,) = plan(data)
     cells, _ = make_cells(TrainConfig(n_resamples=7), [])
     streams = {stream.name: stream for stream in data.streams}
-    (other,) = plan_runs(cells, [run.split], data, streams=streams, n_seeds=1, folds=False)
+    (other,) = plan_runs(cells, [[run.split]], data, streams=streams, folds=False)
     assert other.key == run.key
 
 

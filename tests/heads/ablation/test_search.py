@@ -22,7 +22,7 @@ def test_the_same_search_walks_the_same_path_and_trains_nothing_twice(
 ) -> None:
     base = quick.updated({"epochs": 1, "batch_size": 32})
     monkeypatch.setattr(ablate_search, "BATCH", 4)
-    with Sweep(toy_cache, base, out=tmp_path) as sweep:
+    with Sweep(toy_cache, base, out=tmp_path, n_seeds=1) as sweep:
         cells, records = search(sweep, read_axes(AXES), n_cells=10)
         assert 2 <= len(cells) <= 10
         assert len(records) == len(cells)
@@ -39,7 +39,7 @@ def test_the_same_search_walks_the_same_path_and_trains_nothing_twice(
 
 
 def test_searches_that_cannot_be_are_refused(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> None:
-    with Sweep(toy_cache, quick, out=tmp_path) as sweep:
+    with Sweep(toy_cache, quick, out=tmp_path, n_seeds=1) as sweep:
         with pytest.raises(InputError, match="something to search"):
             search(sweep, [], n_cells=3)
         with pytest.raises(InputError, match="1 to 10,000"):

@@ -40,7 +40,7 @@ def refuse_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sweep_gives_what_train_head_gives(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
     cells = cells_of(brief, "lr=1e-3,1e-2", "model=mlp,fusion", "streams=clip,clip+slowfast")
     seen: list[Progress] = []
-    with Sweep(toy_cache, brief, out=tmp_path) as sweep:
+    with Sweep(toy_cache, brief, out=tmp_path, n_seeds=1) as sweep:
         records = sweep.train(cells, on_run=seen.append)
         board = sweep.leaderboard(cells, records, n_resamples=20)
     assert [progress.n_done for progress in seen] == list(range(1, 9))
@@ -83,7 +83,7 @@ def test_what_is_finished_is_never_trained_again(
 
 def test_folds_score_every_video_once(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
     cells = cells_of(brief, "lr=1e-3,1e-2")
-    with Sweep(toy_cache, brief, out=tmp_path, cv=3) as sweep:
+    with Sweep(toy_cache, brief, out=tmp_path, n_seeds=1, cv=3) as sweep:
         records = sweep.train(cells)
         assert len(records) == 6
         assert sum(len(record.probabilities) for record in records.values()) == 2 * 60
@@ -94,16 +94,22 @@ def test_folds_score_every_video_once(toy_cache: Cache, brief: TrainConfig, tmp_
 
 
 def test_a_folder_serves_one_sweep_at_a_time(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
-    with Sweep(toy_cache, brief, out=tmp_path), pytest.raises(InputError, match="another sweep works in"):
-        Sweep(toy_cache, brief, out=tmp_path)
-    with Sweep(toy_cache, brief, out=tmp_path):
+    with (
+        Sweep(toy_cache, brief, out=tmp_path, n_seeds=1),
+        pytest.raises(InputError, match="another sweep works in"),
+    ):
+        Sweep(toy_cache, brief, out=tmp_path, n_seeds=1)
+    with Sweep(toy_cache, brief, out=tmp_path, n_seeds=1):
         pass
 
 
 def test_what_does_not_fit_is_refused_before_training(
     toy_cache: Cache, brief: TrainConfig, tmp_path: Path
 ) -> None:
-    with Sweep(toy_cache, brief, out=tmp_path) as sweep, pytest.raises(InputError, match="no stream audio"):
+    with (
+        Sweep(toy_cache, brief, out=tmp_path, n_seeds=1) as sweep,
+        pytest.raises(InputError, match="no stream audio"),
+    ):
         sweep.train(cells_of(brief, "streams=clip,audio"))
     assert not (tmp_path / "cells").exists()
     for options in ({"n_seeds": 0}, {"jobs": -1}):
@@ -111,7 +117,7 @@ def test_what_does_not_fit_is_refused_before_training(
             Sweep(toy_cache, brief, out=tmp_path, **options)  # type: ignore[arg-type]
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):
-        Sweep(toy_cache, brief, out=tmp_path / "file")
+        Sweep(toy_cache, brief, out=tmp_path / "file", n_seeds=1)
 
 
 def test_a_baseline_is_named_by_its_settings() -> None:
@@ -132,9 +138,9 @@ def test_processes_give_the_same_records_as_one(toy_cache: Cache, brief: TrainCo
         named = {key: {f: getattr(r, f) for f in r.__slots__} for key, r in records.items()}
         return {key: {**values, "seconds": 0} for key, values in named.items()}
 
-    with Sweep(toy_cache, brief, out=tmp_path / "one", jobs=1) as sweep:
+    with Sweep(toy_cache, brief, out=tmp_path / "one", n_seeds=1, jobs=1) as sweep:
         one = sweep.train(cells)
-    with Sweep(toy_cache, brief, out=tmp_path / "two", jobs=2) as sweep:
+    with Sweep(toy_cache, brief, out=tmp_path / "two", n_seeds=1, jobs=2) as sweep:
         two = sweep.train(cells)
         errors = cells_of(
             brief, "threshold.objective=f1,false-alarms-per-hour", "max_false_alarms_per_hour=0,5"
@@ -208,7 +214,7 @@ def test_floors_are_fitted_again_when_what_they_depend_on_changed(brief: TrainCo
 
     def floors(path: Path, config: TrainConfig) -> dict[str, tuple[float | None, float]]:
         cells = cells_of(config)
-        with open_cache(path) as cache, Sweep(cache, config, out=tmp_path / "out") as sweep:
+        with open_cache(path) as cache, Sweep(cache, config, out=tmp_path / "out", n_seeds=1) as sweep:
             board = sweep.leaderboard(cells, sweep.train(cells), n_resamples=0)
         return {row.label: (row.scores["auroc"], row.threshold_mean) for row in board.floors}
 
@@ -219,3 +225,30 @@ def test_floors_are_fitted_again_when_what_they_depend_on_changed(brief: TrainCo
     assert floors(told, brief) == with_signal
     other = floors(told, brief.updated({"threshold.objective": "fbeta", "threshold.beta": 20.0}))
     assert other[name][1] != with_signal[name][1]
+
+
+def test_a_baseline_that_some_cells_cannot_be_is_found() -> None:
+    cells, _ = make_cells(TrainConfig(), read_axes(["model=linear,mlp", "width=8,16"]), skip_invalid=True)
+    assert find_baseline([*cells_of(TrainConfig(), "model=linear"), *cells], "width=16") == 2
+
+
+def test_each_seed_has_folds_of_its_own_and_the_same_for_all_cells(
+    toy_cache: Cache, brief: TrainConfig, tmp_path: Path
+) -> None:
+    cells = cells_of(brief.updated({"model": "linear", "epochs": 1}), "lr=1e-3,1e-2")
+    with Sweep(toy_cache, brief, out=tmp_path, cv=3) as sweep:
+        runs = sweep.plan(cells)
+        board = sweep.leaderboard(cells, sweep.train(cells), n_resamples=0)
+    held = {
+        (run.number, run.config.seed): sorted(
+            tuple(r.scored) for r in runs if (r.number, r.config.seed) == (run.number, run.config.seed)
+        )
+        for run in runs
+    }
+    assert {seed for _, seed in held} == {0, 1, 2}
+    assert held[0, 0] != held[0, 1] != held[0, 2]
+    assert all(held[0, seed] == held[1, seed] for seed in range(3))
+    assert all(sorted(v for fold in folds for v in fold) == list(range(60)) for folds in held.values())
+    assert all(row.seed_sd is not None and row.seed_sd > 0 for row in board.rows)
+    assert {row.n_runs for row in (*board.rows, *board.floors)} == {9}
+    assert "drawn again for each of 3 seeds" in board.split

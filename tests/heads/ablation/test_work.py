@@ -91,7 +91,7 @@ def test_a_loss_that_explodes_is_kept_as_a_failed_run(
         return [HeadError("the loss is nan in epoch 1"), *results[1:]]
 
     monkeypatch.setattr(ablate_work, "fit_together", exploding)
-    with Sweep(toy_cache, quick, out=tmp_path) as sweep:
+    with Sweep(toy_cache, quick, out=tmp_path, n_seeds=1) as sweep:
         records = sweep.train(cells)
         board = sweep.leaderboard(cells, records, baseline=1, n_resamples=0)
         assert sweep.finished(sweep.plan(cells))[0] == records

@@ -197,3 +197,23 @@ def test_small_and_groupless_sets_are_answered(clean: Videos, tmp_path: Path) ->
         audited(tmp_path / "a", clean, near_threshold=1.5)
     with pytest.raises(InputError, match="limit must be"):
         audited(tmp_path / "b", clean, shortcut_limit=0.2)
+
+
+def test_unknown_digests_are_copies_of_nothing(clean: Videos, tmp_path: Path) -> None:
+    report = audited(tmp_path, [changed(video, digest="") for video in clean])
+    assert report.findings == ()
+
+
+def test_equal_features_of_unknown_digests_are_still_found(clean: Videos, tmp_path: Path) -> None:
+    videos = [changed(video, digest="") for video in clean]
+    videos[-1] = replace(videos[-1], tokens=videos[0].tokens)
+    assert kinds(audited(tmp_path, videos)) == ["repeated-features", "near-duplicate"]
+
+
+def test_metadata_that_never_varies_tells_nothing(clean: Videos, tmp_path: Path) -> None:
+    blank = {"width": 0, "height": 0, "fps": 0.0, "duration_seconds": 0.0}
+    report = audited(tmp_path, [changed(video, **blank) for video in clean])
+    assert report.shortcuts == ()
+    (note,) = [finding for finding in report.findings if finding.kind == "shortcut"]
+    assert note.severity == "note"
+    assert note.examples[0].startswith("no metadata: width, height")

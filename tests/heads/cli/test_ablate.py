@@ -12,7 +12,7 @@ from heads.cli.ablate import ablate_command
 
 app = typer.Typer()
 app.command()(ablate_command)
-QUICK = ["--set", "epochs=1", "--set", "batch_size=16", "--resamples", "20", "--jobs", "1"]
+QUICK = ["--set", "epochs=1", "--set", "batch_size=16", "--resamples", "20", "--jobs", "1", "--seeds", "1"]
 
 
 def ablate(*arguments: str | Path) -> Result:
@@ -91,3 +91,28 @@ def test_mistakes_are_input_errors(
     assert isinstance(result.exception, Exception)
     assert message in str(result.exception)
     assert isinstance(result.exception, InputError)
+
+
+def test_the_leaderboard_of_another_sweep_is_not_replaced(toy_path: Path, tmp_path: Path) -> None:
+    def swept(*settings: str) -> Result:
+        return ablate("--features", toy_path, "--out", tmp_path, *settings, *QUICK)
+
+    assert swept("--set", "lr=1e-3,1e-2", "--set", "model=linear").exit_code == 0
+    before = (tmp_path / "leaderboard.csv").read_bytes()
+    for settings in (["--set", "dropout=0,0.1"], ["--set", "lr=1e-3,1e-2", "--cv", "2"]):
+        error = swept(*settings).exception
+        assert isinstance(error, InputError)
+        assert "another sweep: lr=1e-3,1e-2, 2 cells, on the cache's own split" in str(error)
+        assert settings[1] in str(error).split("this one is")[1]
+    assert (tmp_path / "leaderboard.csv").read_bytes() == before
+    more = swept("--set", "lr=1e-3,1e-2,3e-3", "--set", "model=linear")
+    assert "3 runs, 2 of them finished before" in more.output, more.output
+    (tmp_path / "sweep.json").unlink()
+    assert "earlier version" in str(swept("--set", "lr=1e-3,1e-2").exception)
+
+
+def test_three_seeds_unless_the_seed_is_swept(toy_path: Path, tmp_path: Path) -> None:
+    quick = ["--set", "epochs=1", "--set", "model=linear", "--resamples", "0", "--jobs", "1"]
+    assert "1 cells, 3 runs" in ablate("--features", toy_path, "--out", tmp_path / "a", *quick).output
+    swept = ablate("--features", toy_path, "--out", tmp_path / "b", "--set", "seed=0,1", *quick)
+    assert "2 cells, 2 runs" in swept.output

@@ -12,6 +12,7 @@ from heads.report import history as figures_training
 from heads.report.curves import objective_words, pr_curve_png, roc_curve_png, threshold_curve_png
 from heads.report.figures import Provenance
 from heads.report.history import history_png, reliability_png
+from heads.scoring.bootstrap import Interval
 from heads.scoring.evaluate import evaluate
 from heads.scoring.thresholds import OBJECTIVES, ThresholdConfig, choose_threshold, with_interval
 from heads.training.epochs import EpochRow
@@ -71,7 +72,9 @@ def test_scores_at_the_ends_are_drawn() -> None:
             label_names=("a", "b"),
             provenance=FROM,
         )
-        reliability_png(LABELS, scores, scores, temperature=1.0, applied=False, part="val", provenance=FROM)
+        reliability_png(
+            LABELS, scores, scores, temperature=1.0, applied=False, part="val", ece=None, provenance=FROM
+        )
 
 
 def test_reliability_counts_every_video(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +88,14 @@ def test_reliability_counts_every_video(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(figures_training, "png_bytes", spy)
     size(
         reliability_png(
-            LABELS, SCORES, SCORES**2, temperature=0.5, applied=True, part="test", provenance=FROM
+            LABELS,
+            SCORES,
+            SCORES**2,
+            temperature=0.5,
+            applied=True,
+            part="test",
+            ece=Interval(0.0, 0.1, 9, 9),
+            provenance=FROM,
         )
     )
     upper_left, upper_right, lower_left, _ = seen[0].axes

@@ -36,11 +36,11 @@ def test_everything_lies_beside_the_head(toy_cache: Cache, quick: TrainConfig, t
     assert list(rows[0]) == ["id", "label", "split", "probability", "decision"]
     assert len(rows) == 60
     val = [row for row in rows if row["split"] == "val"]
-    hits = sum(row["label"] == row["decision"] == "1" for row in val)
+    hits = sum(row["label"] == row["decision"] == "Fight" for row in val)
     metrics = json.loads((tmp_path / "h" / "metrics.json").read_text())
     assert hits == metrics["head"]["val"]["metrics"]["true_positives"]
     for row in rows:
-        assert (float(row["probability"]) >= head.info.threshold.threshold) == (row["decision"] == "1")
+        assert (float(row["probability"]) >= head.info.threshold.threshold) == (row["decision"] == "Fight")
     assert metrics["chosen_on"] == "val"
     assert metrics["scored_once_on"] is None
     assert metrics["weights"].startswith("clip: random")

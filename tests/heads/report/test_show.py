@@ -3,13 +3,23 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from cache.reader import Cache
 from heads.data.dataset import load_dataset
 from heads.data.splits import choose_split
-from heads.report.show import EPOCH_HEADER, LOG_WIDTH, epoch_line, loss_line, show_result, show_start
-from heads.train import train_on
+from heads.report.show import (
+    EPOCH_HEADER,
+    LOG_WIDTH,
+    epoch_line,
+    loss_line,
+    make_console,
+    show_result,
+    show_start,
+    show_table,
+)
+from heads.train import train_head, train_on
 from heads.training.config import TrainConfig
 
 
@@ -58,3 +68,24 @@ def test_loss_line_says_where_its_weight_comes_from(toy_cache: Cache, quick: Tra
     assert focal == "focal, pos_weight 1.0000 (auto), gamma 2, alpha 0.25, label smoothing 0.1"
     assert "(given)" in loss_line(data, split, quick.updated({"pos_weight": 2}))
     assert "balanced batches" in loss_line(data, split, quick.updated({"sampler": "balanced"}))
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 150])
+def test_tables_follow_the_width_of_the_terminal(toy_cache: Cache, quick: TrainConfig, width: int) -> None:
+    record = train_head(toy_cache, quick.updated({"epochs": 1})).training
+    assert record is not None
+    out = io.StringIO()
+    floors = [floor for floor in record.floors if floor.part == "val"]
+    show_table(Console(file=out, width=width), record.evaluations[0], floors, weights="w")
+    said = out.getvalue()
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= width
+    assert all(word in said for word in ("AUROC", "metadata-only", "recall"))
+    assert f"{record.evaluations[0].metrics.auroc:.3f}" in said
+
+
+def test_a_log_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "91")
+    assert make_console().width == 91
+    monkeypatch.delenv("COLUMNS")
+    assert make_console().width == LOG_WIDTH

@@ -1,17 +1,27 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cache.reader import Cache, open_cache
-from heads.data.dataset import load_dataset
+from heads.data.dataset import HeadDataset, load_dataset
 from heads.data.splits import choose_split
 from heads.scoring.evaluate import evaluate
-from heads.scoring.floors import beaten_notes, evaluate_floors, floor_probabilities, mean_tokens
+from heads.scoring.floors import (
+    NO_METADATA,
+    beaten_notes,
+    evaluate_floors,
+    floor_probabilities,
+    mean_tokens,
+    missing_floor_notes,
+)
 from heads.scoring.thresholds import ThresholdConfig
-from tests.heads.synthetic import DIMS, features, write_cache
+from heads.train import train_on
+from heads.training.config import TrainConfig
+from tests.heads.synthetic import DIMS, features, toy_videos, write_cache
 
 
 def test_all_positive_f1_is_known_in_closed_form(toy_cache: Cache) -> None:
@@ -71,3 +81,33 @@ def test_floors_that_are_not_beaten_are_named() -> None:
         "mean-pooled", "test", labels, np.array([0.1, 0.9, 0.2, 0.8]), threshold=0.5, groups=groups
     )
     assert beaten_notes(bad, (elsewhere,)) == ()
+
+
+def without_metadata(tmp_path: Path) -> HeadDataset:
+    blank = {"width": 0, "height": 0, "fps": 0.0, "duration_seconds": 0.0}
+    videos = [replace(video, row=replace(video.row, **blank)) for video in toy_videos(60, signal=0.0)]
+    with open_cache(write_cache(tmp_path / "c.zarr", videos)) as cache:
+        return load_dataset(cache, separate_streams=False)
+
+
+def test_without_metadata_there_is_no_floor_of_it_and_a_note(tmp_path: Path, quick: TrainConfig) -> None:
+    data = without_metadata(tmp_path)
+    split = choose_split(data.labels, data.splits, data.groups)
+    config = quick.updated({"model": "linear", "epochs": 1})
+    head = train_on(data, split, config, cv=3)
+    assert head.info.notes.count(NO_METADATA) == 1
+    record = head.training
+    assert record is not None and record.cross_validation is not None
+    for floors in (record.floors, record.cross_validation.floors):
+        assert {floor.name for floor in floors} == {"all-positive", "mean-pooled"}
+    assert record.cross_validation.notes.count(NO_METADATA) == 0  # once is enough, and the head has it
+    assert missing_floor_notes(data) == (NO_METADATA,)
+
+
+def test_columns_that_do_not_vary_in_train_decide_nothing(toy_cache: Cache) -> None:
+    data = load_dataset(toy_cache, separate_streams=False)
+    split = choose_split(data.labels, data.splits, data.groups)
+    metadata = np.zeros_like(data.metadata)
+    metadata[split.val, 0] = np.arange(len(split.val))
+    found = floor_probabilities(replace(data, metadata=metadata), split.train)["metadata-only"]
+    assert (found == 0.5).all()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heads.scoring.metrics import compute_metrics, expected_calibration_error
+from heads.scoring.metrics import compute_metrics, expected_calibration_error, reliability_bins, resampled_ece
 
 LABELS = np.array([0, 0, 1, 1, 1], dtype=np.int8)
 SCORES = np.array([0.1, 0.6, 0.4, 0.7, 0.9])
@@ -49,18 +49,37 @@ def test_undefined_is_none_never_zero() -> None:
 
 
 def test_ece_by_hand() -> None:
-    labels = np.array([0, 1, 1, 1], dtype=np.int8)
-    scores = np.array([0.05, 0.05, 0.95, 0.85])
-    # bins: two at 0.05 with half positive; 0.85 and 0.95 each in a bin of its own
-    assert expected_calibration_error(labels, scores, bins=10) == pytest.approx((2 * 0.45 + 0.15 + 0.05) / 4)
+    scores = np.repeat([0.05, 0.85], 10)
+    labels = np.array([1] * 2 + [0] * 8 + [1] * 9 + [0], dtype=np.int8)
+    # two bins of ten: 0.2 positive at 0.05, 0.9 positive at 0.85
+    assert expected_calibration_error(labels, scores) == pytest.approx((0.15 + 0.05) / 2)
     assert expected_calibration_error(np.ones(2, np.int8), np.ones(2)) == 0
     assert expected_calibration_error(np.zeros(2, np.int8), np.array([0.0, 0.0])) == 0
 
 
-def test_ece_weights_match_its_bins_on_bin_edges() -> None:
-    scores = np.linspace(0, 1, 31)
-    labels = (np.arange(31) % 2).astype(np.int8)
-    assert 0 <= expected_calibration_error(labels, scores) <= 1
+@pytest.mark.parametrize(("n", "n_bins"), [(4, 1), (24, 2), (60, 6), (187, 15), (2000, 15)])
+def test_bins_hold_equally_many_and_fewer_are_made_of_few(n: int, n_bins: int) -> None:
+    scores = np.random.default_rng(0).beta(0.5, 0.5, n)
+    counts = np.bincount(reliability_bins(scores))
+    assert len(counts) == n_bins
+    assert counts.max() - counts.min() <= 1
+
+
+def test_equal_scores_share_a_bin() -> None:
+    scores = np.array([0.2] * 37 + [0.4] * 3)
+    assert set(zip(scores.tolist(), reliability_bins(scores).tolist(), strict=True)) == {(0.2, 0), (0.4, 1)}
+
+
+def test_a_resampled_ece_is_that_of_the_copies() -> None:
+    rng = np.random.default_rng(1)
+    scores, labels = rng.random(40), rng.integers(0, 2, 40).astype(np.int8)
+    weights = rng.integers(0, 3, 40)
+    bins = reliability_bins(scores)
+    by_hand = (
+        sum(abs(np.sum((weights * (labels - scores))[bins == number])) for number in range(bins.max() + 1))
+        / weights.sum()
+    )
+    assert resampled_ece(labels, scores)(weights[None].astype(float))[0] == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize(

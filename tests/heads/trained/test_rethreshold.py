@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from heads.trained.checkpoint import save_info
 from heads.trained.head import TrainedHead
 from heads.trained.rethreshold import at_threshold, choose_again, selection_scores, with_threshold
 from heads.training.config import TrainConfig
-from tests.heads.synthetic import features, write_cache
+from tests.heads.synthetic import features, toy_videos, write_cache
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_what_the_head_has_seen_may_not_choose(head: TrainedHead, toy_cache: Cac
         selection_scores(head, toy_cache, part="all")
 
 
-def test_another_cache_may_choose_with_a_note(head: TrainedHead, tmp_path: Path) -> None:
+def test_another_cache_may_choose(head: TrainedHead, tmp_path: Path) -> None:
     fresh = [
         features(900 + i, label=i % 2, rng=np.random.default_rng(i), source=f"new{i}") for i in range(10)
     ]
@@ -77,7 +78,7 @@ def test_another_cache_may_choose_with_a_note(head: TrainedHead, tmp_path: Path)
             selection_scores(head, cache)
         scores = selection_scores(head, cache, part="all")
         assert scores.split is None
-        assert "another cache" in scores.notes[0]
+        assert "not the cache that the head was trained on" in scores.origin
         choice = choose_again(scores, ThresholdConfig(), n_resamples=0)
         changed = with_threshold(head, scores, choice, ThresholdConfig())
         assert list(changed.info.metrics) == ["all"]
@@ -105,7 +106,10 @@ def test_changed_labels_are_noticed(head: TrainedHead, toy_cache: Cache) -> None
 
 def test_one_class_and_other_names_are_refused(head: TrainedHead, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    one = [features(i, label=i % 2, rng=rng, split="val" if i % 2 else "train") for i in range(1, 5)]
+    one = [
+        features(900 + i, label=i % 2, rng=rng, split="val" if i % 2 else "train", source=f"new{i}")
+        for i in range(1, 5)
+    ]
     with (
         open_cache(write_cache(tmp_path / "one.zarr", one)) as cache,
         pytest.raises(LabelError, match="single class"),
@@ -152,3 +156,61 @@ def test_save_info_needs_a_head(head: TrainedHead, tmp_path: Path) -> None:
     (tmp_path / "head.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(HeadError, match="does not name its weights"):
         save_info(head.info, tmp_path)
+
+
+def without_videos(head: TrainedHead) -> TrainedHead:
+    """As a head of before its videos were recorded."""
+    trained_on = {name: value for name, value in head.info.trained_on.items() if name != "videos"}
+    return replace(head, info=replace(head.info, trained_on=trained_on), training=None)
+
+
+def some_of(tmp_path: Path, *, name: str, extra: int = 0, first: int = 0, n: int = 60) -> Path:
+    """A part of the toy cache, and clips that are not in it."""
+    fresh = [
+        features(900 + i, label=i % 2, rng=np.random.default_rng(i), source=f"new{i}") for i in range(extra)
+    ]
+    return write_cache(tmp_path / f"{name}.zarr", [*toy_videos()[first : first + n], *fresh])
+
+
+@pytest.mark.parametrize(("first", "n", "extra"), [(0, 60, 1), (0, 36, 0), (36, 24, 0), (0, 2, 10)])
+def test_seen_videos_may_not_choose_in_whatever_cache_they_come(
+    head: TrainedHead, tmp_path: Path, first: int, n: int, extra: int
+) -> None:
+    path = some_of(tmp_path, name="part", first=first, n=n, extra=extra)
+    with open_cache(path) as cache, pytest.raises(InputError, match=f"{n} of {n + extra} videos are its own"):
+        selection_scores(head, cache, part="all")
+
+
+def test_clips_of_a_train_recording_may_not_choose(head: TrainedHead, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    clips = [features(700 + i, label=i % 2, rng=rng, source="source0", split="val") for i in range(6)]
+    with open_cache(write_cache(tmp_path / "clips.zarr", clips)) as cache:
+        for part in ("all", "val"):
+            with pytest.raises(
+                InputError, match=r"6 more share a source group with them \(such as source0\)"
+            ):
+                selection_scores(head, cache, part=part)  # type: ignore[arg-type]
+
+
+def test_own_val_videos_choose_in_a_cache_of_one_clip_more(head: TrainedHead, tmp_path: Path) -> None:
+    with open_cache(some_of(tmp_path, name="more", extra=1)) as cache:
+        scores = selection_scores(head, cache)
+        assert len(scores.rows) == 24
+        assert "own val videos" in scores.origin
+
+
+def test_what_chose_a_threshold_is_seen_from_then_on(head: TrainedHead, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    fresh = [features(900 + i, label=i % 2, rng=rng, source=f"new{i}") for i in range(10)]
+    with open_cache(write_cache(tmp_path / "new.zarr", fresh)) as cache:
+        scores = selection_scores(head, cache, part="all")
+        assert scores.notes == ()
+        changed = with_threshold(head, scores, choose_again(scores, ThresholdConfig()), ThresholdConfig())
+        with pytest.raises(InputError, match="10 threshold"):
+            selection_scores(changed, cache, part="all")
+
+
+def test_an_older_head_cannot_tell_and_says_so(head: TrainedHead, tmp_path: Path) -> None:
+    with open_cache(some_of(tmp_path, name="more", extra=1)) as cache:
+        scores = selection_scores(without_videos(head), cache, part="all")
+    assert "before heads recorded their videos" in scores.notes[0]

@@ -19,7 +19,7 @@ from heads.data.tokens import Channel, MemoryTokens
 from heads.report.timeline_file import TimelineRequest, write_timelines
 from heads.train import train_head
 from heads.trained.head import TrainedHead
-from heads.trained.timeline import Timeline, choose_method, score_over_time, sliding_windows
+from heads.trained.timeline import Timeline, score_over_time, sliding_windows
 from heads.training.config import TrainConfig
 from tests.heads.synthetic import DIMS, features, spans, toy_videos, write_cache
 
@@ -84,7 +84,7 @@ def test_the_burst_stands_out_and_lies_where_it_is(
 def test_attention_is_shared_out_among_the_windows(
     heads: dict[str, TrainedHead], long_cache: Cache, name: str
 ) -> None:
-    found = list(score_over_time(heads[name], long_cache))
+    found = list(score_over_time(heads[name], long_cache, method="attention"))
     assert [timeline.method for timeline in found] == ["attention", "attention"]
     assert [len(timeline) for timeline in found] == [100, 7]
     for timeline in found:
@@ -145,13 +145,13 @@ def test_groups_of_videos_give_what_all_at_once_gives(
 
 
 def test_requests_that_do_not_fit_are_refused(heads: dict[str, TrainedHead], long_cache: Cache) -> None:
-    assert choose_method(heads["linear"]) == "sliding"
     with pytest.raises(InputError, match="pools by mean"):
-        choose_method(heads["linear"], "attention")
-    with pytest.raises(InputError, match="auto, attention or sliding"):
-        choose_method(heads["linear"], "magic")  # type: ignore[arg-type]
+        next(score_over_time(heads["linear"], long_cache, method="attention"))
+    for wrong in ("magic", "auto", None):
+        with pytest.raises(InputError, match="must be sliding or attention"):
+            next(score_over_time(heads["linear"], long_cache, method=wrong))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="takes no window"):
-        next(score_over_time(heads["attention-pool"], long_cache, window_seconds=2.0))
+        next(score_over_time(heads["attention-pool"], long_cache, method="attention", window_seconds=2.0))
     with pytest.raises(InputError, match="above 0"):
         next(score_over_time(heads["linear"], long_cache, window_seconds=0.0))
     with pytest.raises(InputError, match=r"\.csv or \.json"):
@@ -166,18 +166,24 @@ def test_another_cache_is_refused(heads: dict[str, TrainedHead], tmp_path: Path)
         next(score_over_time(heads["linear"], cache))
 
 
+def test_sliding_is_the_default_for_every_head(heads: dict[str, TrainedHead], long_cache: Cache) -> None:
+    assert {t.method for head in heads.values() for t in score_over_time(head, long_cache)} == {"sliding"}
+
+
 def test_files_say_what_their_numbers_mean(
     heads: dict[str, TrainedHead], long_cache: Cache, tmp_path: Path
 ) -> None:
     head = heads["attention-pool"]
-    request = TimelineRequest(tmp_path / "deep" / "t.csv")
+    request = TimelineRequest(tmp_path / "deep" / "t.csv", method="attention")
     assert write_timelines(request, request.timelines(head, long_cache), head) == 107
     with request.path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 107
     assert rows[3]["start_seconds"] == "6.0"
     assert rows[3]["end_seconds"] == "8.0"
-    assert rows[0]["method"].startswith("attention: share of the head's attention")
+    assert {row["method"] for row in rows} == {"attention"}
+    beside = (tmp_path / "deep" / "t.csv.txt").read_text()
+    assert beside.startswith("score, by attention: share of the head's attention") and beside.count("\n") == 1
     assert "random (seed 0)" in rows[0]["weights"]
     assert sum(float(row["score"]) for row in rows) == pytest.approx(2.0, abs=1e-4)
 

@@ -136,7 +136,7 @@ def test_the_folds_are_those_of_a_sweep(toy_cache: Cache, brief: TrainConfig, tm
     config = brief.updated({"seed": 3})
     found = cross_validate(load(toy_cache), config, k=3)
     cells, _ = make_cells(config, [])
-    with Sweep(toy_cache, config, out=tmp_path, cv=3) as sweep:
+    with Sweep(toy_cache, config, out=tmp_path, n_seeds=1, cv=3) as sweep:
         records = sweep.train(cells)
         runs = sweep.plan(cells)
         board = sweep.leaderboard(cells, records, n_resamples=0)
@@ -301,11 +301,11 @@ def test_from_the_command_line(
     assert list(rows[0]) == ["id", "label", "fold", "probability", "threshold", "decision"]
     assert len(rows) == 60
     assert (
-        sum(row["label"] == row["decision"] == "1" for row in rows)
+        sum(row["label"] == row["decision"] == "Fight" for row in rows)
         == (stored["head"]["metrics"]["true_positives"])
     )
     for row in rows:
-        assert (float(row["probability"]) >= float(row["threshold"])) == (row["decision"] == "1")
+        assert (float(row["probability"]) >= float(row["threshold"])) == (row["decision"] == "Fight")
         assert float(row["threshold"]) == stored["folds"][int(row["fold"]) - 1]["threshold"]
     page = html.unescape((out / "report.html").read_text())
     assert "out-of-fold: 60 videos, 30 positive" in page

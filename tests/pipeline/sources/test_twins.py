@@ -68,3 +68,8 @@ def test_a_stored_video_whose_file_holds_other_bytes_now_is_no_twin(tmp_path: Pa
     assert stored_contents(known, work) == {
         entries[name].digest: name for name in ("touched", "gone", "elsewhere")
     }
+
+
+def test_a_stored_video_of_unknown_digest_is_no_twin(tmp_path: Path) -> None:
+    work = items(tmp_path, {"a": b"one"})
+    assert stored_contents({"b": KnownInput("b", "stored", "", 3, 0)}, work) == {}

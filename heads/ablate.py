@@ -34,7 +34,8 @@ from heads.dataset import HeadDataset, StreamInput, choose_streams
 from heads.device import Device
 from heads.leaderboard import Leaderboard, Metric, build_leaderboard
 from heads.leaderboard_floors import floor_records
-from heads.model import ModelConfig, count_parameters
+from heads.model import ModelConfig
+from heads.models.ensemble import count_parameters
 from heads.splits import FoldConfig, Split, choose_split, fold_splits
 
 if TYPE_CHECKING:

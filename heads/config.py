@@ -17,15 +17,16 @@ from heads.model import ModelConfig
 from heads.optim import OptimConfig
 from heads.thresholds import ThresholdConfig
 
-Selection = Literal["auroc", "average_precision", "f1", "loss"]
-SELECTIONS: tuple[Selection, ...] = ("auroc", "average_precision", "f1", "loss")
+Selection = Literal["auroc", "average_precision", "f1", "loss", "last"]
+SELECTIONS: tuple[Selection, ...] = ("auroc", "average_precision", "f1", "loss", "last")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Everything that decides what a head becomes; two runs of one config on one machine give one checkpoint.
 
-    selection: what the best epoch is best in, on val. calibration: temperature fitted on val, or none.
+    selection: what the best epoch is best in, on val; last is the last one, whatever val
+    says. calibration: temperature fitted on val, or none.
     n_resamples: of each bootstrap, [0, 100,000]; 0 leaves intervals out. seed: [0, 2^31).
     Raises InputError for values out of range.
     """

@@ -14,7 +14,7 @@ from heads.calibration import probabilities
 from heads.config import Selection, TrainConfig
 from heads.losses import HeadLoss
 from heads.metrics import auroc, average_precision
-from heads.model import HeadModel
+from heads.model import TokenModel
 from heads.thresholds import choose_threshold
 
 Float = npt.NDArray[np.float64]
@@ -55,7 +55,7 @@ class FitResult:
     pos_weight: what the loss used. precision: of training's matrix products, fp32 or bf16.
     """
 
-    model: HeadModel
+    model: TokenModel
     history: tuple[EpochRow, ...]
     best_epoch: int
     pos_weight: float
@@ -103,6 +103,8 @@ def epoch_row(
 
 def selection_score(row: EpochRow, selection: Selection) -> tuple[float, float]:
     """Higher is better; val loss breaks ties, and of equals the earlier epoch stays."""
+    if selection == "last":
+        return (row.epoch, 0.0)
     value = {
         "auroc": row.auroc,
         "average_precision": row.average_precision,

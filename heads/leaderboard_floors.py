@@ -13,8 +13,11 @@ from cache.fingerprint import fingerprint_digest
 from heads.ablate_runs import Run, RunRecord, RunStore, parts_digest
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset
-from heads.floors import ALL_POSITIVE, FLOORS, floor_probabilities, floor_threshold, mean_tokens
+from heads.floors import ALL_POSITIVE, FLOORS, floor_probabilities, floor_threshold, token_statistics
 from heads.splits import Split
+
+FLOORS_VERSION = 2
+"""Raised when a floor comes to mean another model."""
 
 
 def floor_records(
@@ -32,7 +35,7 @@ def floor_records(
     for place, split in enumerate(splits):
         missing = [name for name in FLOORS if runs[name][place].key not in found]
         if missing:
-            pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
+            pooled = token_statistics(dataset.tokens) if pooled is None else pooled
             probabilities = floor_probabilities(dataset, split.train, pooled=pooled)
             for name in missing:
                 run = runs[name][place]
@@ -44,6 +47,7 @@ def floor_records(
 def _digest(dataset: HeadDataset, base: TrainConfig, parts: str) -> str:
     """All that a floor depends on: the features and how they were made, videos and labels by part, the threshold's objective."""
     identity = {
+        "floors": FLOORS_VERSION,
         "streams": {stream.name: fingerprint_digest(stream.fingerprint) for stream in dataset.streams},
         "cache": dataset.cache_digest,
         "parts": parts,

@@ -7,7 +7,8 @@ attention  For a head that pools by attention: the share of the head's attention
            what it saw there. Where attention layers come before the pool, tokens have already read each other.
 sliding    For any head: the probability that the head gives to the window alone, as if the video held nothing
            else; calibrated and comparable with the threshold. A window is one token of the grid, or
-           everything whose middle lies within `window_seconds` around its middle.
+           everything whose middle lies within `window_seconds` around its middle: by default as long as a
+           training video for a head that reads change, to which one token says nothing.
 
 The common grid is the stream on whose tokens the head joins streams (`HeadInfo.grid`). `fusion` reads every
 stream on its own grid: a sliding window takes the tokens of each stream whose middles lie in it (the nearest
@@ -29,6 +30,7 @@ from cache.errors import HeadError, InputError
 from heads.data import Channel, MemoryTokens
 from heads.dataset import in_memory
 from heads.grid import Ragged, overlapping_tokens
+from heads.model import HeadModel
 from heads.trained import TrainedHead
 
 if TYPE_CHECKING:
@@ -76,17 +78,19 @@ class Timeline:
 
 
 def choose_method(head: TrainedHead, method: Method | Literal["auto"] = "auto") -> Method:
-    """auto: attention where the head pools by attention, else sliding.
+    """auto: attention where the head is one and pools by attention, else sliding.
 
     Raises InputError for an unknown method, and for attention where the head has no attention pooling.
     """
-    pooling = head.info.config.model.pooling
+    model, pooling = head.model, head.info.config.model.pooling
+    looks = isinstance(model, HeadModel) and pooling == "attention"
     if method not in ("auto", "attention", "sliding"):
         raise InputError(f"the timeline method must be auto, attention or sliding, got '{method}'")
-    if method == "attention" and pooling != "attention":
-        raise InputError(f"this head pools by {pooling}: it has no attention weights; use sliding")
+    if method == "attention" and not looks:
+        reason = f"pools by {pooling}" if isinstance(model, HeadModel) else "is several heads in one"
+        raise InputError(f"this head {reason}: it has no attention weights; use sliding")
     if method == "auto":
-        return "attention" if pooling == "attention" else "sliding"
+        return "attention" if looks else "sliding"
     return method
 
 
@@ -103,6 +107,15 @@ def check_request(
     return chosen
 
 
+def own_window_seconds(head: TrainedHead) -> float | None:
+    """The window of a head that reads how tokens differ, which one token cannot show: the median length of its
+    training videos. None, one token, for other heads.
+    """
+    if not head.info.config.model.reads_change:
+        return None
+    return head.info.trained_on.get("median_seconds") or None
+
+
 def score_over_time(
     head: TrainedHead,
     cache: Cache,
@@ -114,10 +127,12 @@ def score_over_time(
 ) -> Iterator[Timeline]:
     """Timelines of chosen videos (store indices; None is all), in that order, read a few at a time.
 
-    window_seconds: width of a sliding window, above 0; None is one token of the grid. Raises InputError for
-    options that do not fit, FingerprintMismatch or HeadError as `TrainedHead.predict` does.
+    window_seconds: width of a sliding window, above 0; None is `own_window_seconds`, or one token of the grid.
+    Raises InputError for options that do not fit, FingerprintMismatch or HeadError as `TrainedHead.predict` does.
     """
     chosen = check_request(head, method, window_seconds)
+    if chosen == "sliding" and window_seconds is None:
+        window_seconds = own_window_seconds(head)
     head.require_fits(cache, ignore_libraries=ignore_libraries)
     wanted = np.arange(len(cache)) if videos is None else np.asarray(videos, dtype=np.int64)
     ids = cache.videos.id
@@ -215,6 +230,7 @@ def _windows(channel: Channel, video: Int, low: Float, high: Float, middles: Flo
 @torch.no_grad()
 def _attention(head: TrainedHead, tokens: MemoryTokens, ragged: dict[str, Ragged]) -> Float:
     """Attention of every grid token of all videos, float64 [N]."""
+    assert isinstance(head.model, HeadModel)
     pool = head.model.pool.attention
     assert pool is not None
     grid = ragged[head.info.grid]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,30 @@ from heads.cross_validation import (
     CrossValidation,
     FoldResult,
     cross_validate,
-    unlike_out_of_fold_notes,
+    folds_of,
 )
 from heads.dataset import HeadDataset, load_dataset
 from heads.device import Device, resolve_device
 from heads.evaluate import Evaluation, evaluate
 from heads.fit import EpochRow, FitResult, fit, predict_logits
 from heads.floors import beaten_notes, evaluate_floors
-from heads.splits import Split, choose_split, labelled_rows
+from heads.splits import Split, choose_split, labelled_rows, straddling_notes
 from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
 from heads.trained import HeadInfo, TrainedHead
+from heads.training.out_of_fold import FoldHeads, mean_history, mean_of_folds, refit
+from heads.training.portfolio import compare, usual_folds
 
 if TYPE_CHECKING:
     from cache.labels import LabelJoin
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
+Ensemble = Literal["folds", "refit"]
 PART_ROLES = {
     "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
     "test": "test was scored once, after everything was chosen",
-    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group",
+    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group, and decided by what other "
+    "folds chose",
     "train": "train, what the head was fitted on",
 }
 """What each part of a split was used for: said wherever its scores are shown."""
@@ -72,8 +76,9 @@ class PredictionTable:
 class TrainingRecord:
     """What a training leaves for tables, figures and reports; not part of the checkpoint.
 
-    evaluations: the head on val, test (where there is one) and train, in this order. floors: the same parts
-    but train. seconds: wall time by step. cross_validation: out-of-fold scores, where they were asked for.
+    evaluations: the head on what chose (val, or out of fold), test (where there is one) and train, in this order.
+    floors: the same parts but train. seconds: wall time by step. cross_validation: what folds decided, else None; the
+    history is then their mean, and predictions are theirs.
     """
 
     split: Split
@@ -85,6 +90,11 @@ class TrainingRecord:
     seconds: Mapping[str, float]
     cross_validation: CrossValidation | None = None
 
+    @property
+    def chosen_on(self) -> str:
+        """The part that chose temperature and threshold."""
+        return OUT_OF_FOLD if self.split.out_of_fold else "val"
+
 
 def train_head(
     cache: Cache,
@@ -94,25 +104,38 @@ def train_head(
     device: Device = "auto",
     on_epoch: Callable[[EpochRow], None] | None = None,
     cv: int | None = None,
+    ensemble: Ensemble | None = None,
     on_fold: Callable[[FoldResult], None] | None = None,
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 
-    labels: a join that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group
-    whose out-of-fold scores go to `head.training.cross_validation`; the head is the same with and without.
-    on_fold is called for every fold, which come first, on_epoch after every epoch of the head itself. Raises
-    LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError
-    when the loss stops being finite.
+    config: None compares a portfolio of models out of fold and takes one (`heads.training.portfolio`). labels: a join
+    that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group that decide
+    instead of val, over all labelled videos outside test; the head is then trained on all of these. ensemble: the mean
+    of the heads of the folds, or one refitted on all; None is `default_ensemble`. on_fold is called for every fold,
+    on_epoch after every epoch where val chooses. Raises LabelError when labels cannot be trained on, InputError for
+    settings that do not fit the cache, HeadError when the loss stops being finite.
     """
+    auto = config is None
     config = config or TrainConfig()
     started = time.perf_counter()
-    dataset = load_dataset(
-        cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels
-    )
+    separate = auto or config.model.separate_streams
+    dataset = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels)
     split = choose_split(
         dataset.labels, dataset.splits, dataset.groups, val_share=config.data.val_share, seed=config.seed
     )
     load_seconds = time.perf_counter() - started
+    if auto:
+        return train_auto(
+            dataset,
+            split,
+            config,
+            device=device,
+            cv=cv,
+            ensemble=ensemble,
+            on_fold=on_fold,
+            seconds={"load": load_seconds},
+        )
     return train_on(
         dataset,
         split,
@@ -120,6 +143,7 @@ def train_head(
         device=device,
         on_epoch=on_epoch,
         cv=cv,
+        ensemble=ensemble,
         on_fold=on_fold,
         seconds={"load": load_seconds},
     )
@@ -133,20 +157,45 @@ def train_on(
     device: Device = "auto",
     on_epoch: Callable[[EpochRow], None] | None = None,
     cv: int | None = None,
+    ensemble: Ensemble | None = None,
     on_fold: Callable[[FoldResult], None] | None = None,
+    fold_heads: FoldHeads | None = None,
+    portfolio: Sequence[Mapping[str, Any]] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> TrainedHead:
-    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold.
+    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold, or with `cv`
+    folds over all labelled videos outside the split's test choose the latter two.
 
-    cv: folds over all labelled videos that are not in the split's test.
+    fold_heads: of these folds, where they are trained already. portfolio: what they were chosen from.
     """
     spent = dict(seconds or {})
-    folds = None
     if cv is not None:
-        labelled, _ = labelled_rows(dataset.labels)
-        rows = np.setdiff1d(labelled, split.test)
-        folds = cross_validate(dataset, config, k=cv, rows=rows, device=device, on_fold=on_fold)
+        split = out_of_fold_split(dataset, split, k=cv, seed=config.seed)
+        folds = cross_validate(
+            dataset, config, k=cv, rows=split.train, device=device, on_fold=on_fold, heads=fold_heads
+        )
         spent["cross-validation"] = folds.seconds
+        started = time.perf_counter()
+        ensemble = ensemble or default_ensemble(config)
+        if ensemble == "folds":
+            model = mean_of_folds(dataset, folds.heads)
+        else:
+            model = refit(dataset, folds.heads, device=device)
+        spent["fit"] = time.perf_counter() - started
+        first = folds.heads.results[0]
+        history = mean_history(folds.heads.results)
+        result = FitResult(model, history, first.best_epoch, first.pos_weight, first.precision)
+        members = cv if ensemble == "folds" else 1
+        return finish(
+            dataset,
+            split,
+            config,
+            result,
+            cross_validation=folds,
+            members=members,
+            portfolio=portfolio,
+            seconds=spent,
+        )
     started = time.perf_counter()
     result = fit(
         dataset.tokens,
@@ -158,9 +207,60 @@ def train_on(
         device=resolve_device(device),
         on_epoch=on_epoch,
         negative_hours=dataset.negative_hours(split.val),
+        groups=dataset.groups,
     )
     spent["fit"] = time.perf_counter() - started
-    return finish(dataset, split, config, result, cross_validation=folds, seconds=spent)
+    return finish(dataset, split, config, result, seconds=spent)
+
+
+def train_auto(
+    dataset: HeadDataset,
+    split: Split,
+    config: TrainConfig,
+    *,
+    device: Device = "auto",
+    cv: int | None = None,
+    ensemble: Ensemble | None = None,
+    on_row: Callable[[str, float], None] | None = None,
+    on_fold: Callable[[FoldResult], None] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> TrainedHead:
+    """Compare the portfolio on folds of all that is not in the split's test, and train what is taken.
+
+    dataset: with separate streams. config: data, loss, optimiser, threshold and seed; its model is not looked at. cv:
+    folds; None is as many as source groups allow, up to 5.
+    """
+    labelled, _ = labelled_rows(dataset.labels)
+    rows = np.setdiff1d(labelled, split.test)
+    k = usual_folds(dataset, rows) if cv is None else cv
+    folds, _ = folds_of(dataset, config, k=k, rows=rows)
+    found = compare(dataset, config, folds, device=device, on_row=on_row)
+    return train_on(
+        dataset,
+        split,
+        found.config,
+        device=device,
+        cv=k,
+        ensemble=ensemble,
+        on_fold=on_fold,
+        fold_heads=found.heads,
+        portfolio=[row.as_dict() for row in found.rows],
+        seconds={**(seconds or {}), "comparison": found.seconds},
+    )
+
+
+def default_ensemble(config: TrainConfig) -> Ensemble:
+    """A logistic head is refitted (its folds would be one Linear too); heads trained by gradient are averaged."""
+    return "refit" if config.model.architecture == "logistic" else "folds"
+
+
+def out_of_fold_split(dataset: HeadDataset, split: Split, *, k: int, seed: int) -> Split:
+    """train is all that has a label and is not in the split's test; no val."""
+    labelled, notes = labelled_rows(dataset.labels)
+    train = np.setdiff1d(labelled, split.test)
+    origin = f"{k} folds by source group of all labelled videos{' outside test' * bool(len(split.test))}, seed {seed}"
+    leaks = straddling_notes(Split(train, train[:0], split.test, origin, out_of_fold=True), dataset.groups)
+    return Split(train, train[:0], split.test, origin, (*notes, *leaks), out_of_fold=True)
 
 
 def finish(
@@ -170,38 +270,24 @@ def finish(
     result: FitResult,
     *,
     cross_validation: CrossValidation | None = None,
+    members: int = 1,
+    portfolio: Sequence[Mapping[str, Any]] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> TrainedHead:
     """Calibrate and choose the threshold on val, then score every part once and put the floors beside it.
 
-    cross_validation goes into the record, with a note where its threshold is not like val's.
+    cross_validation: it has calibrated and chosen, out of fold. members: heads of folds whose mean the head is.
     """
     started = time.perf_counter()
-    rows = np.sort(np.concatenate(list(split.parts().values())))
-    logits = predict_logits(result.model, dataset.tokens, rows)
-    in_part = {int(row): name for name, part in split.parts().items() for row in part}
-    splits = tuple(in_part[int(row)] for row in rows)
-    val = np.flatnonzero(np.array(splits) == "val")
-    labels = dataset.labels[rows]
-    calibration = fit_temperature(logits[val], labels[val])
-    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
-    table = PredictionTable(
-        ids=tuple(dataset.ids[i] for i in rows),
-        labels=labels,
-        splits=splits,
-        groups=tuple(dataset.groups[i] for i in rows),
-        logits=logits,
-        probabilities=probabilities(logits, temperature=temperature),
+    folds = cross_validation
+    table, calibration, choice, temperature = (
+        _decided_on_val(dataset, split, config, result)
+        if folds is None
+        else _decided_out_of_fold(dataset, split, config, result, folds)
     )
-    choice = choose_on_rows(
-        dataset,
-        rows[val],
-        table.probabilities[val],
-        config=config.threshold,
-        n_resamples=config.n_resamples,
-        seed=config.seed,
-    )
-    evaluations = tuple(
+    rows_of = {part: table.rows_of(part) for part in ("val", "test", "train")}
+    evaluations = [] if folds is None else [folds.head]
+    evaluations += [
         evaluate(
             "head",
             part,
@@ -212,31 +298,54 @@ def finish(
             n_resamples=config.n_resamples if part != "train" else 0,
             seed=config.seed,
         )
-        for part in ("val", "test", "train")
-        if len(places := table.rows_of(part))
-    )
-    floors = evaluate_floors(
-        dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
-    )
-    notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, val, config))
-    for evaluation in evaluations[: 1 + bool(len(split.test))]:
+        for part, places in rows_of.items()
+        if len(places)
+    ]
+    if folds is not None:
+        scores = probabilities(
+            predict_logits(result.model, dataset.tokens, split.train), temperature=temperature
+        )
+        groups = [dataset.groups[i] for i in split.train]
+        evaluations.append(
+            evaluate(
+                "head",
+                "train",
+                dataset.labels[split.train],
+                scores,
+                threshold=choice.threshold,
+                groups=groups,
+            )
+        )
+    floors = () if folds is None else folds.floors
+    if folds is None or len(split.test):
+        floors += evaluate_floors(
+            dataset,
+            split,
+            config=config.threshold,
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+            thresholds=None if folds is None else folds.floor_thresholds,
+        )
+    chose = table.rows_of("val" if folds is None else OUT_OF_FOLD)
+    notes = (*split.notes, *choice.warnings, *calibration_notes(calibration, choice, table, chose, config))
+    for evaluation in evaluations:
+        if evaluation.part not in ("val", "test"):
+            continue
         if config.n_resamples:
             own_threshold = (choice.interval,) if evaluation.part == "val" else ()
             notes += interval_notes(evaluation.part, (*evaluation.intervals.values(), *own_threshold))
         notes += beaten_notes(evaluation, floors)
-    if cross_validation is not None:
-        own = [note for note in cross_validation.notes if note not in split.notes]
-        unlike = unlike_out_of_fold_notes(cross_validation.threshold, choice)
-        cross_validation = replace(cross_validation, notes=(*own, *unlike))
+    if folds is not None:
+        notes += tuple(note for note in folds.notes if note not in notes)
     record = TrainingRecord(
         split=split,
         history=result.history,
         predictions=table,
-        evaluations=evaluations,
+        evaluations=tuple(evaluations),
         floors=floors,
         calibration=calibration,
         seconds={**(seconds or {}), "evaluate": time.perf_counter() - started},
-        cross_validation=cross_validation,
+        cross_validation=folds,
     )
     info = HeadInfo(
         config=config,
@@ -254,8 +363,67 @@ def finish(
         trained_on=_trained_on(dataset, split),
         notes=notes,
         versions=library_versions(),
+        members=members,
+        portfolio=tuple(portfolio),
     )
     return TrainedHead(result.model, info, record)
+
+
+Decided = tuple[PredictionTable, Calibration, ThresholdChoice, float]
+
+
+def _decided_on_val(dataset: HeadDataset, split: Split, config: TrainConfig, result: FitResult) -> Decided:
+    rows = np.sort(np.concatenate(list(split.parts().values())))
+    logits = predict_logits(result.model, dataset.tokens, rows)
+    in_part = {int(row): name for name, part in split.parts().items() for row in part}
+    splits = tuple(in_part[int(row)] for row in rows)
+    val = np.flatnonzero(np.array(splits) == "val")
+    calibration = fit_temperature(logits[val], dataset.labels[rows][val])
+    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
+    table = _table(dataset, rows, splits, logits, temperature)
+    choice = choose_on_rows(
+        dataset,
+        rows[val],
+        table.probabilities[val],
+        config=config.threshold,
+        n_resamples=config.n_resamples,
+        seed=config.seed,
+    )
+    return table, calibration, choice, temperature
+
+
+def _decided_out_of_fold(
+    dataset: HeadDataset, split: Split, config: TrainConfig, result: FitResult, folds: CrossValidation
+) -> Decided:
+    temperature = folds.calibration.temperature if config.calibration == "temperature" else 1.0
+    logits = folds.heads.logits.copy()
+    logits[split.test] = predict_logits(result.model, dataset.tokens, split.test) if len(split.test) else 0.0
+    test = set(split.test.tolist())
+    rows = np.sort(np.concatenate([split.train, split.test]))
+    parts = tuple("test" if int(row) in test else OUT_OF_FOLD for row in rows)
+    return (
+        _table(dataset, rows, parts, logits[rows], temperature),
+        folds.calibration,
+        folds.threshold,
+        temperature,
+    )
+
+
+def _table(
+    dataset: HeadDataset,
+    rows: npt.NDArray[np.int64],
+    splits: tuple[str, ...],
+    logits: Float,
+    temperature: float,
+) -> PredictionTable:
+    return PredictionTable(
+        ids=tuple(dataset.ids[i] for i in rows),
+        labels=dataset.labels[rows],
+        splits=splits,
+        groups=tuple(dataset.groups[i] for i in rows),
+        logits=logits,
+        probabilities=probabilities(logits, temperature=temperature),
+    )
 
 
 def calibration_notes(
@@ -272,7 +440,7 @@ def calibration_notes(
     if calibration.at_bound:
         notes.append(
             f"the best temperature lies beyond {calibration.temperature:.2f}, the end of the search: the logits "
-            f"of the {calibration.n} val videos are far from log-odds, so scores are not probabilities"
+            f"of the {calibration.n} {table.splits[val[0]]} videos are far from log-odds, so scores are not probabilities"
         )
     elif choice.objective == "f1" and not choice.degenerate:
         scores = probabilities(table.logits[val], temperature=calibration.temperature)
@@ -299,7 +467,8 @@ def _trained_on(dataset: HeadDataset, split: Split) -> dict[str, Any]:
         "cache_digest": dataset.cache_digest,
         "n_videos": len(dataset),
         "split": split.origin,
-        "chosen_on": "val",
+        "chosen_on": OUT_OF_FOLD if split.out_of_fold else "val",
+        "median_seconds": float(np.median(dataset.durations[split.train])),
         "counts": {
             part: {dataset.label_names[label]: int((dataset.labels[rows] == label).sum()) for label in (0, 1)}
             for part, rows in split.parts().items()

@@ -20,7 +20,7 @@ from heads.data import TokenSource
 from heads.dataset import StreamInput, any_random, in_memory, load_tokens, weights_line
 from heads.fit import predict_logits
 from heads.grid import Ragged
-from heads.model import HeadModel
+from heads.model import TokenModel
 from heads.thresholds import ThresholdChoice
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class HeadInfo:
     divides logits before the sigmoid. metrics: by part of the split ("val" chose the model; "test" was scored
     once). trained_on: dataset, digest and video counts of the cache and the split. versions: of the
     libraries. threshold_history: what stood here before each `onepass threshold --write`, oldest first:
-    threshold, config, metrics, floors, notes, replaced_at.
+    threshold, config, metrics, floors, notes, replaced_at. members: heads of folds whose mean the head is, or 1.
+    portfolio: what `--model auto` compared, a row a candidate; empty where the model was named.
     """
 
     config: TrainConfig
@@ -59,6 +60,8 @@ class HeadInfo:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     threshold_history: tuple[Mapping[str, Any], ...] = ()
+    members: int = 1
+    portfolio: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def weights(self) -> str:
@@ -100,6 +103,8 @@ class HeadInfo:
                 ),
                 notes=tuple(values["notes"]),
                 threshold_history=tuple(values.get("threshold_history", ())),
+                members=int(values.get("members", 1)),
+                portfolio=tuple(values.get("portfolio", ())),
                 **{name: values[name] for name in _PLAIN},
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -150,7 +155,7 @@ class Predictions:
 class TrainedHead:
     """A model in eval mode and its info. training: what a fresh training leaves for reports, else None."""
 
-    model: HeadModel
+    model: TokenModel
     info: HeadInfo
     training: TrainingRecord | None = None
 

@@ -1,8 +1,8 @@
 """Cross-validation of one recipe: every video scored by a head that never saw it or its source group.
 
-K heads are trained, each without one fold, and what they say of it decides temperature and threshold. Of each fold,
-those that the *other* folds choose are applied, so that no score here was chosen on the video that it scores. The
-floors go the same way.
+K heads are trained, each without one fold, and what they say of it decides temperature and threshold. Each fold is
+decided by the threshold that the *other* folds choose, so that no decision here was chosen on the video that it
+is made on; the temperature is one for all, which moves no decision and no order. The floors go the same way.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from heads.bootstrap import interval_notes
-from heads.calibration import Calibration, at_bound, fit_temperature, probabilities
+from heads.calibration import Calibration, fit_temperature, probabilities
 from heads.config import TrainConfig
 from heads.dataset import HeadDataset
 from heads.device import Device
 from heads.evaluate import Evaluation, evaluate
-from heads.floors import FLOORS, beaten_notes, floors_out_of_fold
+from heads.floors import FLOORS, beaten_notes, floors_apart, floors_out_of_fold
 from heads.splits import FoldConfig, fold_rows, labelled_rows
 from heads.thresholds import ThresholdChoice, choose_on_rows
 from heads.training.out_of_fold import FoldHeads, fit_fold_heads
@@ -39,14 +39,13 @@ HEAD = "head"
 class FoldResult:
     """The head that was trained without fold `number` (from 1), which holds n videos.
 
-    threshold, temperature and degenerate (one class for everything) are those of the other folds' videos.
+    threshold and degenerate (one class for everything) are those of the other folds' videos.
     """
 
     number: int
     n: int
     best_epoch: int
     threshold: float
-    temperature: float
     degenerate: bool
 
 
@@ -54,8 +53,8 @@ class FoldResult:
 class OutOfFoldTable:
     """One row a video, sorted by id, each scored by the head of the fold that holds it.
 
-    labels: int8 [M]. folds: int64 [M], from 1. logits, probabilities, thresholds: float64 [M]; temperature and
-    threshold are those that the other folds choose.
+    labels: int8 [M]. folds: int64 [M], from 1. logits, probabilities, thresholds: float64 [M], a threshold
+    being that which the other folds choose.
     """
 
     ids: tuple[str, ...]
@@ -135,19 +134,16 @@ def cross_validate(
         heads = fit_fold_heads(dataset, config, found_folds, device=device)
     scored, fold_of = heads.rows, heads.fold_of[heads.rows]
     logits, labels = heads.logits[scored], dataset.labels[scored]
-    scores, thresholds = np.empty(len(scored)), np.empty(len(scored))
+    calibration = fit_temperature(logits, labels)
+    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
+    scores, thresholds = probabilities(logits, temperature=temperature), np.empty(len(scored))
     folds = []
     for number in range(1, len(heads.folds) + 1):
         own = fold_of == number
-        temperature = _temperature(logits[~own], labels[~own], config)
-        others = probabilities(logits[~own], temperature=temperature)
-        choice = choose_on_rows(dataset, scored[~own], others, config=config.threshold)
-        scores[own] = probabilities(logits[own], temperature=temperature)
+        choice = choose_on_rows(dataset, scored[~own], scores[~own], config=config.threshold)
         thresholds[own] = choice.threshold
         best_epoch = heads.results[number - 1].best_epoch
-        folds.append(
-            FoldResult(number, int(own.sum()), best_epoch, choice.threshold, temperature, choice.degenerate)
-        )
+        folds.append(FoldResult(number, int(own.sum()), best_epoch, choice.threshold, choice.degenerate))
         if on_fold is not None:
             on_fold(folds[-1])
     table = OutOfFoldTable(
@@ -176,11 +172,10 @@ def cross_validate(
             *((n, f.probabilities[scored], f.thresholds[scored]) for n, f in found_floors.items()),
         )
     )
-    calibration = fit_temperature(logits, labels)
     choice = choose_on_rows(
         dataset,
         scored,
-        probabilities(logits, temperature=_temperature(logits, labels, config)),
+        scores,
         config=config.threshold,
         n_resamples=config.n_resamples,
         seed=config.seed,
@@ -189,7 +184,7 @@ def cross_validate(
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
     if config.n_resamples:
         notes += interval_notes("out-of-fold videos", (*head.intervals.values(), choice.interval))
-    notes += beaten_notes(head, tuple(floors))
+    notes += beaten_notes(head, floors_apart(config.model.architecture, tuple(floors)))
     return CrossValidation(
         k=len(heads.folds),
         table=table,
@@ -220,10 +215,6 @@ def folds_of(
     return folds, notes
 
 
-def _temperature(logits: Float, labels: npt.NDArray[np.int8], config: TrainConfig) -> float:
-    return fit_temperature(logits, labels).temperature if config.calibration == "temperature" else 1.0
-
-
 def fold_notes(dataset: HeadDataset, heads: FoldHeads) -> list[str]:
     """Videos without a label, and folds of a single class."""
     _, notes = labelled_rows(dataset.labels)
@@ -241,10 +232,5 @@ def _decision_notes(folds: list[FoldResult]) -> list[str]:
         notes.append(
             f"DEGENERATE: without fold {', '.join(one_class)} of {len(folds)} the threshold calls every out-of-fold "
             "video one class"
-        )
-    if off_scale := [str(fold.number) for fold in folds if at_bound(fold.temperature)]:
-        notes.append(
-            f"without fold {', '.join(off_scale)} of {len(folds)} the best temperature lies beyond the end of the "
-            "search: such scores are on another scale than those of other folds, which blurs AUROC and the threshold"
         )
     return notes

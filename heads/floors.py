@@ -170,6 +170,11 @@ def evaluate_floors(
     return tuple(evaluations)
 
 
+def floors_apart(architecture: str, floors: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+    """The floors that are another model than the head: a logistic head is what the statistics floor is."""
+    return tuple(floor for floor in floors if (architecture, floor.name) != ("logistic", STATISTICS_FLOOR))
+
+
 def beaten_notes(head: Evaluation, floors: tuple[Evaluation, ...]) -> tuple[str, ...]:
     """A note for every floor on the same part that the head does not beat in AUROC, and in F1 for
     all-positive.

@@ -51,9 +51,9 @@ def train_from_cache(
 
     cv: folds that decide instead of val; None is, with no_cv, none, else as many as there can be where the head can be
     trained so often in about a minute. ensemble: what is stored of them. auto: compare a portfolio of models
-    on the folds and take one, whatever the config's model. src: root of the videos, for pictures in the report. tensorboard: folder for its events, or None. Raises InputError when `src` is no folder, or
-    without the package tensorboard where it is asked for, and what `heads.train.train_head` and
-    `heads.outputs.write_training` raise.
+    on the folds and take one, whatever the config's model. src: root of the videos, for pictures in the report.
+    tensorboard: folder for its events, or None. Raises InputError when `src` is no folder, or without the package
+    tensorboard where it is asked for, and what `heads.train.train_head` and `heads.outputs.write_training` raise.
     """
     console = console or make_console()
     if src is not None and not src.is_dir():

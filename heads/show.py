@@ -186,8 +186,8 @@ def fold_line(fold: FoldResult, k: int) -> str:
     """A fold that is trained, scored and decided by the others."""
     mark = ", one class for everything" if fold.degenerate else ""
     return (
-        f"fold {fold.number} of {k}: {fold.n} videos held out; the others choose temperature "
-        f"{fold.temperature:.3f}, threshold {fold.threshold:.4f}{mark}"
+        f"fold {fold.number} of {k}: {fold.n} videos held out; the other folds choose threshold "
+        f"{fold.threshold:.4f}{mark}"
     )
 
 

@@ -26,7 +26,7 @@ from heads.dataset import HeadDataset, load_dataset
 from heads.device import Device, resolve_device
 from heads.evaluate import Evaluation, evaluate
 from heads.fit import EpochRow, FitResult, fit, predict_logits
-from heads.floors import beaten_notes, evaluate_floors
+from heads.floors import beaten_notes, evaluate_floors, floors_apart
 from heads.splits import Split, choose_split, labelled_rows, straddling_notes
 from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
 from heads.trained import HeadInfo, TrainedHead
@@ -334,7 +334,7 @@ def finish(
         if config.n_resamples:
             own_threshold = (choice.interval,) if evaluation.part == "val" else ()
             notes += interval_notes(evaluation.part, (*evaluation.intervals.values(), *own_threshold))
-        notes += beaten_notes(evaluation, floors)
+        notes += beaten_notes(evaluation, floors_apart(config.model.architecture, floors))
     if folds is not None:
         notes += tuple(note for note in folds.notes if note not in notes)
     record = TrainingRecord(

@@ -42,6 +42,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.model.architecture == "logistic":
+            for section, default in (("optim", OptimConfig()), ("loss", LossConfig())):
+                if getattr(self, section) != default:
+                    names = ", ".join(_names(type(default)))
+                    raise InputError(f"logistic is a regression without {names}; leave these out")
         if self.selection not in SELECTIONS:
             raise InputError(f"selection must be one of {', '.join(SELECTIONS)}; got '{self.selection}'")
         if self.calibration not in ("temperature", "none"):

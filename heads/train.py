@@ -112,7 +112,7 @@ def train_head(
     config: None compares a portfolio of models out of fold and takes one (`heads.training.portfolio`). labels: a join
     that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group that decide
     instead of val, over all labelled videos outside test; the head is then trained on all of these. ensemble: the mean
-    of the heads of the folds, or one refitted on all; None is `default_ensemble`. on_fold is called for every fold,
+    of the heads of the folds (None: the same), or one refitted on all. on_fold is called for every fold,
     on_epoch after every epoch where val chooses. Raises LabelError when labels cannot be trained on, InputError for
     settings that do not fit the cache, HeadError when the loss stops being finite.
     """
@@ -176,8 +176,7 @@ def train_on(
         )
         spent["cross-validation"] = folds.seconds
         started = time.perf_counter()
-        ensemble = ensemble or default_ensemble(config)
-        if ensemble == "folds":
+        if ensemble != "refit":
             model = mean_of_folds(dataset, folds.heads)
         else:
             model = refit(dataset, folds.heads, device=device)
@@ -185,7 +184,7 @@ def train_on(
         first = folds.heads.results[0]
         history = mean_history(folds.heads.results)
         result = FitResult(model, history, first.best_epoch, first.pos_weight, first.precision)
-        members = cv if ensemble == "folds" else 1
+        members = cv if ensemble != "refit" else 1
         return finish(
             dataset,
             split,
@@ -247,11 +246,6 @@ def train_auto(
         portfolio=[row.as_dict() for row in found.rows],
         seconds={**(seconds or {}), "comparison": found.seconds},
     )
-
-
-def default_ensemble(config: TrainConfig) -> Ensemble:
-    """A logistic head is refitted (its folds would be one Linear too); heads trained by gradient are averaged."""
-    return "refit" if config.model.architecture == "logistic" else "folds"
 
 
 def out_of_fold_split(dataset: HeadDataset, split: Split, *, k: int, seed: int) -> Split:

@@ -110,12 +110,12 @@ def candidates(config: TrainConfig) -> dict[str, TrainConfig]:
     """
     found = {}
     for name, model in MODELS.items():
-        own = replace(config, model=model)
+        loss, optim = config.loss, config.optim
         if model.architecture == "logistic":
-            own = replace(own, loss=LossConfig(), optim=OptimConfig())
-        elif config.optim.epochs == OptimConfig().epochs:
-            own = replace(own, optim=replace(config.optim, epochs=EPOCHS))
-        found[name] = own
+            loss, optim = LossConfig(), OptimConfig()
+        elif optim.epochs == OptimConfig().epochs:
+            optim = replace(optim, epochs=EPOCHS)
+        found[name] = replace(config, model=model, loss=loss, optim=optim)
     return found
 
 

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.cli import convert_command, inspect_command
-from cache.cli_errors import run_app
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
-from cache.outputs import require_cache_output, require_output, require_output_folder
-from cache.terminal import make_console
-from heads.cli import train_head_command
-from heads.cli_ablate import ablate_command
-from heads.cli_audit import audit_command
-from heads.cli_export import export_onnx_command
-from heads.cli_threshold import threshold_command
-from pipeline.cli import conclude, extract_command
-from pipeline.cli_verify import verify_command
+from cache.process.ending import run_app
+from cache.process.outputs import require_cache_output, require_output, require_output_folder
+from cache.process.terminal import make_console
+from heads.cli.ablate import ablate_command
+from heads.cli.audit import audit_command
+from heads.cli.export import export_onnx_command
+from heads.cli.threshold import threshold_command
+from heads.cli.train import train_head_command
+from pipeline.cli.extract import conclude, extract_command
+from pipeline.cli.verify import verify_command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cache.reader import Cache
-    from heads.timeline import Timeline
-    from heads.trained import TrainedHead
+    from heads.trained.head import TrainedHead
+    from heads.trained.timeline import Timeline
     from pipeline.backbones.base import Backbone
     from pipeline.config import ExtractConfig
-    from pipeline.report import ExtractReport
-    from pipeline.scratch import ScratchFolder
+    from pipeline.decoding.scratch import ScratchFolder
+    from pipeline.reporting.report import ExtractReport
 
 app = typer.Typer(
     add_completion=False,
@@ -85,7 +85,7 @@ def predict(
 ) -> None:
     """Score videos with a trained head: extract with the head's own settings, apply its stored threshold."""
     from heads import TrainedHead
-    from heads.score_file import require_score_file
+    from heads.report.score_file import require_score_file
 
     require_score_file(out)
     caches = [path for path in paths if path.suffix.lower() in CACHE_SUFFIXES]
@@ -117,7 +117,7 @@ def predict(
         slowfast_weights=slowfast_weights,
         max_rejects=max_rejects,
     )
-    from pipeline.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
+    from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
 
     require_temp_folder()
     run.load_backbones(base, sources)
@@ -164,7 +164,7 @@ class _Scoring:
         from pipeline.backbones.load import load_backbones
         from pipeline.config import full_fingerprint
         from pipeline.run import CALIBRATE_FROM_VIDEOS
-        from pipeline.source_tree import discover
+        from pipeline.sources.tree import discover
 
         n_videos = sum(len(discover(path).sources) for path in sources)
         say = self._console.print if n_videos >= CALIBRATE_FROM_VIDEOS else None
@@ -184,7 +184,7 @@ class _Scoring:
         *,
         scratch: ScratchFolder | None = None,
     ) -> None:
-        """Score all, write the scores. Raises the first failure with its exit code, or as `pipeline.cli.conclude`."""
+        """Score all, write the scores. Raises the first failure with its exit code, or as `pipeline.cli.extract.conclude`."""
         ends: list[tuple[ExtractReport, ExtractConfig]] = []
         try:
             for path in caches:
@@ -235,7 +235,7 @@ class _Scoring:
 
     def _score_cache(self, path: Path, given: Path) -> None:
         from cache.reader import open_cache
-        from heads.score_file import agreement_line, score_rows
+        from heads.report.score_file import agreement_line, score_rows
 
         name = os.fsencode(given).decode("utf-8", "backslashreplace")
         with open_cache(path) as cache:
@@ -248,7 +248,7 @@ class _Scoring:
             self._console.print(agreement)
 
     def _write(self) -> None:
-        from heads.score_file import score_lines, write_scores
+        from heads.report.score_file import score_lines, write_scores
 
         write_scores(self._out, self._rows)
         for line in score_lines(self._rows, self._trained):
@@ -276,7 +276,7 @@ class _OverTime:
     that do not fit the head."""
 
     def __init__(self, path: Path, method: str, window_seconds: float | None, trained: TrainedHead) -> None:
-        from heads.timeline_file import TimelineRequest
+        from heads.report.timeline_file import TimelineRequest
 
         self._request = TimelineRequest(path, method, window_seconds)  # type: ignore[arg-type]
         self._method = self._request.check(trained)
@@ -288,8 +288,8 @@ class _OverTime:
         self._found += [replace(timeline, path=path) for timeline in found]
 
     def write(self) -> str:
-        from heads.timeline import MEANING
-        from heads.timeline_file import write_timelines
+        from heads.report.timeline_file import write_timelines
+        from heads.trained.timeline import MEANING
 
         n_windows = write_timelines(self._request, self._found, self._trained)
         meaning = f"{self._method}: {MEANING[self._method]}"
@@ -309,7 +309,7 @@ def _head_settings(
     """The extraction that gives what the head was trained on."""
     from pipeline.backbones.load import config_from_fingerprints
     from pipeline.config import ExtractConfig
-    from pipeline.pool import PoolSettings, default_workers
+    from pipeline.decoding.pool import PoolSettings, default_workers
 
     backbones = config_from_fingerprints(
         {stream.name: stream.fingerprint for stream in trained.info.streams},

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for tests.videos, which is not installed
 
 from cache.schema import REJECT_REASONS  # noqa: E402
-from pipeline.report import ExtractReport  # noqa: E402
+from pipeline.reporting.report import ExtractReport  # noqa: E402
 from tests.videos import BROKEN_FILES, damage_header, over_report, write_image  # noqa: E402
 
 Rng = np.random.Generator
@@ -270,7 +270,7 @@ def main() -> None:
     # not at the top: decode workers import this file again, and must stay small
     from pipeline.backbones.load import BackboneConfig
     from pipeline.config import ExtractConfig
-    from pipeline.pool import PoolSettings, default_workers
+    from pipeline.decoding.pool import PoolSettings, default_workers
     from pipeline.run import extract
 
     with tempfile.TemporaryDirectory(prefix="onepass-broken-") as scratch:

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cache.convert import convert
 from cache.copying import new_zarr
-from cache.layout import CacheAttributes
 from cache.reader import open_cache
 from cache.schema import VIDEO_COLUMNS, StreamSpec, StreamTokens, VideoFeatures, VideoRow
+from cache.stores.layout import CacheAttributes
 from cache.writer import CacheWriter
 
 TOKENS_PER_VIDEO = 10

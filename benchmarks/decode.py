@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import av
 import numpy as np
 
-from cache.media import VIDEO_SUFFIXES
-from pipeline.decode import StreamPlan, decode_video
-from pipeline.decoders.base import Declared, FrameRef, open_frames
-from pipeline.frames import FramePlan
-from pipeline.sampling import Sampling
+from cache.labels.media import VIDEO_SUFFIXES
+from pipeline.decoding.decode import StreamPlan, decode_video
+from pipeline.decoding.decoders.base import Declared, FrameRef, open_frames
+from pipeline.decoding.frames import FramePlan
+from pipeline.decoding.sampling import Sampling
 
 PLANS = (
     StreamPlan("clip", Sampling(fps=2.0), FramePlan("pil-bicubic", 224)),

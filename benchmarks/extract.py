@@ -29,14 +29,14 @@ from cache.schema import StreamSpec, VideoLabel
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, Precision, cpu_has_bf16
 from pipeline.backbones.load import BackboneConfig, load_backbones
-from pipeline.decode import decode_video
-from pipeline.decoders.base import DecoderName, open_frames
+from pipeline.decoding.decode import decode_video
+from pipeline.decoding.decoders.base import DecoderName, open_frames
+from pipeline.decoding.pool import PoolSettings, default_workers
 from pipeline.flow import Flow, FlowSettings
-from pipeline.inventory import take_inventory
-from pipeline.pool import PoolSettings, default_workers
-from pipeline.profile import matrix_rate, token_flops
-from pipeline.report import ExtractReport
-from pipeline.source_tree import Source, discover
+from pipeline.reporting.profile import matrix_rate, token_flops
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import take_inventory
+from pipeline.sources.tree import Source, discover
 
 
 def decode_seconds(sources: list[Source], backbones: dict[str, Backbone], decoder: DecoderName) -> float:

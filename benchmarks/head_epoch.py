@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sweep import make_cache
 
 from cache.reader import open_cache
-from heads.batched import FitJob, fit_together
-from heads.config import TrainConfig
-from heads.dataset import load_dataset
-from heads.epochs import EpochRow
-from heads.splits import choose_split
+from heads.data.dataset import load_dataset
+from heads.data.splits import choose_split
+from heads.training.batched import FitJob, fit_together
+from heads.training.config import TrainConfig
+from heads.training.epochs import EpochRow
 
 BAR = 1.25
 MODELS: dict[str, dict[str, Any]] = {

@@ -105,14 +105,14 @@ def extract_here(src: Path, out: Path, *, models: str, decoder: str) -> None:
     from cache.schema import StreamSpec, VideoLabel
     from cache.writer import CacheWriter
     from pipeline.backbones.load import BackboneConfig, load_backbones
-    from pipeline.decode import StreamPlan
+    from pipeline.decoding.decode import StreamPlan
+    from pipeline.decoding.frames import FramePlan
+    from pipeline.decoding.pool import PoolSettings
+    from pipeline.decoding.sampling import Sampling
     from pipeline.flow import Flow, FlowSettings
-    from pipeline.frames import FramePlan
-    from pipeline.inventory import take_inventory
-    from pipeline.pool import PoolSettings
-    from pipeline.report import ExtractReport
-    from pipeline.sampling import Sampling
-    from pipeline.source_tree import discover
+    from pipeline.reporting.report import ExtractReport
+    from pipeline.sources.inventory import take_inventory
+    from pipeline.sources.tree import discover
 
     warnings.simplefilter("ignore")
     backbones: dict[str, Any]

@@ -19,17 +19,17 @@ import numpy.typing as npt
 import torch
 
 from cache.reader import open_cache
-from heads.bootstrap import bootstrap_samples
-from heads.calibration import probabilities
-from heads.config import TrainConfig
-from heads.cross_validation import cross_validate, folds_of
-from heads.cuts import ResampledScores
-from heads.dataset import HeadDataset, load_dataset
-from heads.fit import fit, predict_logits
-from heads.floors import floor_probabilities, floors_out_of_fold, token_statistics
-from heads.metrics import auroc
-from heads.splits import FoldConfig, fold_rows, holdout
-from heads.thresholds import choose_threshold
+from heads.data.dataset import HeadDataset, load_dataset
+from heads.data.splits import FoldConfig, fold_rows, holdout
+from heads.scoring.bootstrap import bootstrap_samples
+from heads.scoring.calibration import probabilities
+from heads.scoring.cuts import ResampledScores
+from heads.scoring.floors import floor_probabilities, floors_out_of_fold, token_statistics
+from heads.scoring.metrics import auroc
+from heads.scoring.thresholds import choose_threshold
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import cross_validate, folds_of
+from heads.training.fit import fit, predict_logits
 from heads.training.out_of_fold import FoldHeads, fit_fold_heads, mean_of_folds, refit
 from heads.training.portfolio import candidates, judge
 

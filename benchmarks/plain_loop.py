@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.base import Backbone
-from pipeline.sampling import Sampling, grid_size
-from pipeline.source_tree import discover
+from pipeline.decoding.sampling import Sampling, grid_size
+from pipeline.sources.tree import discover
 from pipeline.verify import plain_frame_indices
 
 

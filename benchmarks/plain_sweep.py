@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from heads.config import TrainConfig
-from heads.losses import HeadLoss
-from heads.model import HeadModel
-from heads.optim import lr_factor
+from heads.models.model import HeadModel
+from heads.training.config import TrainConfig
+from heads.training.losses import HeadLoss
+from heads.training.optim import lr_factor
 
 Item = tuple[Tensor, float]
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -33,11 +33,11 @@ from cache.schema import StreamSpec, StreamTokens, VideoFeatures, VideoLabel, Vi
 from cache.writer import CacheWriter
 from heads import TrainConfig, train_head
 from pipeline.backbones.load import BackboneConfig, load_backbones
+from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
-from pipeline.inventory import take_inventory
-from pipeline.pool import PoolSettings
-from pipeline.report import ExtractReport
-from pipeline.source_tree import Source, discover
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import take_inventory
+from pipeline.sources.tree import Source, discover
 
 Points = list[tuple[int, float]]
 REPEATS = 7

@@ -32,7 +32,8 @@ def first_step(optimizer):
     os.write(2, b"first step\\n")
     os._exit(0)
 sys.argv = ["train-head", "--features", sys.argv[1], "--out", sys.argv[2]]
-from heads import adamw, cli
+from heads.training import adamw
+from heads.cli import train as cli
 adamw.AdamW.step = first_step
 cli.main()
 """

@@ -42,8 +42,8 @@ from plain_sweep import PlainResult, train_plain
 from cache.convert import convert
 from cache.schema import StreamSpec, StreamTokens, VideoFeatures, VideoRow
 from cache.writer import CacheWriter
-from heads.ablate_grid import Cell, make_cells, read_axes
-from heads.config import TrainConfig
+from heads.ablation.grid import Cell, make_cells, read_axes
+from heads.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS = {"clip": 512, "slowfast": 2304}

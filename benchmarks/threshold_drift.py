@@ -19,10 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cache.reader import open_cache
-from heads.batched import FitJob, fit_together
-from heads.config import FINAL_MODEL_4, TrainConfig
-from heads.dataset import HeadDataset, load_dataset, weights_line
-from heads.splits import Split, choose_split
+from heads.data.dataset import HeadDataset, load_dataset, weights_line
+from heads.data.splits import Split, choose_split
+from heads.training.batched import FitJob, fit_together
+from heads.training.config import FINAL_MODEL_4, TrainConfig
 
 PLAIN = {"schedule": "constant", "warmup_share": 0, "clip_norm": "off", "ema_decay": "off"}
 PARTS = {

@@ -14,7 +14,7 @@ from cache.errors import CacheError
 from cache.known import KnownInputs
 from cache.reader import BLOCK_BYTES, Cache
 from cache.schema import StreamSpec, VideoFeatures, all_finite
-from cache.zarr_append import ZarrAppender
+from cache.stores.zarr_append import ZarrAppender
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.compatible import read_offsets
 from cache.errors import CacheCorrupt
-from cache.layout import StoreReader
 from cache.reader import BLOCK_BYTES, Cache
 from cache.schema import REJECT_REASONS, UNKNOWN_LABEL, all_finite
+from cache.stores.compatible import read_offsets
+from cache.stores.layout import StoreReader
 
 EXAMPLES = 5
 """A problem that many videos share is reported once, with its count and this many ids."""

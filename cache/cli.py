@@ -34,7 +34,7 @@ def convert_command(
 ) -> None:
     """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
     from cache.convert import convert
-    from cache.outputs import require_output_folder
+    from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
 
     require_output_folder("TARGET", target.parent)
@@ -94,8 +94,8 @@ def describe(cache: Cache) -> dict[str, Any]:
 def _print(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from cache.process.terminal import make_console
     from cache.schema import REJECT_REASONS
-    from cache.terminal import make_console
 
     console = make_console()
     console.print(f"{', '.join(facts['paths'])}: {facts['n_videos']} videos, {facts['video_seconds']:.0f} s")

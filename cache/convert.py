@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from cache import copying, files
+from cache import copying
 from cache.errors import CacheError, CacheNotFound
-from cache.layout import CacheAttributes
 from cache.lock import CacheLock
 from cache.reader import open_cache
-from cache.store import cache_format, open_store, staging_path
+from cache.stores import files
+from cache.stores.layout import CacheAttributes
+from cache.stores.open import cache_format, open_store, staging_path
 
 
 def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) -> None:

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cache import files
 from cache.errors import StorageFull
-from cache.layout import CacheAttributes, all_specs
 from cache.reader import Cache
 from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, StreamSpec
-from cache.store import staging_path
-from cache.zarr_append import ZarrAppender
-from cache.zarr_store import ZarrReader
+from cache.stores import files
+from cache.stores.layout import CacheAttributes, all_specs
+from cache.stores.open import staging_path
+from cache.stores.zarr_append import ZarrAppender
+from cache.stores.zarr_read import ZarrReader
 
 CREATING_SUFFIX = ".creating"
 REMOVING_SUFFIX = ".removing"
@@ -96,7 +96,7 @@ def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> No
 
     Raises `StorageFull` and leaves nothing behind.
     """
-    from cache.hdf5_store import Hdf5Builder
+    from cache.stores.hdf5 import Hdf5Builder
 
     _require_space(source, target)
     creating = _beside(target, CREATING_SUFFIX)

@@ -13,6 +13,7 @@
     │   └── FingerprintMismatch  3  features made in different ways would be mixed
     ├── WeightsError             4  model weights are missing, unreadable or of the wrong shape
     ├── HeadError                4  a head checkpoint is missing, unreadable or does not fit
+    ├── DeviceError              4  the device cannot run the models: no memory left, wrong results, no answer
     ├── StorageFull              5  the disk is full; nothing committed was lost
     └── LimitReached             5  no memory, file handles or processes left; likewise
 
@@ -80,6 +81,12 @@ class WeightsError(OnepassError):
 
 class HeadError(OnepassError):
     """A head checkpoint is missing, unreadable or does not fit the features."""
+
+    exit_code = 4
+
+
+class DeviceError(OnepassError):
+    """The device cannot run the models: its memory is full, it computes wrongly, or it does not answer."""
 
     exit_code = 4
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from cache.layout import StoreReader
 from cache.schema import KnownInput, Reject, VideoRow
+from cache.stores.layout import StoreReader
 
 
 class _Columns:

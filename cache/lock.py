@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cache import files
 from cache.errors import CacheLocked
+from cache.stores import files
 
 
 class CacheLock:

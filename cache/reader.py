@@ -20,12 +20,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.compatible import read_offsets, require_compatible, require_distinct_ids, require_equal_rows
 from cache.errors import CacheCorrupt, CacheError
 from cache.fingerprint import is_random
-from cache.layout import StoreReader, empty_rows
 from cache.schema import StreamSpec, StreamTokens
-from cache.store import open_store
+from cache.stores.compatible import read_offsets, require_compatible, require_distinct_ids, require_equal_rows
+from cache.stores.layout import StoreReader, empty_rows
+from cache.stores.open import open_store
 from cache.tables import RejectTable, StreamInfo, TokenArray, VideoTable
 
 BLOCK_BYTES = 64 * 1024 * 1024

@@ -21,14 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cache import copying, files, relabel
+from cache import copying
 from cache.batch import append_tokens, cast_tokens, copy_stream, require_sidecar, require_streams
-from cache.compatible import require_equal_rows
 from cache.errors import CacheError, CacheNotFound, FingerprintMismatch, OnepassError
 from cache.fingerprint import require_same
 from cache.known import KnownInputs
-from cache.label_names import nfc
-from cache.layout import CacheAttributes, StoreReader
+from cache.labels.names import nfc
 from cache.lock import CacheLock
 from cache.reader import open_cache
 from cache.schema import (
@@ -40,9 +38,12 @@ from cache.schema import (
     VideoFeatures,
     VideoLabel,
 )
-from cache.store import cache_format, open_store, require_same_origin, staging_path
-from cache.zarr_append import ZarrAppender
-from cache.zarr_store import ZarrReader
+from cache.stores import files, relabel
+from cache.stores.compatible import require_equal_rows
+from cache.stores.layout import CacheAttributes, StoreReader
+from cache.stores.open import cache_format, open_store, require_same_origin, staging_path
+from cache.stores.zarr_append import ZarrAppender
+from cache.stores.zarr_read import ZarrReader
 
 
 class CacheWriter:

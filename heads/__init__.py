@@ -13,38 +13,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heads.ablate import Sweep as Sweep
-    from heads.ablate_grid import make_cells as make_cells
-    from heads.ablate_grid import read_axes as read_axes
-    from heads.audit import audit_cache as audit_cache
-    from heads.config import TrainConfig as TrainConfig
-    from heads.cross_validation import cross_validate as cross_validate
+    from heads.ablation.grid import make_cells as make_cells
+    from heads.ablation.grid import read_axes as read_axes
+    from heads.ablation.sweep import Sweep as Sweep
+    from heads.audit.audit import audit_cache as audit_cache
+    from heads.data.dataset import load_dataset as load_dataset
+    from heads.data.grid import Ragged as Ragged
+    from heads.data.grid import join_streams as join_streams
+    from heads.data.videos import cached_videos as cached_videos
     from heads.estimator import HeadClassifier as HeadClassifier
     from heads.estimator import MeanTokens as MeanTokens
-    from heads.estimator_data import cached_videos as cached_videos
-    from heads.export import export_onnx as export_onnx
-    from heads.outputs import write_training as write_training
-    from heads.timeline import score_over_time as score_over_time
+    from heads.report.outputs import write_training as write_training
+    from heads.report.tensorboard import TensorBoardLog as TensorBoardLog
     from heads.train import train_head as train_head
-    from heads.trained import Predictions as Predictions
-    from heads.trained import TrainedHead as TrainedHead
+    from heads.trained.export import compare_with_torch as compare_with_torch
+    from heads.trained.export import export_onnx as export_onnx
+    from heads.trained.head import Predictions as Predictions
+    from heads.trained.head import TrainedHead as TrainedHead
+    from heads.trained.timeline import score_over_time as score_over_time
+    from heads.training.config import TrainConfig as TrainConfig
+    from heads.training.cross_validation import cross_validate as cross_validate
 
 _HOMES = {
-    "TrainConfig": "heads.config",
+    "TrainConfig": "heads.training.config",
     "train_head": "heads.train",
-    "TrainedHead": "heads.trained",
-    "Predictions": "heads.trained",
+    "TrainedHead": "heads.trained.head",
+    "Predictions": "heads.trained.head",
     "HeadClassifier": "heads.estimator",
     "MeanTokens": "heads.estimator",
-    "cached_videos": "heads.estimator_data",
-    "export_onnx": "heads.export",
-    "score_over_time": "heads.timeline",
-    "write_training": "heads.outputs",
-    "Sweep": "heads.ablate",
-    "make_cells": "heads.ablate_grid",
-    "read_axes": "heads.ablate_grid",
-    "audit_cache": "heads.audit",
-    "cross_validate": "heads.cross_validation",
+    "cached_videos": "heads.data.videos",
+    "load_dataset": "heads.data.dataset",
+    "Ragged": "heads.data.grid",
+    "join_streams": "heads.data.grid",
+    "export_onnx": "heads.trained.export",
+    "compare_with_torch": "heads.trained.export",
+    "score_over_time": "heads.trained.timeline",
+    "write_training": "heads.report.outputs",
+    "TensorBoardLog": "heads.report.tensorboard",
+    "Sweep": "heads.ablation.sweep",
+    "make_cells": "heads.ablation.grid",
+    "read_axes": "heads.ablation.grid",
+    "audit_cache": "heads.audit.audit",
+    "cross_validate": "heads.training.cross_validation",
 }
 
 __all__ = sorted(_HOMES)

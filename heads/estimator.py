@@ -19,23 +19,23 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from cache.errors import InputError, OnepassError
-from heads.calibration import fit_temperature, probabilities
-from heads.config import TrainConfig
-from heads.data import MemoryTokens
-from heads.dataset import choose_streams, in_memory
-from heads.device import Device, resolve_device
-from heads.estimator_data import groups_of, is_videos, table_to_ragged, to_ragged
-from heads.fit import fit, predict_logits
-from heads.grid import Ragged
-from heads.splits import holdout
-from heads.thresholds import choose_threshold
+from heads.data.dataset import choose_streams, in_memory
+from heads.data.grid import Ragged
+from heads.data.splits import holdout
+from heads.data.tokens import MemoryTokens
+from heads.data.videos import groups_of, is_videos, table_to_ragged, to_ragged
+from heads.scoring.calibration import fit_temperature, probabilities
+from heads.scoring.thresholds import choose_threshold
+from heads.training.config import TrainConfig
+from heads.training.device import Device, resolve_device
+from heads.training.fit import fit, predict_logits
 
 Float = npt.NDArray[np.float64]
 SMALLEST = 1e-12
 
 
 class _TokensMixin:
-    """Reading X (see `heads.estimator_data`) and remembering its streams."""
+    """Reading X (see `heads.data.videos`) and remembering its streams."""
 
     def _read(self, X: Any, *, reset: bool) -> dict[str, Ragged]:
         if is_videos(X):

@@ -5,95 +5,42 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from heads.bootstrap import interval_notes
-from heads.calibration import Calibration, fit_temperature, probabilities, rescaled
-from heads.config import TrainConfig
-from heads.cross_validation import (
+from heads.data.dataset import HeadDataset, load_dataset
+from heads.data.splits import Split, choose_split, labelled_rows, straddling_notes
+from heads.scoring.bootstrap import interval_notes
+from heads.scoring.calibration import Calibration, fit_temperature, probabilities, rescaled
+from heads.scoring.evaluate import Evaluation, evaluate
+from heads.scoring.floors import beaten_notes, evaluate_floors, floors_apart
+from heads.scoring.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
+from heads.trained.head import HeadInfo, TrainedHead
+from heads.trained.record import PredictionTable, TrainingRecord
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import (
     OUT_OF_FOLD,
     CrossValidation,
     FoldResult,
     cross_validate,
     folds_of,
 )
-from heads.dataset import HeadDataset, load_dataset
-from heads.device import Device, resolve_device
-from heads.evaluate import Evaluation, evaluate
-from heads.fit import EpochRow, FitResult, fit, predict_logits
-from heads.floors import beaten_notes, evaluate_floors, floors_apart
-from heads.splits import Split, choose_split, labelled_rows, straddling_notes
-from heads.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
-from heads.trained import HeadInfo, TrainedHead
+from heads.training.device import Device, resolve_device
+from heads.training.fit import EpochRow, FitResult, fit, predict_logits
 from heads.training.out_of_fold import FoldHeads, mean_history, mean_of_folds, refit
 from heads.training.portfolio import compare, usual_folds
 
 if TYPE_CHECKING:
-    from cache.labels import LabelJoin
+    from cache.labels.join import LabelJoin
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
 Ensemble = Literal["folds", "refit"]
-PART_ROLES = {
-    "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
-    "test": "test was scored once, after everything was chosen",
-    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group, and decided by what other "
-    "folds chose",
-    "train": "train, what the head was fitted on",
-}
-"""What each part of a split was used for: said wherever its scores are shown."""
-
 LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PredictionTable:
-    """One row a labelled video of the split, sorted by id: what predictions.csv and every figure are made
-    from.
-
-    labels: int8 [M]. splits: the part each video was in. logits, probabilities: float64 [M], probabilities
-    after calibration.
-    """
-
-    ids: tuple[str, ...]
-    labels: npt.NDArray[np.int8]
-    splits: tuple[str, ...]
-    groups: tuple[str, ...]
-    logits: Float
-    probabilities: Float
-
-    def rows_of(self, part: str) -> npt.NDArray[np.int64]:
-        """Row numbers of one part of the split."""
-        return np.flatnonzero(np.array(self.splits) == part)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingRecord:
-    """What a training leaves for tables, figures and reports; not part of the checkpoint.
-
-    evaluations: the head on what chose (val, or out of fold), test (where there is one) and train, in this order.
-    floors: the same parts but train. seconds: wall time by step. cross_validation: what folds decided, else None; the
-    history is then their mean, and predictions are theirs.
-    """
-
-    split: Split
-    history: tuple[EpochRow, ...]
-    predictions: PredictionTable
-    evaluations: tuple[Evaluation, ...]
-    floors: tuple[Evaluation, ...]
-    calibration: Calibration
-    seconds: Mapping[str, float]
-    cross_validation: CrossValidation | None = None
-
-    @property
-    def chosen_on(self) -> str:
-        """The part that chose temperature and threshold."""
-        return OUT_OF_FOLD if self.split.out_of_fold else "val"
 
 
 def train_head(

@@ -20,13 +20,13 @@ from cache.errors import FingerprintMismatch, InputError
 from cache.fingerprint import require_same
 from cache.reader import open_cache
 from cache.schema import Reject, StreamSpec, VideoLabel
-from cache.store import cache_exists
+from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
-from pipeline.assembly import Input
 from pipeline.backbones.base import Backbone
 from pipeline.config import ExtractConfig, make_flow, open_writer
-from pipeline.report import ExtractReport
-from pipeline.sources import ResolvedSources
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import Input
+from pipeline.sources.labelled import ResolvedSources
 
 
 def missing_streams(out: Path, asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,23 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoLabel, VideoRow, storable_text
+from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoRow, storable_text
 from pipeline.backbones.base import Backbone
-from pipeline.sampling import token_spans
-from pipeline.source_tree import Source
-from pipeline.trouble import Stamp
-from pipeline.worker import Failed, Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One file to extract: its source, its label, and its size and time of change when it was listed."""
-
-    source: Source
-    label: VideoLabel
-    size_bytes: int
-    mtime_ns: int
-    known_digest: str = ""
+from pipeline.decoding.sampling import token_spans
+from pipeline.decoding.trouble import Stamp
+from pipeline.decoding.worker import Failed, Finished
+from pipeline.sources.inventory import Input
 
 
 @dataclass(slots=True)
@@ -33,6 +22,12 @@ class _Open:
     attempt: int = 0
     vectors: dict[str, dict[int, NDArray[np.float32]]] = field(default_factory=dict)
     finished: Finished | None = None
+    spans: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def is_whole(self) -> bool:
+        return self.finished is not None and all(
+            len(self.vectors[name]) == len(span) for name, span in self.spans.items()
+        )
 
 
 class Assembler:
@@ -42,7 +37,7 @@ class Assembler:
         self._plans = {name: backbone.plan for name, backbone in backbones.items()}
         self._dtype: TokenDtype = dtype
         self._open: dict[int, _Open] = {}
-        self._decoded: set[int] = set()
+        self._whole_numbers: set[int] = set()
 
     def start(self, number: int, item: Input) -> None:
         """A video is on its way."""
@@ -67,11 +62,19 @@ class Assembler:
         video = self._open.get(number)
         if video is not None and video.attempt == attempt:
             video.vectors[stream][index] = vector.copy()
+            self._note(number, video)
 
     def finished(self, message: Finished) -> None:
         """The decode ended well; tokens may still be on their way."""
-        self._open[message.number].finished = message
-        self._decoded.add(message.number)
+        video = self._open[message.number]
+        duration = message.video.duration_seconds
+        video.finished = message
+        video.spans = {name: token_spans(duration, plan.sampling) for name, plan in self._plans.items()}
+        self._note(message.number, video)
+
+    def _note(self, number: int, video: _Open) -> None:
+        if video.is_whole():
+            self._whole_numbers.add(number)
 
     def failed(self, message: Failed) -> Reject:
         """The decode ended badly."""
@@ -84,16 +87,12 @@ class Assembler:
 
     def complete(self) -> Iterator[tuple[Finished, VideoFeatures | Reject]]:
         """Every video that is whole by now, once; a reject where its features cannot be stored."""
-        for number in sorted(self._decoded):
-            video = self._open[number]
+        for number in sorted(self._whole_numbers):
+            video = self._open.pop(number)
+            self._whole_numbers.discard(number)
             assert video.finished is not None
-            duration = video.finished.video.duration_seconds
-            spans = {name: token_spans(duration, plan.sampling) for name, plan in self._plans.items()}
-            if all(len(video.vectors[name]) == len(spans[name]) for name in spans):
-                self._decoded.discard(number)
-                del self._open[number]
-                item = _as_read(video.input, video.finished.stamp)
-                yield video.finished, self._whole(item, video.finished, video.vectors, spans)
+            item = _as_read(video.input, video.finished.stamp)
+            yield video.finished, self._whole(item, video.finished, video.vectors, video.spans)
 
     def _whole(
         self,

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from cache.errors import InputError
 from cache.schema import StreamSpec, TokenDtype
-from cache.store import cache_format
+from cache.stores.open import cache_format
 from cache.writer import CacheWriter
-from pipeline.backbones.base import Backbone
+from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.load import BackboneConfig
-from pipeline.decoders.base import DECODING_RULES, DecoderName
+from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
+from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
-from pipeline.names import portable_path
-from pipeline.pool import PoolSettings
-from pipeline.sources import ResolvedSources
+from pipeline.sources.labelled import ResolvedSources
+from pipeline.sources.names import portable_path
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""
@@ -45,7 +45,7 @@ class ExtractConfig:
     redo: Literal["", "affected", "all"] = ""
     profile: bool = False
     ignore_libraries: bool = False
-    commit_videos: int = 16
+    commit_videos: int = 64
     commit_seconds: float = 5.0
 
     def __post_init__(self) -> None:
@@ -84,13 +84,20 @@ def open_writer(
     rules: int = DECODING_RULES,
 ) -> CacheWriter:
     """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by."""
+    device = config.backbones.torch_device()
     names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
     return CacheWriter.open(
         path,
         streams=list(stream_specs(config, backbones, rules=rules).values()),
         dataset=portable_path(config.src.resolve().name),
         label_names=names,
-        provenance={"source": portable_path(config.src), "decoder": config.decoder},
+        provenance={
+            "source": portable_path(config.src),
+            "decoder": config.decoder,
+            "device": device_name(device),
+            "batches": {name: backbone.batching.batch_size for name, backbone in backbones.items()},
+            "libraries": device_libraries(device),
+        },
         ignore_libraries=config.ignore_libraries,
     )
 

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from cache.schema import REJECT_REASONS
 from pipeline.config import ExtractConfig
-from pipeline.pool import DecodePool, PoolSettings
-from pipeline.progress import ExtractProgress
-from pipeline.report import ExtractReport
-from pipeline.source_tree import discover
-from pipeline.sources import resolve_labels
-from pipeline.worker import Failed, Probed, Task, WorkerSettings
+from pipeline.decoding.pool import DecodePool, PoolSettings
+from pipeline.decoding.worker import Failed, Probed, Task, WorkerSettings
+from pipeline.reporting.progress import ExtractProgress
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.labelled import resolve_labels
+from pipeline.sources.tree import discover
 
 
 def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:

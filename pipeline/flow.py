@@ -10,17 +10,20 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from cache.errors import DeviceError
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
-from pipeline.assembly import Assembler, Input
+from pipeline.assembly import Assembler
 from pipeline.backbones.base import Backbone
-from pipeline.batching import StreamRunner
-from pipeline.busy import BusyTime
-from pipeline.decoders.base import DecoderName
-from pipeline.pool import DecodePool, Event, PoolSettings, TokenFrames
-from pipeline.progress import ExtractProgress
-from pipeline.report import ExtractReport
-from pipeline.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
+from pipeline.backbones.batching import StreamRunner
+from pipeline.backbones.busy import BusyTime
+from pipeline.backbones.launch import pin_memory
+from pipeline.decoding.decoders.base import DecoderName
+from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
+from pipeline.decoding.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
+from pipeline.reporting.progress import ExtractProgress
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Flow:
         self._names = tuple(backbones)
         self._plans = tuple(backbone.plan for backbone in backbones.values())
         self._models = BusyTime()
+        self._pin = pin_memory if device.type == "cuda" else None
         self._runners = {
             name: StreamRunner(backbone, device=device, all_models=self._models)
             for name, backbone in backbones.items()
@@ -78,9 +82,11 @@ class Flow:
         )
         try:
             with (
-                DecodePool(self._settings.pool, worker_settings=limits) as pool,
+                DecodePool(self._settings.pool, worker_settings=limits, pin=self._pin) as pool,
                 ExtractProgress(len(work), console=console) as self._progress,
             ):
+                if pool.note:
+                    console.print(f"note: {pool.note}", highlight=False, markup=False)
                 for event in pool.run(self._tasks(work, stop), stop=stop):
                     self._take(event)
                     self._gather()
@@ -92,6 +98,9 @@ class Flow:
                     assert not len(self._assembler), "a video was decoded but never completed"
                 self._commit()
                 report.worker_restarts += pool.restarts
+        except DeviceError:
+            self._commit()
+            raise
         finally:
             for runner in self._runners.values():
                 runner.close()
@@ -111,7 +120,8 @@ class Flow:
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenFrames):
             attempt = self._assembler.attempt(event.number)
-            self._runners[self._names[event.stream]].add(event.number, attempt, event.first, event.frames)
+            runner = self._runners[self._names[event.stream]]
+            event.read = runner.add(event.number, attempt, event.first, event.frames)
             self._progress.tokens(len(event.frames))
         elif isinstance(event, Restarted):
             self._report.fallbacks[self._assembler.id(event.number)] = event.why

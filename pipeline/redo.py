@@ -12,10 +12,10 @@ import numpy as np
 from cache.errors import FingerprintMismatch
 from cache.fingerprint import decoding_rules
 from cache.reader import Cache, open_cache
-from cache.store import cache_exists
-from pipeline.decoders.affected import why_affected
-from pipeline.decoders.base import DECODING_RULES, DecodeProblem, checked_path
-from pipeline.sampling import Sampling, token_spans
+from cache.stores.open import cache_exists
+from pipeline.decoding.decoders.affected import why_affected
+from pipeline.decoding.decoders.base import DECODING_RULES, DecodeProblem, checked_path
+from pipeline.decoding.sampling import Sampling, token_spans
 
 
 def stored_rules(cache: Cache) -> int:

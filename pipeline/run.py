@@ -16,23 +16,23 @@ from rich.console import Console
 
 from cache.errors import InputError
 from cache.fingerprint import weights_name
-from cache.interrupts import handling
+from cache.process.interrupts import handling
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
-from cache.store import cache_exists
+from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar, require_same_streams
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import load_backbones
 from pipeline.config import ExtractConfig, full_fingerprint, make_flow, open_writer, stream_specs
-from pipeline.decoders.base import DECODING_RULES
-from pipeline.inventory import Inventory, take_inventory
-from pipeline.profile import profile_lines
+from pipeline.decoding.decoders.base import DECODING_RULES
 from pipeline.redo import affected_videos, reasons, require_present_rules, rules_of
-from pipeline.report import ExtractReport
-from pipeline.source_tree import discover
-from pipeline.sources import ResolvedSources, resolve_labels
-from pipeline.twins import firsts_and_twins, stored_contents
+from pipeline.reporting.profile import profile_lines
+from pipeline.reporting.report import ExtractReport
+from pipeline.sources.inventory import Inventory, take_inventory
+from pipeline.sources.labelled import ResolvedSources, resolve_labels
+from pipeline.sources.tree import discover
+from pipeline.sources.twins import firsts_and_twins, stored_contents
 
 CALIBRATE_FROM_VIDEOS = 100
 """Measuring which batches are fastest takes up to a minute, once a machine: worth it from about this many videos."""

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from cache.errors import FingerprintMismatch
 from cache.reader import Cache
 from pipeline.backbones.base import Backbone
-from pipeline.decoders.animation import is_animated_webp
-from pipeline.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
-from pipeline.frames import RgbFrame
-from pipeline.pictures import ImageFrames, frame_times, known_decoder, second_opinion
-from pipeline.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
-from pipeline.worker import file_digest
+from pipeline.decoding.decoders.animation import is_animated_webp
+from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
+from pipeline.decoding.frames import RgbFrame
+from pipeline.decoding.pictures import ImageFrames, frame_times, known_decoder, second_opinion
+from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
+from pipeline.decoding.worker import file_digest
 
 MAX_RELATIVE_ERROR = 1e-3
 """Bound for `--precision fp32`: largest absolute difference over the largest absolute value of the token."""

@@ -13,7 +13,7 @@ TINY_MODELS = Path(__file__).parent / "pipeline" / "backbones" / "tiny-vit.json"
 def main() -> None:
     import open_clip
 
-    from pipeline.cli import main as extract
+    from pipeline.cli.extract import main as extract
 
     open_clip.add_model_config(TINY_MODELS)
     extract()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from cache.reader import open_cache
-from pipeline import cli
+from pipeline.cli import extract as cli
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree
 from tests.videos import write_video
 

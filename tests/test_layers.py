@@ -17,16 +17,52 @@ ALLOWED = {"pipeline": {"pipeline", "cache"}, "cache": {"cache"}, "heads": {"hea
 """pipeline -> cache <- heads. The root command alone composes the two stages."""
 COMPOSERS = {"onepass", "commands"}
 MODULES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+ROOMS = {
+    "cache": (
+        "errors schema",
+        "fingerprint tables",
+        "labels",
+        "stores",
+        "process lock known reader",
+        "batch check copying",
+        "convert writer",
+        "cli",
+    ),
+    "pipeline": (
+        "decoding demo_videos",
+        "sources backbones",
+        "reporting assembly redo verify",
+        "flow",
+        "config",
+        "add_stream dry_run",
+        "run",
+        "cli",
+    ),
+    "heads": (
+        "data",
+        "models",
+        "scoring",
+        "training",
+        "trained",
+        "train estimator report audit",
+        "ablation",
+        "cli",
+    ),
+}
+"""The rows of each package, lowest first. A room, or a file beside the rooms, imports from rows below its own only."""
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports, at any depth, with its line."""
+    """Every module that a file imports, at any depth, with its line. Of `from heads import train` it is `heads.train`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield str(node.module), node.lineno
+            if (REPOSITORY / str(node.module).replace(".", "/")).is_dir():
+                yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield str(node.module), node.lineno
 
 
 def names(path: Path) -> str:
@@ -70,21 +106,114 @@ def test_the_cache_knows_no_torch() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-FRAMES_SIDE = ("worker", "probe", "decode", "frames", "sampling", "trouble")
+def room(path: Path) -> str:
+    """The folder below its package that a module lies in, or its own name where it lies beside the rooms."""
+    return path.relative_to(REPOSITORY).with_suffix("").parts[1]
 
 
-def test_decode_workers_know_neither_torch_nor_models() -> None:
-    """Checked file by file, with what is imported inside functions; test_worker checks a live interpreter."""
-    pipeline = REPOSITORY / "pipeline"
-    files = [pipeline / f"{name}.py" for name in FRAMES_SIDE] + list((pipeline / "decoders").glob("*.py"))
-    allowed = {f"pipeline.{name}" for name in FRAMES_SIDE}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_has_its_row(package: str) -> None:
+    there = {room(path) for path in (REPOSITORY / package).rglob("*.py")} - {"__init__"}
+    named = " ".join(ROOMS[package]).split()
+    assert sorted(named) == sorted(there)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_only_look_down(package: str) -> None:
+    """`__init__` is the face of its package, so it may name anything."""
+    row = {name: number for number, names in enumerate(ROOMS[package]) for name in names.split()}
     wrong = []
-    for path in files:
+    for path in (REPOSITORY / package).rglob("*.py"):
+        own = room(path)
+        if own == "__init__":
+            continue
         for name, line in imports(path):
-            ours = name.startswith("pipeline") and name not in allowed
-            if name.split(".")[0] == "torch" or (ours and not name.startswith("pipeline.decoders")):
+            parts = name.split(".")
+            if parts[0] != package or parts[1:2] == [own]:
+                continue
+            if row.get(parts[1] if parts[1:] else "", len(row)) >= row[own]:
                 wrong.append(f"{names(path)}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
+
+
+MODELS = {"torch", "torchvision", "open_clip", "pytorchvideo", "openvino"}
+PARENT_SIDE = {"pool", "memory", "scratch", "shared_block"}
+"""Files of decoding/ that run beside the models; all others run in a worker too."""
+
+
+def test_decoding_knows_neither_torch_nor_models() -> None:
+    """Checked file by file, with what is imported inside functions; test_worker checks a live interpreter."""
+    decoding = REPOSITORY / "pipeline" / "decoding"
+    wrong = []
+    for path in decoding.rglob("*.py"):
+        for name, line in imports(path):
+            up = path.stem not in PARENT_SIDE and name.removeprefix("pipeline.decoding.") in PARENT_SIDE
+            if name.split(".")[0] in MODELS or up:
+                wrong.append(f"{names(path)}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+COVERED_IN = {
+    "cache/process/test_ending.py": "cache/errors cache/process/os_errors cache/process/terminal",
+    "cache/labels/test_files.py": "cache/labels/columns",
+    "cache/labels/test_keys.py": "cache/labels/media",
+    "cache/test_reader.py": "cache/stores/compatible",
+    "cache/test_writer.py": "cache/batch cache/copying",
+    "heads/ablation/test_leaderboard_files.py": "heads/ablation/leaderboard_figures heads/ablation/show",
+    "heads/ablation/test_sweep.py": "heads/ablation/floor_runs",
+    "heads/cli/test_train.py": "heads/cli/run",
+    "heads/data/test_dataset.py": "heads/data/rows",
+    "heads/report/test_curves.py": "heads/report/history",
+    "heads/report/test_page.py": "heads/report/mistakes heads/report/thumbnails heads/report/training_figures",
+    "heads/test_estimator.py": "heads/data/videos",
+    "heads/test_train.py": "heads/trained/record",
+    "heads/trained/test_export.py": "heads/cli/export",
+    "heads/trained/test_timeline.py": "heads/report/timeline_file",
+    "heads/training/test_batched.py": "heads/training/epochs",
+    "pipeline/backbones/test_engine.py": "pipeline/backbones/runtime",
+    "pipeline/backbones/test_parity.py": "pipeline/backbones/clip pipeline/backbones/slowfast",
+    "pipeline/decoding/decoders/test_base.py": (
+        "pipeline/decoding/decoders/decord pipeline/decoding/decoders/opencv pipeline/decoding/decoders/pyav "
+        "pipeline/decoding/decoders/reordering pipeline/decoding/decoders/tiff"
+    ),
+    "pipeline/sources/test_tree.py": (
+        "pipeline/sources/manifest pipeline/sources/names pipeline/sources/system_files"
+    ),
+    "pipeline/test_numbered.py": "pipeline/decoding/decoders/suited",
+    "pipeline/test_redo.py": "pipeline/decoding/decoders/affected",
+    "pipeline/test_run.py": "pipeline/config cache/process/interrupts",
+    "pipeline/test_verify.py": "pipeline/cli/verify",
+    "test_cli_extract.py": "pipeline/cli/extract",
+    "test_onepass_cli.py": "cache/cli",
+    "test_predict.py": "heads/report/score_file",
+}
+"""Modules without a test file of their own, by the test of the one caller or of the kind through which they are tested."""
+
+
+def test_every_module_has_its_test_file() -> None:
+    """tests/ mirrors the rooms. A new module gets `test_<module>.py` beside its neighbours' rather than a line above."""
+    tests = REPOSITORY / "tests"
+    elsewhere = {f"{module}.py" for modules in COVERED_IN.values() for module in modules.split()}
+    without = set()
+    for path in MODULES:
+        mirrored = tests / path.relative_to(REPOSITORY).with_name(f"test_{path.name}")
+        if path.stem != "__init__" and not mirrored.exists():
+            without.add(names(path))
+    assert sorted(without) == sorted(elsewhere)
+
+
+@pytest.mark.parametrize("test", COVERED_IN)
+def test_a_module_is_within_reach_of_the_test_that_covers_it(test: str) -> None:
+    reached: set[Path] = set()
+    open_files = [REPOSITORY / "tests" / test]
+    while open_files:
+        path = open_files.pop()
+        if path not in reached:
+            reached.add(path)
+            places = {REPOSITORY / f"{name.replace('.', '/')}.py" for name, _ in imports(path)}
+            open_files += [place for place in places if place.exists()]
+    missed = {module for module in COVERED_IN[test].split() if REPOSITORY / f"{module}.py" not in reached}
+    assert not missed
 
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"}
@@ -134,10 +263,10 @@ def test_no_file_is_executed() -> None:
 
 
 def test_consoles_are_made_in_one_place() -> None:
-    """`cache.terminal.make_console` reads no markup in what a user named; a console of another make would."""
+    """`cache.process.terminal.make_console` reads no markup in what a user named; a console of another make would."""
     wrong = []
     for path in [*MODULES, REPOSITORY / "onepass.py"]:
-        if path == REPOSITORY / "cache" / "terminal.py":
+        if path == REPOSITORY / "cache" / "process" / "terminal.py":
             continue
         for name, call in _calls(path):
             if name.split(".")[-1] == "Console" or _keyword_is(call, "markup", True):
@@ -179,14 +308,14 @@ def test_no_module_is_longer_than_a_reader_can_hold() -> None:
     ("module", "must_not_load"),
     [
         (
-            "pipeline.cli",
+            "pipeline.cli.extract",
             {"torch", "zarr", "h5py", "cv2", "av", "decord", "open_clip", "sklearn", "matplotlib"},
         ),
-        ("heads.cli", {"torch", "zarr", "h5py", "sklearn", "matplotlib", "scipy"}),
+        ("heads.cli.train", {"torch", "zarr", "h5py", "sklearn", "matplotlib", "scipy"}),
         ("cache", {"torch", "zarr", "h5py"}),
         ("cache.reader", {"torch", "sklearn"}),
         ("cache.writer", {"torch", "sklearn"}),
-        ("pipeline.worker", {"torch", "open_clip", "pytorchvideo", "zarr", "h5py", "decord", "av"}),
+        ("pipeline.decoding.worker", {"torch", "open_clip", "pytorchvideo", "zarr", "h5py", "decord", "av"}),
         ("onepass", {"torch", "zarr", "h5py", "cv2", "av", "decord", "open_clip", "sklearn", "matplotlib"}),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 import onepass
 from cache.errors import CacheCorrupt, StorageFull
 from cache.reader import open_cache
-from heads.checkpoint import INFO_FILE
+from heads.trained.checkpoint import INFO_FILE
 from tests.cli_entry import TINY_MODELS
 from tests.videos import write_text, write_video
 
@@ -193,7 +193,7 @@ def test_features_stay_where_the_scores_cannot_be_written(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("heads.score_file.write_scores", full)
+        patch.setattr("heads.report.score_file.write_scores", full)
         words = ("--head", head, "--out", tmp_path / "s.csv", *PREDICT)
         code, _, err = run("predict", videos / "val", *words)
     assert code == 5

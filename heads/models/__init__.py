@@ -1,1 +1,1 @@
-"""What turns tokens into one logit a video."""
+"""The heads and their parts: encoders, pools, dropout, input scaling."""

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from heads.model import HeadModel, ModelConfig, TokenModel
-from heads.scaling import InputScaling
+from heads.models.model import HeadModel, ModelConfig, TokenModel
+from heads.models.scaling import InputScaling
 
 
 class HeadEnsemble(TokenModel):

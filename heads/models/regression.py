@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from heads.splits import disjoint_folds
+from heads.data.splits import disjoint_folds
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]

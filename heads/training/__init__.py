@@ -1,1 +1,1 @@
-"""How a head is fitted."""
+"""The recipe of a head and its loop: losses, optimizer, heads that train together, epochs, folds."""

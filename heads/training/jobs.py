@@ -1,4 +1,4 @@
-"""Heads of every kind, trained: by gradient (`heads.batched`), by regression, or one a stream and then together."""
+"""Heads of every kind, trained: by gradient (`heads.training.batched`), by regression, or one a stream and then together."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy.typing as npt
 import torch
 
 from cache.errors import HeadError
-from heads.batched import FitJob, fit_together
-from heads.calibration import fit_temperature
-from heads.config import TrainConfig
-from heads.data import Channel, MemoryTokens, TokenBatch, TokenSource, scoring_batches
-from heads.epochs import EpochRow, FitResult, epoch_row
-from heads.losses import HeadLoss
-from heads.model import HeadModel, ModelConfig
+from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, scoring_batches
 from heads.models.ensemble import HeadEnsemble, is_late, member_parts
+from heads.models.model import HeadModel, ModelConfig
 from heads.models.regression import log_losses, mean_logits
 from heads.models.statistics import STATISTICS
+from heads.scoring.calibration import fit_temperature
+from heads.training.batched import FitJob, fit_together
+from heads.training.config import TrainConfig
+from heads.training.epochs import EpochRow, FitResult, epoch_row
 from heads.training.logistic import as_head, fit_blocks, no_groups, pooled_inputs, statistics_blocks
+from heads.training.losses import HeadLoss
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -41,7 +41,7 @@ def fit_jobs(
     """Train jobs of one architecture and join; a job whose loss stops being finite has its HeadError as result.
 
     groups: source group of every video, [V], which a regression keeps apart where it chooses its strength; None is
-    each video its own. Other arguments as `heads.batched.fit_together`.
+    each video its own. Other arguments as `heads.training.batched.fit_together`.
     """
     model = jobs[0].config.model
     if model.architecture == "logistic":

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from heads.data import TokenSource, scoring_batches
-from heads.model import HeadModel, ModelConfig
+from heads.data.tokens import TokenSource, scoring_batches
+from heads.models.model import HeadModel, ModelConfig
 from heads.models.regression import Float, Int, Labels, Regression, fit_regression
 
 

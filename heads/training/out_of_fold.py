@@ -15,15 +15,15 @@ import numpy.typing as npt
 import torch
 
 from cache.errors import HeadError
-from heads.batched import FitJob, heads_together
-from heads.config import TrainConfig
-from heads.dataset import HeadDataset
-from heads.device import Device, resolve_device
-from heads.epochs import EpochRow, FitResult
-from heads.fit import predict_logits
-from heads.model import HeadModel, TokenModel
+from heads.data.dataset import HeadDataset
 from heads.models.ensemble import HeadEnsemble, count_parameters, is_late
+from heads.models.model import HeadModel, TokenModel
 from heads.models.regression import CrossFit, Folds, cross_fit, fit_path, log_losses, mean_logits
+from heads.training.batched import FitJob, heads_together
+from heads.training.config import TrainConfig
+from heads.training.device import Device, resolve_device
+from heads.training.epochs import EpochRow, FitResult
+from heads.training.fit import predict_logits
 from heads.training.jobs import calibrated_weights, fit_jobs, member_logits, only_row
 from heads.training.logistic import as_head, statistics_blocks
 

@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import HeadError
-from heads.bootstrap import bootstrap_samples
-from heads.config import TrainConfig
-from heads.cuts import ResampledScores
-from heads.dataset import HeadDataset
-from heads.device import Device
-from heads.losses import LossConfig
-from heads.metrics import auroc
-from heads.model import ModelConfig
+from heads.data.dataset import HeadDataset
+from heads.data.splits import disjoint_folds
 from heads.models.ensemble import count_parameters
+from heads.models.model import ModelConfig
 from heads.models.regression import Folds, log_losses
-from heads.optim import OptimConfig
-from heads.splits import disjoint_folds
+from heads.scoring.bootstrap import bootstrap_samples
+from heads.scoring.cuts import ResampledScores
+from heads.scoring.metrics import auroc
+from heads.training.config import TrainConfig
+from heads.training.device import Device
+from heads.training.losses import LossConfig
+from heads.training.optim import OptimConfig
 from heads.training.out_of_fold import FoldHeads, fit_fold_heads
 
 Float = npt.NDArray[np.float64]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Protocol
@@ -12,15 +13,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import InputError
-from pipeline.decode import StreamPlan
-from pipeline.frames import RgbFrame
+from cache.errors import DeviceError, InputError
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import RgbFrame
 
 Precision = Literal["fp32", "bf16", "fp16"]
+GpuEngine = Literal["graph", "eager"]
+"""How forward passes reach a GPU: a recorded graph of kernels at once, or one by one. Same bits."""
 DTYPES: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
+}
+
+SAME_PACKAGE: Mapping[str, tuple[str, ...]] = {
+    "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
 }
 
 
@@ -117,7 +124,8 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU."""
     if precision == "auto":
         if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+            with torch.cuda.device(device):  # the question is about the current one
+                return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if cpu_has_bf16() else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise InputError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
@@ -140,12 +148,48 @@ def device_name(device: torch.device) -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random weights on the CPU that follow from the seed; no generator, a GPU's included, is left changed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        yield
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """float32 is float32: cuDNN's default for it on a GPU is TF32, whose 10 bits of mantissa cost up to 4e-4 here."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def memory_full(name: str, batch_size: int) -> DeviceError:
+    """What to say where a batch does not fit into the device's memory."""
+    return DeviceError(
+        f"the device has no memory for {name} in batches of {batch_size}: use --batch {name}={max(1, batch_size // 2)}, or end "
+        "what else runs there (nvidia-smi names it); what was whole is committed"
+    )
+
+
+def device_libraries(device: torch.device) -> dict[str, str]:
+    """What computes beside the processor: torch's own version with its build, and CUDA's libraries."""
+    found = {"torch": str(torch.__version__)}
+    if device.type == "cuda":
+        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    return found
+
+
 def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions of distributions, for a fingerprint."""
+    """Installed versions of distributions, for a fingerprint. A package that is published under several names counts as one."""
     found = {}
     for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
+        found[name] = "unknown"
+        for published in (name, *SAME_PACKAGE.get(name, ())):
+            with contextlib.suppress(PackageNotFoundError):
+                found[name] = version(published)
+                break
     return found

@@ -84,13 +84,17 @@ def best_batching(
 
 
 def measure_rates(candidates: Sequence[Batching], prepare: Callable[[Batching], Run]) -> list[float]:
-    """Windows per second of each candidate: the median of rounds that take turns, so that a change of pace hits all alike."""
-    runs = [prepare(candidate) for candidate in candidates]
+    """Windows per second of each candidate: the median of rounds that take turns, so that a change of pace hits all alike.
+
+    0 for one that does not fit into the device's memory.
+    """
+    runs = [_fitting(prepare, candidate) for candidate in candidates]
     found: list[list[float]] = [[] for _ in candidates]
-    for run in runs:
-        run()
     for _ in range(ROUNDS):
         for candidate, run, rates in zip(candidates, runs, found, strict=True):
+            if run is None:
+                rates.append(0.0)
+                continue
             began, count = time.perf_counter(), 0
             while count == 0 or time.perf_counter() - began < SECONDS_A_ROUND:
                 run()
@@ -98,6 +102,17 @@ def measure_rates(candidates: Sequence[Batching], prepare: Callable[[Batching], 
             windows = count * candidate.batch_size * candidate.n_streams
             rates.append(windows / (time.perf_counter() - began))
     return [statistics.median(rates) for rates in found]
+
+
+def _fitting(prepare: Callable[[Batching], Run], candidate: Batching) -> Run | None:
+    """The candidate's measurement, warmed up; None where it does not fit into the device's memory."""
+    try:
+        run = prepare(candidate)
+        run()
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    return run
 
 
 def choose(candidates: Sequence[Batching], rates: Sequence[float]) -> Batching:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError, WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.base import DTYPES, GpuEngine, Precision, library_versions, seeded
 from pipeline.backbones.calibrate import Say
 from pipeline.backbones.engine import Engine
 from pipeline.backbones.runtime import Runtime, runtime_libraries
@@ -31,9 +31,9 @@ from pipeline.backbones.weights import (
     read_state_dict,
     state_digest,
 )
-from pipeline.decode import StreamPlan
-from pipeline.frames import FramePlan, RgbFrame
-from pipeline.sampling import Sampling
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import FramePlan, RgbFrame
+from pipeline.decoding.sampling import Sampling
 
 FLAG = "--clip-weights"
 TAG_FLAG = "--clip-tag"
@@ -73,6 +73,8 @@ class ClipBackbone:
         precision: Precision,
         runtime: Runtime = "torch",
         calibrate: Say | None = None,
+        batch_size: int | None = None,
+        gpu_engine: GpuEngine = "graph",
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -101,6 +103,8 @@ class ClipBackbone:
             name=f"clip {config.model} {size}",
             weights_key=f"clip {config.model} {self._weights.digest} {self._quick_gelu} {preprocess}",
             calibrate=calibrate,
+            batch_size=batch_size,
+            gpu_engine=gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
         self.dim = self._engine.feature_width()
@@ -223,8 +227,7 @@ def _three(values: Sequence[float]) -> str:
 
 def _random(config: ClipConfig, published: Mapping[str, Any] | None = None) -> Any:
     published = published or {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         return open_clip.create_model(
             config.model,
             pretrained=None,

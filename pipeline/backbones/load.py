@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ from cache.fingerprint import weights_name
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.backbones.base import Backbone, Precision
+    from pipeline.backbones.base import Backbone, GpuEngine, Precision
     from pipeline.backbones.calibrate import Say
     from pipeline.backbones.clip import ClipConfig
     from pipeline.backbones.slowfast import SlowFastConfig
 
 STREAMS = ("clip", "slowfast")
 MAX_CLIP_FPS = 1000.0
+MAX_BATCH = 4096
 RANDOM = "random"
 
 
@@ -28,7 +29,8 @@ RANDOM = "random"
 class BackboneConfig:
     """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
 
-    clip_tag: published tag that a file of CLIP weights holds. runtime: auto, torch or openvino.
+    clip_tag: published tag that a file of CLIP weights holds. runtime: auto, torch or openvino. batch_sizes: windows a forward
+    pass by stream; what is not named is measured or has its default. gpu_engine: graph or eager, with the same features.
     """
 
     streams: tuple[str, ...] = STREAMS
@@ -42,6 +44,8 @@ class BackboneConfig:
     device: str = "auto"
     precision: str = "auto"
     runtime: str = "auto"
+    batch_sizes: tuple[tuple[str, int], ...] = ()
+    gpu_engine: str = "graph"
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -57,6 +61,15 @@ class BackboneConfig:
             raise InputError(f"--clip-fps {self.clip_fps}: above 0 and at most {MAX_CLIP_FPS:g}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"--seed {self.seed}: between 0 and 2**63 - 1")
+        for name, size in self.batch_sizes:
+            if name not in self.streams:
+                raise InputError(
+                    f"--batch {name}={size}: no such stream; choose from {', '.join(self.streams)}"
+                )
+            if not 1 <= size <= MAX_BATCH:
+                raise InputError(f"--batch {name}={size}: between 1 and {MAX_BATCH} windows")
+        if self.gpu_engine not in ("graph", "eager"):
+            raise InputError(f"--gpu-engine {self.gpu_engine}: choose graph or eager")
         if not 1 <= self.slowfast_stride <= 32:
             raise InputError(f"--slowfast-stride {self.slowfast_stride}: between 1 and 32 grid samples")
 
@@ -161,6 +174,12 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
 
     device, precision = config.torch_device(), config.resolved_precision()
     runtime = resolve_runtime(config.runtime, device)
+    sizes = dict(config.batch_sizes)
+    engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
+    if device.type == "cuda":
+        from pipeline.backbones.soundness import require_sound
+
+        require_sound(device, precision)
     backbones: dict[str, Backbone] = {}
     with warnings.catch_warnings():
         # the libraries' own: torch.jit.script at import, QuickGELU notes that the fingerprint answers
@@ -171,7 +190,13 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
                 from pipeline.backbones.clip import ClipBackbone
 
                 backbones["clip"] = ClipBackbone(
-                    config.clip(), device=device, precision=precision, runtime=runtime, calibrate=calibrate
+                    config.clip(),
+                    device=device,
+                    precision=precision,
+                    runtime=runtime,
+                    calibrate=calibrate,
+                    batch_size=sizes.get("clip"),
+                    gpu_engine=engine,
                 )
             if "slowfast" in config.streams:
                 from pipeline.backbones.slowfast import SlowFastBackbone
@@ -182,10 +207,23 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
                     precision=precision,
                     runtime=runtime,
                     calibrate=calibrate,
+                    batch_size=sizes.get("slowfast"),
+                    gpu_engine=engine,
                 )
         finally:
             logging.getLogger().removeFilter(_drop_random_note)
     return backbones
+
+
+def parse_batch_sizes(given: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """`STREAM=N` as typed. Raises InputError for anything else and for a stream named twice."""
+    found: dict[str, int] = {}
+    for item in given:
+        name, _, size = item.partition("=")
+        if not name or not size.isdecimal() or name in found:
+            raise InputError(f"--batch {item}: write STREAM=N, such as slowfast=4, each stream once")
+        found[name] = int(size)
+    return tuple(found.items())
 
 
 def _drop_random_note(record: logging.LogRecord) -> bool:

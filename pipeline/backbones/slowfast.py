@@ -25,10 +25,11 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cache.errors import WeightsError
-from pipeline.backbones.base import DTYPES, Precision, library_versions
+from pipeline.backbones.base import DTYPES, GpuEngine, Precision, library_versions, seeded
 from pipeline.backbones.calibrate import Say
 from pipeline.backbones.engine import Engine
 from pipeline.backbones.runtime import Runtime, runtime_libraries
+from pipeline.backbones.slowfast_planes import PlanesSlowFast
 from pipeline.backbones.weights import (
     RANDOM,
     WeightsRecord,
@@ -37,9 +38,9 @@ from pipeline.backbones.weights import (
     read_state_dict,
     state_digest,
 )
-from pipeline.decode import StreamPlan
-from pipeline.frames import FIXED_POINT_SCALE, FramePlan, RgbFrame
-from pipeline.sampling import Sampling
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import FIXED_POINT_SCALE, FramePlan, RgbFrame
+from pipeline.decoding.sampling import Sampling
 
 FLAG = "--slowfast-weights"
 CHECKPOINT_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/SLOWFAST_8x8_R50.pyth"
@@ -87,6 +88,8 @@ class SlowFastBackbone:
         precision: Precision,
         runtime: Runtime = "torch",
         calibrate: Say | None = None,
+        batch_size: int | None = None,
+        gpu_engine: GpuEngine = "graph",
     ) -> None:
         self._config = config
         self._precision: Precision = precision
@@ -101,9 +104,13 @@ class SlowFastBackbone:
             FramePlan("linear-fixed", SIZE),
         )
         self.dim = int(fast.blocks[6].proj.in_features)
+        self._planes: PlanesSlowFast | None = None
         if runtime == "openvino":
             self._dtype = torch.float32  # the compiler lowers it
             self._blocks = fast.blocks[:5]
+        elif device.type == "cuda":
+            self._planes = PlanesSlowFast(fast.blocks[:5].to(device=device, dtype=self._dtype))
+            self._shift = torch.tensor(-MEAN / STD, device=device)
         else:
             self._blocks = fast.blocks[:5].to(
                 device=device, dtype=self._dtype, memory_format=torch.channels_last_3d
@@ -118,6 +125,8 @@ class SlowFastBackbone:
             name="slowfast",
             weights_key=f"slowfast {self._weights.digest}",
             calibrate=calibrate,
+            batch_size=batch_size,
+            gpu_engine=gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
 
@@ -127,6 +136,11 @@ class SlowFastBackbone:
 
     def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         scale = 1 / (FIXED_POINT_SCALE * 255 * STD)
+        if self._planes is not None:
+            fast_BTHWC = torch.empty(frames_BTHWC.shape, dtype=self._dtype, device=frames_BTHWC.device)
+            torch.add(self._shift, frames_BTHWC, alpha=scale, out=fast_BTHWC)
+            maps = self._planes(fast_BTHWC[:, self._slow_index], fast_BTHWC)
+            return torch.cat([_head_mean(x_BTHWC.permute(0, 4, 1, 2, 3)) for x_BTHWC in maps], dim=1)
         pixels = (frames_BTHWC.to(torch.float32) * scale - MEAN / STD).to(self._dtype)
         pixels_BCTHW = pixels.permute(0, 4, 1, 2, 3)  # channels-last in memory
         pathways = [pixels_BCTHW[:, :, self._slow_index], pixels_BCTHW]
@@ -187,8 +201,7 @@ class SlowFastBackbone:
 
 def load_model(config: SlowFastConfig) -> tuple[Any, WeightsRecord]:
     """slowfast_r50 (float32, eval, CPU) and the record of its weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with seeded(config.seed):
         # the published model: pytorchvideo/models/hub/slowfast.py
         model: Any = create_slowfast(model_depth=50, slowfast_fusion_conv_kernel_size=(7, 1, 1))
     if config.weights == RANDOM:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cache import files, hdf5_store
+from cache.stores import files
+from cache.stores import hdf5 as hdf5_store
 
 
 class Killed(BaseException):

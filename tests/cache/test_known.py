@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cache.known import KnownInputs
-from cache.zarr_store import ZarrReader
+from cache.stores.zarr_read import ZarrReader
 from tests.cache.builders import make_reject, make_video, write_cache
 
 

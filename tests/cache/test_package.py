@@ -17,6 +17,15 @@ def test_public_names() -> None:
         cache.nosuch
 
 
+def test_labels_are_joined_by_one_name() -> None:
+    import cache.labels
+    from cache.labels.join import label_videos
+
+    assert cache.labels.label_videos is label_videos
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        cache.labels.nosuch
+
+
 def test_neither_torch_nor_the_other_packages_are_imported() -> None:
     script = (
         "import sys, cache.writer, cache.reader, cache.convert, cache.check;"

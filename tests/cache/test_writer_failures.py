@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cache import files
 from cache.errors import CacheCorrupt, CacheError, StorageFull
 from cache.reader import open_cache
 from cache.schema import Reject, VideoLabel
+from cache.stores import files
 from tests.cache.builders import (
     AUDIO,
     contents,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cache.reader import Cache, open_cache
-from heads.config import TrainConfig
+from heads.training.config import TrainConfig
 from tests.heads.synthetic import toy_videos, write_cache
 
 

@@ -24,10 +24,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cache.errors import InputError
 from cache.reader import Cache, open_cache
-from heads.config import TrainConfig
+from heads.data.videos import CachedVideo, SklearnData, cached_videos
 from heads.estimator import HeadClassifier, MeanTokens
-from heads.estimator_data import CachedVideo, SklearnData, cached_videos
 from heads.train import train_head
+from heads.training.config import TrainConfig
 from tests.heads.synthetic import features, write_cache
 
 QUICK = {"epochs": 4, "batch_size": 8}

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from cache.reader import open_cache
-from heads.cli import main
-from heads.losses import HeadLoss
-from heads.metrics import auroc
-from heads.trained import TrainedHead
+from heads.cli.train import main
+from heads.scoring.metrics import auroc
+from heads.trained.head import TrainedHead
+from heads.training.losses import HeadLoss
 from tests.heads.synthetic import features, toy_videos, write_cache
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"

@@ -7,9 +7,9 @@ import pytest
 
 from cache.errors import LabelError
 from cache.reader import Cache, open_cache
-from heads.config import TrainConfig
-from heads.floors import FLOORS
+from heads.scoring.floors import FLOORS
 from heads.train import train_head
+from heads.training.config import TrainConfig
 from tests.heads.synthetic import features, toy_videos, write_cache
 
 

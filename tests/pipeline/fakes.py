@@ -1,8 +1,9 @@
 """Decoders that misbehave on purpose, in real worker processes.
 
-A worker is started by naming its entry point, so a test that puts `fakes.main` in the place of `pipeline.worker.main` has this
-module run in the child: it swaps the decoders there and goes on with the real worker. What a video does is written in its file
-name: `hang_1.mp4` hangs in every decoder, `decord-hang_1.mp4` in decord only. Nothing here imports torch.
+A worker is started by naming its entry point, so a test that puts `fakes.main` in the place of
+`pipeline.decoding.worker.main` has this module run in the child: it swaps the decoders there and goes on with the real worker.
+What a video does is written in its file name: `hang_1.mp4` hangs in every decoder, `decord-hang_1.mp4` in decord only. Nothing
+here imports torch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import worker
-from pipeline.decode import StreamPlan
-from pipeline.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef, FrameSource
-from pipeline.frames import FramePlan, RgbFrame
-from pipeline.sampling import Sampling
+from pipeline.decoding import worker
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef, FrameSource
+from pipeline.decoding.frames import FramePlan, RgbFrame
+from pipeline.decoding.sampling import Sampling
 
 FPS = 10.0
 LEAK: list[Any] = []
@@ -139,7 +140,7 @@ def hanging_probe(
     connection: Connection, memory: Any, pulse: Any, noise_path: str, settings: worker.WorkerSettings
 ) -> None:
     """Entry point of a worker whose quick probe hangs on a_0.mp4."""
-    from pipeline import probe
+    from pipeline.decoding import probe
 
     real = probe.probe_file
 

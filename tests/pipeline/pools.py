@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode import StreamPlan
-from pipeline.decoders.base import DecoderName
-from pipeline.pool import DecodePool, PoolSettings, TokenFrames
-from pipeline.worker import Failed, Finished, Probed, Restarted, Task, Unchanged, WorkerSettings
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.decoders.base import DecoderName
+from pipeline.decoding.pool import DecodePool, PoolSettings, TokenFrames
+from pipeline.decoding.worker import Failed, Finished, Probed, Restarted, Task, Unchanged, WorkerSettings
 from tests.pipeline.fakes import PLANS
 
 

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cache.schema import Reject, TokenDtype, VideoFeatures, VideoLabel
-from pipeline.assembly import Assembler, Input, reject
-from pipeline.decode import DecodedVideo
-from pipeline.sampling import token_spans
-from pipeline.source_tree import Source
-from pipeline.worker import Failed, Finished
+from pipeline.assembly import Assembler, reject
+from pipeline.decoding.decode import DecodedVideo
+from pipeline.decoding.sampling import token_spans
+from pipeline.decoding.worker import Failed, Finished
+from pipeline.sources.inventory import Input
+from pipeline.sources.tree import Source
 from tests.pipeline.fakes import PLANS
 from tests.pipeline.tiny import tiny_backbones
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import dry_run as module
-from pipeline.pool import PoolSettings
+from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig
 from tests.pipeline import fakes
 from tests.pipeline.trees import BAD, lock_folder, make_tree
@@ -45,7 +45,7 @@ def test_a_clean_source_shows_no_table(tmp_path: Path) -> None:
 
 
 def test_a_probe_that_hangs_is_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.worker.main", fakes.hanging_probe)
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.hanging_probe)
     src = make_tree(tmp_path / "data")
     report, printed = forecast(src, tmp_path / "c.zarr", deadline_seconds=1.0)
     assert report.rejects["train/Fight/a_0.mp4"][0] == "deadline"

@@ -11,8 +11,8 @@ import pytest
 from cache.errors import StorageFull
 from cache.writer import CacheWriter
 from pipeline import run as run_module
-from pipeline.batching import StreamRunner
-from pipeline.pool import PoolSettings
+from pipeline.backbones.batching import StreamRunner
+from pipeline.decoding.pool import PoolSettings
 from tests.pipeline import fakes
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import contents, run
@@ -31,7 +31,7 @@ def test_a_decoder_that_fails_in_the_middle_leaves_no_token_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first tokens were embedded already when PyAV took over; the stored ones are PyAV's, each once."""
-    monkeypatch.setattr("pipeline.worker.main", fakes.main)
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
     src = tmp_path / "data"
     src.mkdir()
     names = ("decord-problem_a.mp4", "decord-crash_b.mp4", "decord-noise_c.mp4", "quiet_d.mp4")
@@ -48,7 +48,7 @@ def test_a_decoder_that_fails_in_the_middle_leaves_no_token_behind(
 
 
 def test_rejects_of_every_misdeed_are_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.worker.main", fakes.main)
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
     src = tmp_path / "data"
     src.mkdir()
     deeds = {

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decode import StreamPlan
-from pipeline.decoders.base import DecoderName
-from pipeline.frames import FIXED_POINT_SCALE, FramePlan
-from pipeline.sampling import Sampling
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.decoders.base import DecoderName
+from pipeline.decoding.frames import FIXED_POINT_SCALE, FramePlan
+from pipeline.decoding.sampling import Sampling
+from pipeline.decoding.worker import Finished
 from pipeline.verify import plain_frame_indices, plain_token_count
-from pipeline.worker import Finished
 from tests.pipeline.numbered import SIDE, read_number, write_numbered
 from tests.pipeline.pools import Outcome, run_pool, settings_for
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from cache.errors import OnepassError
 from cache.reader import open_cache
 from pipeline import run as run_module
-from pipeline.cli import conclude
-from pipeline.inventory import Inventory
-from pipeline.pool import PoolSettings
+from pipeline.cli.extract import conclude
+from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, extract
+from pipeline.sources.inventory import Inventory
 from tests.pipeline import fakes
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import GOOD, contents, lock_folder, make_tree, run
@@ -140,7 +140,7 @@ def test_a_changed_file_that_hangs_crashes_or_eats_memory_keeps_its_features(
         with (src / name).open("ab") as file:
             file.write(b"\0" * 8)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.worker.main", fakes.main)
+        patch.setattr("pipeline.decoding.worker.main", fakes.main)
         report = run(src, out, pool=PoolSettings(workers=2, deadline_seconds=2.0))
     assert {name: text.split(":")[0] for name, text in report.kept.items()} == deeds
     assert report.adds_up and (report.stored, report.rejected) == (len(deeds), 0)
@@ -157,7 +157,7 @@ def test_rejects_of_the_machine_are_tried_again_and_those_of_contents_are_not(
     for number, name in enumerate(names):
         write_video(src / name, seconds=0.5, seed=number)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.worker.main", fakes.main)
+        patch.setattr("pipeline.decoding.worker.main", fakes.main)
         report = run(src, out, pool=PoolSettings(workers=2, deadline_seconds=2.0))
     assert report.reasons() == {"deadline": 1, "decoder-crash": 1, "decode-errors": 1}
     text = said(src, out)

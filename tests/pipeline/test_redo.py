@@ -15,9 +15,9 @@ from cache.reader import open_cache
 from cache.schema import Reject, StreamSpec, VideoFeatures
 from cache.writer import CacheWriter
 from pipeline import run as run_module
-from pipeline.cli_verify import verify_command
-from pipeline.decoders.affected import is_fragmented, why_affected
-from pipeline.decoders.base import DECODING_RULES
+from pipeline.cli.verify import verify_command
+from pipeline.decoding.decoders.affected import is_fragmented, why_affected
+from pipeline.decoding.decoders.base import DECODING_RULES
 from pipeline.redo import affected_videos, rules_of
 from tests.pipeline.numbered import copy_packets, write_numbered
 from tests.pipeline.tiny import tiny_backbones

@@ -24,8 +24,8 @@ from cache.errors import (
 from cache.reader import open_cache
 from cache.writer import CacheWriter
 from pipeline import run as run_module
-from pipeline.cli import conclude
-from pipeline.pool import PoolSettings
+from pipeline.cli.extract import conclude
+from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, stop_on_signal
 from pipeline.verify import compare_video
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones

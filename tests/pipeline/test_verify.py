@@ -19,10 +19,10 @@ from cache.reader import open_cache
 from cache.schema import StreamSpec, StreamTokens, VideoFeatures
 from cache.writer import CacheWriter
 from pipeline import run as run_module
-from pipeline.cli_verify import verify_command
-from pipeline.decoders.base import FrameRef
-from pipeline.decoders.pyav import PyAVFrames
-from pipeline.sampling import Sampling, token_spans
+from pipeline.cli.verify import verify_command
+from pipeline.decoding.decoders.base import FrameRef
+from pipeline.decoding.decoders.pyav import PyAVFrames
+from pipeline.decoding.sampling import Sampling, token_spans
 from pipeline.verify import (
     TOKENS_A_VIDEO,
     Comparison,

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones.base import Batching
-from pipeline.decode import StreamPlan
-from pipeline.frames import RgbFrame, prepare_frame
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import RgbFrame, prepare_frame
 from tests.pipeline.fakes import PLANS
 
 

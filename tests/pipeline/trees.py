@@ -12,8 +12,8 @@ from rich.console import Console
 
 from cache.reader import open_cache
 from pipeline.backbones.load import BackboneConfig
-from pipeline.pool import PoolSettings
-from pipeline.report import ExtractReport
+from pipeline.decoding.pool import PoolSettings
+from pipeline.reporting.report import ExtractReport
 from pipeline.run import ExtractConfig, extract
 from tests.videos import flip_bytes, make_rwf_tree, write_empty, write_text, write_truncated, write_video
 

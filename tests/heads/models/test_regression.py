@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from heads.data.splits import disjoint_folds
 from heads.models.regression import (
     STRENGTHS,
     WITHOUT_FOLDS,
@@ -15,7 +16,6 @@ from heads.models.regression import (
     log_losses,
     mean_logits,
 )
-from heads.splits import disjoint_folds
 
 GROUPS = [f"g{i // 2}" for i in range(80)]
 ROWS = np.arange(80)

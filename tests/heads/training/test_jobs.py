@@ -7,21 +7,19 @@ import pytest
 import torch
 
 from cache.reader import Cache
-from heads.batched import FitJob
-from heads.config import TrainConfig
-from heads.data import TokenSource
-from heads.dataset import HeadDataset, load_dataset
-from heads.epochs import FitResult
-from heads.export import compare_with_torch, export_onnx
-from heads.fit import predict_logits
-from heads.floors import token_statistics
-from heads.metrics import auroc
+from heads.data.dataset import HeadDataset, load_dataset
+from heads.data.splits import Split, choose_split
+from heads.data.tokens import TokenSource
 from heads.models.ensemble import HeadEnsemble
-from heads.models.regression import fit_regression
-from heads.splits import Split, choose_split
-from heads.timeline import own_window_seconds, score_over_time
+from heads.scoring.metrics import auroc
 from heads.train import train_on
-from heads.trained import TrainedHead
+from heads.trained.export import compare_with_torch, export_onnx
+from heads.trained.head import TrainedHead
+from heads.trained.timeline import own_window_seconds, score_over_time
+from heads.training.batched import FitJob
+from heads.training.config import TrainConfig
+from heads.training.epochs import FitResult
+from heads.training.fit import predict_logits
 from heads.training.jobs import fit_jobs, one_channel
 
 NEW: list[dict[str, object]] = [
@@ -102,20 +100,6 @@ def test_one_file_one_onnx_graph_one_timeline(
     for timeline, probability in zip(score_over_time(again, toy_cache), expected, strict=True):
         assert timeline.probability == pytest.approx(probability, abs=1e-5)
         assert np.isfinite(timeline.scores).all()
-
-
-def test_a_logistic_head_is_its_regressions(toy_cache: Cache) -> None:
-    config = recipe({"model": "logistic"})
-    data, split = loaded(toy_cache, config)
-    (found,) = train(data, [FitJob(config, split.train, split.val)])
-    logits = predict_logits(found.model, data.tokens, np.arange(len(data)))
-    each = []
-    for channel in range(2):
-        for block in np.split(token_statistics(one_channel(data.tokens, channel)), 2, axis=1):
-            each.append(fit_regression(block, data.labels, split.train, groups=data.groups).logits(block))
-    np.testing.assert_allclose(logits, np.mean(each, axis=0), atol=1e-4)
-    assert found.model.n_parameters == 2 * sum(data.stream_dims) + 1
-    assert (auroc(data.labels[split.val], logits[split.val]) or 0) > 0.9
 
 
 def test_a_late_head_is_a_head_a_stream(toy_cache: Cache) -> None:

@@ -8,13 +8,13 @@ import pytest
 
 from cache.errors import InputError
 from cache.reader import Cache, open_cache
-from heads.cli import choose_auto, main
-from heads.config import TrainConfig
-from heads.cross_validation import folds_of
-from heads.dataset import HeadDataset, load_dataset
+from heads.cli.train import choose_auto, main
+from heads.data.dataset import HeadDataset, load_dataset
 from heads.train import train_head
-from heads.trained import TrainedHead
+from heads.trained.head import TrainedHead
 from heads.training import portfolio
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import folds_of
 from heads.training.out_of_fold import FoldHeads
 from heads.training.portfolio import (
     MODELS,

@@ -76,7 +76,7 @@ def moving_picture(count: int, height: int = 120, width: int = 160, seed: int = 
 
 def prepared(frames: list[NDArray[np.uint8]], backbone: Any) -> torch.Tensor:
     """One window as the decode worker would leave it: [1, T, H, W, C]."""
-    from pipeline.frames import prepare_frame
+    from pipeline.decoding.frames import prepare_frame
 
     return torch.from_numpy(np.stack([prepare_frame(frame, backbone.plan.frames) for frame in frames]))[None]
 

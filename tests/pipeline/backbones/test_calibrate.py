@@ -103,3 +103,16 @@ def test_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert candidates((1,), runtime="openvino") == [Batching(1)]
     with pytest.raises(ValueError, match="count from 1"):
         Batching(0)
+
+
+def test_a_candidate_that_does_not_fit_scores_nothing() -> None:
+    def prepare(batching: Batching) -> Callable[[], None]:
+        def run() -> None:
+            if batching.batch_size == 4:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
+
+        return run
+
+    rates = measure_rates([Batching(4), Batching(1)], prepare)
+    assert rates[0] == 0.0 and rates[1] > 0
+    assert choose([Batching(4), Batching(1)], rates) == Batching(1)

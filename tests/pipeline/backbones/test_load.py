@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from cache.fingerprint import is_random, weights_name
 from pipeline.backbones import clip, slowfast
 from pipeline.backbones.base import resolve_device, resolve_precision
 from pipeline.backbones.clip import ClipConfig, load_tower
-from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
+from pipeline.backbones.load import (
+    BackboneConfig,
+    config_from_fingerprints,
+    load_backbones,
+    parse_batch_sizes,
+)
 from pipeline.backbones.runtime import resolve_runtime
 from pipeline.backbones.slowfast import SlowFastConfig, load_model
 from tests.pipeline.backbones.conftest import quietly
@@ -285,6 +291,7 @@ def test_preprocessing_that_is_not_ours_is_refused(
         ({"clip_fps": float("inf")}, "--clip-fps"),
         ({"slowfast_stride": 0}, "--slowfast-stride"),
         ({"slowfast_stride": 33}, "--slowfast-stride"),
+        ({"gpu_engine": "fast"}, "--gpu-engine"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**64}, "--seed"),
     ],
@@ -386,3 +393,33 @@ def test_features_made_elsewhere_are_refused_in_one_line(fields: dict[str, Any])
 def test_quick_gelu_is_on_record(tiny_model: str) -> None:
     assert quietly(lambda: load_tower(ClipConfig(model="ViT-B-32-quickgelu", weights="random")))[3] is True
     assert tiny_clip(tiny_model, clip_weights="random").fingerprint()["quick_gelu"] is False
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["slowfast"], "--batch slowfast: write STREAM=N"),
+        (["slowfast=x"], "--batch slowfast=x: write STREAM=N"),
+        (["clip=1", "clip=2"], "--batch clip=2: write STREAM=N, such as slowfast=4, each stream once"),
+        (["sound=4"], "--batch sound=4: no such stream; choose from clip, slowfast"),
+        (["clip=0"], "--batch clip=0: between 1 and 4096"),
+    ],
+)
+def test_batches_as_typed(given: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        BackboneConfig(batch_sizes=parse_batch_sizes(given))
+
+
+def test_a_batch_that_was_asked_for_is_not_measured(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pipeline.backbones.engine.best_batching", lambda *_, **__: pytest.fail("it was measured")
+    )
+    config = BackboneConfig(
+        streams=("clip",),
+        clip_model=tiny_model,
+        clip_weights="random",
+        device="cpu",
+        runtime="torch",
+        batch_sizes=parse_batch_sizes(["clip=3"]),
+    )
+    assert load_backbones(config)["clip"].batching.batch_size == 3

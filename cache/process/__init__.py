@@ -1,0 +1,1 @@
+"""A command among its surroundings: how it ends, signals, standard streams, outputs, refusals of the system."""

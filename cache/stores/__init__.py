@@ -1,0 +1,1 @@
+"""What lies on the disk: the layout, Zarr and HDF5, durable files. The reader and the writer stand above."""

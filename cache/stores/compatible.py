@@ -1,0 +1,88 @@
+"""What must hold before a store is read, and before several are read as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import CacheCorrupt, CacheError, FingerprintMismatch
+from cache.fingerprint import require_same
+from cache.labels.names import nfc
+from cache.stores.layout import StoreReader, column_specs
+
+
+def require_equal_rows(store: StoreReader) -> None:
+    """Raise `CacheCorrupt` unless columns of a group, values and spans, videos and offsets match in
+    length.
+    """
+    for spec in column_specs():
+        group = spec.path.partition("/")[0]
+        rows, expected = store.n_rows(spec.path), store.n_rows(f"{group}/id")
+        if rows != expected:
+            raise CacheCorrupt(f"{store.path}: {spec.path} has {rows} rows but {group}/id has {expected}")
+    n_videos = store.n_rows("videos/id")
+    for stream in store.streams:
+        tokens, spans, offsets = (
+            store.n_rows(f"streams/{stream}/{name}") for name in ("values", "spans", "offsets")
+        )
+        if tokens != spans:
+            raise CacheCorrupt(f"{store.path}: stream {stream} has {tokens} values but {spans} spans")
+        if offsets != n_videos + 1:
+            raise CacheCorrupt(f"{store.path}: stream {stream} has {offsets} offsets for {n_videos} videos")
+
+
+def read_offsets(store: StoreReader, stream: str) -> NDArray[np.int64]:
+    """The stored offsets [n_rows + 1] of a stream. Raises `CacheCorrupt` unless they fit videos and
+    tokens.
+    """
+    n_tokens = store.n_rows(f"streams/{stream}/values")
+    n_offsets = store.n_rows(f"streams/{stream}/offsets")
+    offsets = store.read(f"streams/{stream}/offsets", 0, n_offsets).astype(np.int64, copy=False)
+    if offsets[0] != 0 or offsets[-1] != n_tokens or bool((np.diff(offsets) < 0).any()):
+        raise CacheCorrupt(
+            f"{store.path}: the offsets of stream {stream} do not rise from 0 to {n_tokens}, its tokens"
+        )
+    return offsets
+
+
+def require_compatible(first: StoreReader, other: StoreReader, *, ignore_libraries: bool) -> None:
+    """Raise `CacheError` or `FingerprintMismatch` unless two stores may be read as one."""
+    if set(first.streams) != set(other.streams):
+        raise CacheError(
+            f"{first.path} holds the streams {', '.join(first.streams)} but {other.path} holds "
+            f"{', '.join(other.streams)}; only caches with the same streams can be read as one"
+        )
+    where = f"{other.path} (here is {first.path})"
+    for name, spec in first.streams.items():
+        found = other.streams[name]
+        require_same(spec.fingerprint, found.fingerprint, where=where, ignore_libraries=ignore_libraries)
+        if (spec.dim, spec.dtype) != (found.dim, found.dtype):
+            raise FingerprintMismatch(
+                f"stream {name} is {spec.dtype} [{spec.dim}] in {first.path} "
+                f"but {found.dtype} [{found.dim}] in {other.path}"
+            )
+    names, other_names = first.attributes.label_names, other.attributes.label_names
+    if names and other_names and tuple(map(nfc, names)) != tuple(map(nfc, other_names)):
+        raise CacheError(
+            f"label names (negative, positive) are {names} in {first.path} but {other_names} in "
+            f"{other.path}; join labels again in one of them"
+        )
+
+
+def require_distinct_ids(ids: Sequence[str], paths: Sequence[Path]) -> None:
+    """Raise `CacheError` if an id occurs twice among the caches at `paths`."""
+    if len(set(ids)) == len(ids):
+        return
+    seen: set[str] = set()
+    twice: list[str] = []
+    for video_id in ids:
+        if video_id in seen:
+            twice.append(video_id)
+        seen.add(video_id)
+    raise CacheError(
+        f"{len(twice)} ids are held by more than one of {', '.join(map(str, paths))}, e.g. {twice[0]!r}; "
+        "each video may come from one cache only"
+    )

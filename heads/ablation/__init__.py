@@ -1,0 +1,1 @@
+"""Sweeps: cells, their runs, search, and the leaderboard of all of it."""

@@ -1,0 +1,88 @@
+"""How well a clip's metadata alone gives away its label: width, height, frame rate, duration.
+
+Where it does, a head may learn the camera instead of what happens. Scores are out of fold, and folds keep source
+groups together, so a model that merely knows each recording's size gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from heads.scoring.bootstrap import Interval, group_bootstrap
+from heads.scoring.cuts import ResampledScores
+from heads.scoring.metrics import auroc
+
+FOLDS = 5
+SHORTCUT_LIMIT = 0.55
+"""A shortcut is reported when the whole interval of the AUROC lies above this: it is there, and it is not small."""
+
+Labels = npt.NDArray[np.int8]
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcut:
+    """AUROC of one metadata-only model, out of fold. model: "logistic regression" or "random forest"."""
+
+    model: str
+    auroc: float
+    interval: Interval | None
+    n_folds: int
+
+    def reported(self, limit: float = SHORTCUT_LIMIT) -> bool:
+        """Whether the interval lies above the limit as a whole."""
+        return self.interval is not None and self.interval.low > limit
+
+
+def metadata_shortcuts(
+    labels: Labels, metadata: Float, groups: Sequence[str], *, n_resamples: int = 1000, seed: int = 0
+) -> list[Shortcut]:
+    """A linear model and one that can single out values (say, one odd width); empty where groups are too few.
+
+    labels: 0 or 1 [V]. metadata: float64 [V, 4]. Needs two source groups of each class at least.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    names = np.array(groups, dtype=object)
+    n_folds = min(FOLDS, *(len(set(names[labels == label])) for label in (0, 1)))
+    if n_folds < 2:
+        return []
+    columns = np.nan_to_num(metadata)
+    models = {
+        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
+        "random forest": RandomForestClassifier(200, min_samples_leaf=5, random_state=seed),
+    }
+    folder = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    if any(len(set(labels[train].tolist())) < 2 for train, _ in folder.split(columns, labels, names)):
+        return []
+    found = []
+    for name, model in models.items():
+        scores = cross_val_predict(model, columns, labels, groups=names, cv=folder, method="predict_proba")[
+            :, 1
+        ].astype(np.float64)
+        value = auroc(labels, scores)
+        assert value is not None
+        found.append(Shortcut(name, value, _interval(labels, scores, groups, n_resamples, seed), n_folds))
+    return found
+
+
+def _interval(
+    labels: Labels, scores: Float, groups: Sequence[str], n_resamples: int, seed: int
+) -> Interval | None:
+    resampled = ResampledScores(labels, scores)
+    (interval,) = group_bootstrap(
+        groups,
+        lambda weights_RV: resampled.auroc(weights_RV)[:, None],
+        labels=labels,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    return interval

@@ -1,0 +1,279 @@
+"""From a cache to what training needs: rows sorted by id, and tokens in memory (or streamed when they do not
+fit).
+
+Rows are sorted by video id, so the order in which a cache was filled never changes a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cache.errors import CacheCorrupt, HeadError, InputError
+from cache.fingerprint import is_random, weights_name
+from heads.data.grid import Ragged, join_streams, reference_stream
+from heads.data.rows import read_rows
+from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
+
+if TYPE_CHECKING:
+    from cache.labels.join import LabelJoin
+    from cache.reader import Cache
+
+MEMORY_SHARE = 0.5
+"""Tokens may take this share of free memory; above it they are read from disk batch by batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Which streams, on which grid, and how much is held out where the cache has no splits.
+
+    streams: names, or None for all that the cache holds; kept sorted. grid: the stream whose tokens the
+    joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: (0,
+    0.5]. Raises InputError for values out of range.
+    """
+
+    streams: tuple[str, ...] | None = None
+    grid: str = "auto"
+    val_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.streams is not None:
+            if not self.streams or any(not name for name in self.streams):
+                raise InputError("streams must name at least one stream, or be left out for all of them")
+            object.__setattr__(self, "streams", tuple(sorted(set(self.streams))))
+        if not 0.0 < self.val_share <= 0.5:
+            raise InputError(f"val_share must be above 0 and at most 0.5, got {self.val_share}")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInput:
+    """One stream that a head reads. fingerprint: how its features were made (see cache/fingerprint.py)."""
+
+    name: str
+    dim: int
+    fingerprint: Mapping[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """What every table prints, such as "openai" or "random (seed 0)"."""
+        return weights_name(self.fingerprint)
+
+
+def weights_line(streams: Sequence[StreamInput]) -> str:
+    """One line for every table: "clip: openai, slowfast: random (seed 0)"."""
+    return ", ".join(f"{stream.name}: {stream.weights}" for stream in streams)
+
+
+def any_random(streams: Sequence[StreamInput]) -> bool:
+    """True when any stream's weights are random, so that scores say nothing about the world."""
+    return any(is_random(stream.fingerprint) for stream in streams)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadDataset:
+    """V videos sorted by id, with their tokens.
+
+    labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
+    durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
+    tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
+    label_names: (negative, positive). cache_digest: which files, whatever their order.
+    """
+
+    ids: tuple[str, ...]
+    labels: npt.NDArray[np.int8]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    durations: npt.NDArray[np.float64]
+    metadata: npt.NDArray[np.float64]
+    streams: tuple[StreamInput, ...]
+    tokens: TokenSource
+    grid: str
+    label_names: tuple[str, str]
+    cache_name: str
+    cache_digest: str
+
+    def __post_init__(self) -> None:
+        counts = {len(self.ids), self.tokens.n_videos, len(self.splits), len(self.groups)}
+        counts |= {len(self.labels), len(self.durations), len(self.metadata)}
+        if len(counts) != 1:
+            raise ValueError(f"columns of a dataset differ in length: {sorted(counts)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"HeadDataset({len(self)} videos, {weights_line(self.streams)})"
+
+    @property
+    def stream_dims(self) -> tuple[int, ...]:
+        """Width of each stream, in the order of `streams`."""
+        return tuple(stream.dim for stream in self.streams)
+
+    @property
+    def outside_test(self) -> npt.NDArray[np.int64]:
+        """Rows outside the stored split test, which folds leave alone: int64 [M]."""
+        return np.flatnonzero(np.array(self.splits) != "test")
+
+    def negative_hours(self, rows: npt.NDArray[np.int64]) -> float | None:
+        """Hours of negative video among `rows` (int64 [M]); None when durations are unknown."""
+        hours = float(self.durations[rows][self.labels[rows] == 0].sum()) / 3600
+        return hours if hours > 0 else None
+
+
+def load_dataset(
+    cache: Cache,
+    *,
+    separate_streams: bool,
+    config: DataConfig | None = None,
+    labels: LabelJoin | None = None,
+    memory_bytes: int | None = None,
+) -> HeadDataset:
+    """Read rows and tokens. `labels` replaces the stored labels; a video it does not match has none.
+
+    memory_bytes: most memory for tokens; None is half of what is free.
+    Raises InputError for a stream that the cache does not hold, LabelError for a cache without videos.
+    """
+    config = config or DataConfig()
+    names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
+    grid = _reference(cache, names, config.grid)
+    rows = read_rows(cache, labels)
+    return HeadDataset(
+        ids=rows.ids,
+        labels=rows.labels,
+        splits=rows.splits,
+        groups=rows.groups,
+        durations=rows.durations,
+        metadata=rows.metadata,
+        streams=tuple(StreamInput(n, cache.streams[n].dim, cache.streams[n].fingerprint) for n in names),
+        tokens=load_tokens(
+            cache,
+            names,
+            rows.order,
+            separate_streams=separate_streams,
+            grid=grid,
+            memory_bytes=memory_bytes,
+        ),
+        grid=grid,
+        label_names=rows.label_names,
+        cache_name=cache.dataset,
+        cache_digest=rows.digest,
+    )
+
+
+def choose_streams(held: Sequence[str], wanted: Sequence[str] | None, *, where: str) -> tuple[str, ...]:
+    """The wanted streams, sorted; all that are held when None. Raises InputError naming what is missing."""
+    missing = sorted(set(wanted or ()) - set(held))
+    if missing:
+        raise InputError(f"{where} holds no stream {', '.join(missing)}; it holds {', '.join(sorted(held))}")
+    return tuple(sorted(held if wanted is None else wanted))
+
+
+def load_tokens(
+    cache: Cache,
+    streams: Sequence[str],
+    videos: npt.NDArray[np.int64],
+    *,
+    separate_streams: bool,
+    grid: str = "auto",
+    memory_bytes: int | None = None,
+) -> TokenSource:
+    """Tokens of `videos` (store indices, int64 [V], any order): in memory where they fit, else streamed.
+
+    Raises InputError when `grid` is not one of `streams`, CacheCorrupt for a video without tokens.
+    """
+    reference = _reference(cache, streams, grid)
+    counts = {name: cache.streams[name].n_tokens for name in streams}
+    if memory_bytes is None:
+        import psutil
+
+        memory_bytes = int(psutil.virtual_memory().available * MEMORY_SHARE)
+    needed = sum(
+        counts[n] * cache.streams[n].dim * np.dtype(cache.streams[n].dtype).itemsize for n in streams
+    )
+    if not separate_streams and len(streams) > 1:
+        needed += counts[reference] * sum(cache.streams[n].dim for n in streams) * 4
+    if needed > memory_bytes:
+        return StreamedTokens(cache, tuple(streams), videos, separate_streams, reference)
+    ragged = {}
+    for name in streams:
+        array = cache.load(name)
+        if (np.diff(array.offsets) == 0).any():
+            raise CacheCorrupt(
+                f"{cache.paths[0]}: stream {name} has videos without a token; run onepass verify"
+            )
+        ragged[name] = Ragged(array.values, array.spans, array.offsets)
+    return in_memory(ragged, separate_streams=separate_streams, grid=reference).take(torch.from_numpy(videos))
+
+
+def _reference(cache: Cache, streams: Sequence[str], grid: str) -> str:
+    try:
+        return reference_stream({name: cache.streams[name].n_tokens for name in streams}, grid=grid)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def in_memory(streams: Mapping[str, Ragged], *, separate_streams: bool, grid: str = "auto") -> MemoryTokens:
+    """Channels from ragged streams: one a stream, or one of all streams joined on a grid.
+
+    Raises HeadError for a head of no streams, ValueError as `heads.data.grid.join_streams` does.
+    """
+    if not streams:
+        raise HeadError("a head needs at least one stream")
+    parts = list(streams.values()) if separate_streams else [join_streams(streams, grid=grid)]
+    return MemoryTokens(
+        tuple(
+            Channel(
+                values=as_tensor(part.values),
+                times=as_tensor(part.spans.mean(axis=1, dtype=np.float32)),
+                starts=as_tensor(part.offsets[:-1]),
+                lengths=as_tensor(part.lengths),
+            )
+            for part in parts
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamedTokens:
+    """Tokens read from the cache for each batch: for caches larger than memory."""
+
+    cache: Cache
+    streams: tuple[str, ...]
+    videos: npt.NDArray[np.int64]
+    separate_streams: bool
+    reference: str
+
+    @property
+    def n_videos(self) -> int:
+        return len(self.videos)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        dims = tuple(self.cache.streams[name].dim for name in self.streams)
+        return dims if self.separate_streams else (sum(dims),)
+
+    @property
+    def lengths(self) -> Tensor:
+        names = self.streams if self.separate_streams else (self.reference,)
+        counts = sum(np.diff(self.cache.offsets(name))[self.videos] for name in names)
+        return torch.from_numpy(np.asarray(counts, dtype=np.int64))
+
+    def batch(self, videos: Tensor) -> tuple[TokenBatch, ...]:
+        rows = self.videos[videos.numpy()]
+        by_row, back = np.unique(rows, return_inverse=True)  # reading in store order coalesces
+        ragged = {}
+        for name in self.streams:
+            tokens = self.cache.read(name, by_row)
+            ragged[name] = Ragged(
+                np.concatenate([t.values for t in tokens]),
+                np.concatenate([t.spans for t in tokens]),
+                np.concatenate([[0], np.cumsum([len(t.values) for t in tokens])]).astype(np.int64),
+            )
+        loaded = in_memory(ragged, separate_streams=self.separate_streams, grid=self.reference)
+        return loaded.batch(torch.from_numpy(back.reshape(-1)))

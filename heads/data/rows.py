@@ -1,0 +1,86 @@
+"""The rows of a cache as stage 2 sees them: sorted by id, with labels from the cache or from a join."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import LabelError
+from cache.labels.groups import source_groups
+from cache.schema import UNKNOWN_LABEL
+
+if TYPE_CHECKING:
+    from cache.labels.join import LabelJoin
+    from cache.reader import Cache
+
+METADATA_COLUMNS = ("width", "height", "fps", "duration_seconds")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoRows:
+    """V videos, sorted by id. order: int64 [V], each one's place in the store.
+
+    labels: int8 [V], 1 positive, 0 negative, -1 unknown. metadata: float64 [V, 4], METADATA_COLUMNS.
+    label_names: (negative, positive).
+    """
+
+    order: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
+    labels: npt.NDArray[np.int8]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    metadata: npt.NDArray[np.float64]
+    label_names: tuple[str, str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def durations(self) -> npt.NDArray[np.float64]:
+        """Seconds, float64 [V]."""
+        return self.metadata[:, METADATA_COLUMNS.index("duration_seconds")]
+
+    @property
+    def digest(self) -> str:
+        """Short digest of which files these are, whatever the store's order or format."""
+        text = "\n".join(f"{i}\t{d}" for i, d in zip(self.ids, self.digests, strict=True))
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
+    """`labels` replaces the stored labels; a video it does not match has none. Its splits and sources count
+    where it gives them. Raises LabelError for a cache without videos.
+    """
+    table = cache.videos
+    ids = [str(i) for i in table.id]
+    if not ids:
+        raise LabelError(f"{cache.paths[0]} holds no videos; extract some first")
+    order = np.argsort(np.array(ids, dtype=object), kind="stable")
+    sorted_ids = [ids[i] for i in order]
+    found = np.asarray(table.label, dtype=np.int8)[order]
+    splits = [str(table.split[i]) for i in order]
+    sources = [str(table.source[i]) for i in order]
+    label_names = cache.label_names or ("0", "1")
+    if labels is not None:
+        label_names = (labels.names.negative, labels.names.positive)
+        for v, video_id in enumerate(sorted_ids):
+            label = labels.matched.get(video_id)
+            found[v] = UNKNOWN_LABEL if label is None else label.label
+            splits[v] = (label.split if label else "") or splits[v]
+            sources[v] = (label.source if label else "") or sources[v]
+    columns = [np.asarray(getattr(table, c), dtype=np.float64)[order] for c in METADATA_COLUMNS]
+    return VideoRows(
+        order=order,
+        ids=tuple(sorted_ids),
+        digests=tuple(str(table.digest[i]) for i in order),
+        labels=found,
+        splits=tuple(splits),
+        groups=tuple(source_groups(sorted_ids, sources)),
+        metadata=np.stack(columns, axis=1),
+        label_names=label_names,
+    )

@@ -1,0 +1,1 @@
+"""What a training says: terminal, figures, report.html, TensorBoard, files of scores."""

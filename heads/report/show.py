@@ -1,0 +1,232 @@
+"""What train-head prints: what is trained on what, a line an epoch, and the result beside its floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cache.process import terminal
+from heads.data.dataset import HeadDataset, any_random, weights_line
+from heads.data.splits import Split
+from heads.models.model import ModelConfig
+from heads.report.page import epoch_words
+from heads.scoring.bootstrap import Interval
+from heads.scoring.evaluate import Evaluation
+from heads.scoring.thresholds import ThresholdChoice
+from heads.trained.head import TrainedHead
+from heads.trained.record import PART_ROLES
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import CrossValidation, FoldResult
+from heads.training.fit import EpochRow
+from heads.training.losses import positive_weight
+
+LOG_WIDTH = 132
+RANDOM_NOTE = "RANDOM backbone weights: these scores test the pipeline, they say nothing about violence"
+EPOCH_HEADER = (
+    f"{'epoch':>5}  {'lr':>8}  {'loss':>7}  {'val loss':>8}  {'threshold':>9}  "
+    f"{'precision':>9}  {'recall':>6}  {'F1':>6}  {'AUROC':>6}"
+)
+
+
+def make_console() -> Console:
+    """A console that does not fold tables to 80 columns in a log."""
+    console = terminal.make_console(soft_wrap=False)
+    return console if console.is_terminal else terminal.make_console(soft_wrap=False, width=LOG_WIDTH)
+
+
+def show_start(
+    console: Console,
+    dataset: HeadDataset,
+    split: Split,
+    config: TrainConfig,
+    *,
+    caches: Sequence[Path],
+    auto: bool = False,
+) -> None:
+    """Which cache, weights, split, model and loss, before the first epoch."""
+    negative, positive = dataset.label_names
+    lines = [
+        ("features", f"{', '.join(map(str, caches))} ({dataset.cache_name}, {len(dataset)} videos)"),
+        ("weights", weights_line(dataset.streams)),
+        ("split", split.origin),
+    ]
+    for part, rows in split.parts().items():
+        positives = int((dataset.labels[rows] == 1).sum())
+        groups = len({dataset.groups[i] for i in rows})
+        counts = f"{positives} {positive}, {len(rows) - positives} {negative}"
+        lines.append((part, f"{len(rows)} videos ({counts}) from {groups} source groups"))
+    model = config.model
+    what = "auto, compared out of fold" if auto else f"{model.architecture}, {model_words(model)}"
+    lines.append(("model", f"{what}; inputs {', '.join(streams_read(dataset))}"))
+    lines.append(("loss", loss_line(dataset, split, config)))
+    for name, value in lines:
+        console.print(Text(f"{name:<9} {value}"), soft_wrap=True)
+    if any_random(dataset.streams):
+        console.print(Text(RANDOM_NOTE, style="bold yellow"), soft_wrap=True)
+    for note in split.notes:
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+
+
+def model_words(model: ModelConfig) -> str:
+    """Pool, change and join, such as "attention pool, change beside, join late"."""
+    change = f", change {model.delta}" if model.delta != "off" else ""
+    return f"{model.pooling} pool{change}, join {model.joining}"
+
+
+def portfolio_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What auto compared: a row a candidate."""
+    table = Table(
+        title="models compared out of fold; taken: the first within one standard error (SE) of the best AUROC",
+        title_justify="left",
+    )
+    table.add_column("")
+    for name in ("AUROC", "behind the best", "SE", "log loss", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        mark = ", ".join(word for word in ("best", "taken") if row[word]) or row["note"]
+        numbers = (row["auroc"], row["difference"], row["standard_error"], row["log_loss"])
+        cells = [_number(value) for value in numbers]
+        table.add_row(
+            row["name"], *cells, f"{row['n_parameters']:,}", mark, style="bold" if row["taken"] else None
+        )
+    return table
+
+
+def streams_read(dataset: HeadDataset) -> list[str]:
+    """Each stream with its width, such as "clip 512"."""
+    return [f"{stream.name} {stream.dim}" for stream in dataset.streams]
+
+
+def loss_line(dataset: HeadDataset, split: Split, config: TrainConfig) -> str:
+    """The loss and its pos_weight with where it comes from."""
+    labels = dataset.labels[split.train]
+    positives = int((labels == 1).sum())
+    balanced = config.optim.sampler == "balanced"
+    weight = positive_weight(
+        config.loss, n_negative=len(labels) - positives, n_positive=positives, balanced_batches=balanced
+    )
+    source = {"auto": "auto", "off": "off"}.get(str(config.loss.pos_weight), "given")
+    if source == "auto" and config.loss.kind == "bce" and not balanced:
+        negative, positive = dataset.label_names
+        source = f"{len(labels) - positives} {negative} / {positives} {positive} in train"
+    line = f"{config.loss.kind}, pos_weight {weight:.4f} ({source})"
+    if config.loss.kind == "focal":
+        line += f", gamma {config.loss.focal_gamma:g}, alpha {config.loss.focal_alpha or 'off'}"
+    if config.loss.label_smoothing:
+        line += f", label smoothing {config.loss.label_smoothing:g}"
+    return line + (", balanced batches" if balanced else "")
+
+
+def epoch_line(row: EpochRow) -> str:
+    """One line under EPOCH_HEADER; * marks the best epoch so far."""
+    mark = " *" if row.best else ""
+    mark += " one class for everything" if row.degenerate else ""
+    return (
+        f"{row.epoch:>5}  {row.lr:>8.1e}  {row.train_loss:>7.4f}  {row.val_loss:>8.4f}  "
+        f"{row.threshold:>9.4f}  {_number(row.precision):>9}  {row.recall:>6.3f}  {row.f1:>6.3f}  {_number(row.auroc):>6}{mark}"
+    )
+
+
+def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]) -> None:
+    """The head beside its floors on val and test, the threshold, notes, and where everything lies."""
+    record = head.training
+    assert record is not None
+    info = head.info
+    folds, chose = record.cross_validation, record.chosen_on
+    if info.portfolio:
+        console.print(portfolio_table(info.portfolio))
+    for evaluation in record.evaluations:
+        if evaluation.part != "train":
+            floors = [floor for floor in record.floors if floor.part == evaluation.part]
+            console.print(result_table(evaluation, floors, weights=info.weights))
+    applied = "applied" if info.config.calibration == "temperature" else "not applied"
+    lines = [
+        f"threshold {_choice_words(info.threshold, on=chose)}",
+        *(fold_threshold_lines(folds) if folds is not None else ()),
+        f"temperature {record.calibration.temperature:.3f} ({applied}); on {chose}, log loss "
+        f"{record.calibration.nll_before:.3f} before and {record.calibration.nll_after:.3f} after, ECE "
+        f"{record.calibration.ece_before:.3f} and {record.calibration.ece_after:.3f}",
+        f"{epoch_words(head, record)}; "
+        f"{info.n_parameters:,} parameters, trained in {info.precision}, seed {info.config.seed}",
+    ]
+    if folds is None and not len(record.split.test):
+        lines.append(
+            "val chose the model, and there is no test; --cv K scores every video by heads that never saw it"
+        )
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    for note in info.notes:
+        loud = note.startswith("DEGENERATE")
+        console.print(
+            Text(note if loud else f"note: {note}", style="bold red" if loud else "yellow"), soft_wrap=True
+        )
+    for name, path in written.items():
+        console.print(Text(f"{name:<17} {path}"), soft_wrap=True)
+
+
+def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
+    interval = ""
+    if choice.interval:
+        caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
+        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
+        interval = f", 95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
+    return (
+        f"{choice.threshold:.4f} ({choice.objective} on {on}; alike from {choice.plateau_low:.4f} to "
+        f"{choice.plateau_high:.4f}{interval})"
+    )
+
+
+def fold_line(fold: FoldResult, k: int) -> str:
+    """A fold that is trained, scored and decided by the others."""
+    mark = ", one class for everything" if fold.degenerate else ""
+    return (
+        f"fold {fold.number} of {k}: {fold.n} videos held out; the other folds choose threshold "
+        f"{fold.threshold:.4f}{mark}"
+    )
+
+
+def fold_threshold_lines(folds: CrossValidation) -> list[str]:
+    """The threshold that decided each fold."""
+    each = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
+    return [f"thresholds that decided the {folds.k} folds, each chosen on the others: {each}"]
+
+
+def result_table(head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> Table:
+    """One row the head and one a floor; intervals are 95 %, by source group; ~ marks a rough one."""
+    m = head.metrics
+    table = Table(
+        title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {PART_ROLES[head.part]}\nweights: {weights}",
+        title_justify="left",
+    )
+    table.add_column("")
+    for name in ("AUROC", "average precision", "F1", "precision", "recall", "accuracy", "Brier", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in (head, *floors):
+        m = row.metrics
+        table.add_row(
+            row.name,
+            _with_interval(m.auroc, row.intervals["auroc"]),
+            _with_interval(m.average_precision, row.intervals["average_precision"]),
+            _with_interval(m.f1, row.intervals["f1"]),
+            _number(m.precision),
+            _number(m.recall),
+            *(f"{x:.3f}" for x in (m.accuracy, m.brier, m.ece)),
+            style="bold" if row is head else None,
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(value: float | None, interval: Interval | None) -> str:
+    if value is None or interval is None:
+        return _number(value)
+    return f"{value:.3f} [{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"

@@ -1,0 +1,138 @@
+"""A head on disk: `head.safetensors` (weights, input scaling) and `head.json` (everything else).
+
+head.json carries the SHA-256 of the weights and is renamed into place last: it is the commit record. Both
+files are complete on the disk before either is renamed, so a kill at any moment leaves a readable head: the
+old one, or the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cache.errors import HeadError, InputError, OnepassError, StorageFull
+from heads.models.ensemble import build_model
+from heads.trained.head import HeadInfo, TrainedHead
+
+WEIGHTS_FILE = "head.safetensors"
+INFO_FILE = "head.json"
+PART_SUFFIX = ".part"
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """OSErrors while writing into `folder` become StorageFull or HeadError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"the disk is full, writing {folder}; make space and run again") from error
+        raise HeadError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+
+
+def write_file(path: Path, contents: bytes) -> None:
+    """Replace one file atomically and durably."""
+    part = _write_part(path, contents)
+    part.replace(path)
+
+
+def _write_part(path: Path, contents: bytes) -> Path:
+    part = path.with_name(path.name + PART_SUFFIX)
+    with part.open("wb") as file:
+        file.write(contents)
+        file.flush()
+        os.fsync(file.fileno())
+    return part
+
+
+def save_head(head: TrainedHead, folder: str | Path) -> Path:
+    """Write both files, replacing those of an earlier head; other files of the folder stay.
+
+    Raises StorageFull or HeadError when the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    weights = save({name: tensor.contiguous() for name, tensor in head.model.state_dict().items()})
+    info = _info_json(head.info, hashlib.sha256(weights).hexdigest())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        weights_part = _write_part(folder / WEIGHTS_FILE, weights)
+        info_part = _write_part(folder / INFO_FILE, info)
+        weights_part.replace(folder / WEIGHTS_FILE)
+        info_part.replace(folder / INFO_FILE)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return folder
+
+
+def save_info(info: HeadInfo, folder: str | Path) -> None:
+    """Replace head.json of a head whose weights stay as they are, in one atomic step.
+
+    Raises HeadError when `folder` holds no head, StorageFull or HeadError when it cannot be written.
+    """
+    path = Path(folder) / INFO_FILE
+    digest = _read_json(path).get("weights_sha256")
+    if not isinstance(digest, str):
+        raise HeadError(f"{path} does not name its weights; train the head again")
+    with writing(Path(folder)):
+        write_file(path, _info_json(info, digest))
+
+
+def _info_json(info: HeadInfo, weights_digest: str) -> bytes:
+    values = {**info.as_dict(), "weights_sha256": weights_digest}
+    return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def load_head(folder: str | Path) -> TrainedHead:
+    """Read a head. Raises HeadError when files are missing, damaged, of two runs, or do not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        kind = "no such folder" if not folder.is_dir() else f"it needs {INFO_FILE} and {WEIGHTS_FILE}"
+        raise HeadError(f"{folder} is not a trained head: {kind}; make one with train-head --out {folder}")
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    values = _read_json(folder / INFO_FILE)
+    if values.get("weights_sha256") != digest:
+        # Killed between the two renames: the record that belongs to these weights is complete beside them.
+        pending = folder / (INFO_FILE + PART_SUFFIX)
+        values = _read_json(pending) if pending.is_file() else {}
+        if values.get("weights_sha256") != digest:
+            raise HeadError(
+                f"{folder}: {WEIGHTS_FILE} and {INFO_FILE} do not belong together; train the head again"
+            )
+    try:
+        info = HeadInfo.from_dict(values)
+        dims = tuple(stream.dim for stream in info.streams)
+        model = build_model(info.config.model, dims, n_folds=info.members)
+        model.load_state_dict(load(weights))
+    except InputError as error:
+        raise HeadError(f"{folder / INFO_FILE}: {error}") from error
+    except OnepassError as error:
+        raise type(error)(f"{folder / INFO_FILE}: {error}") from error
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise HeadError(f"{folder / WEIGHTS_FILE} does not fit {INFO_FILE}: {reason}") from error
+    return TrainedHead(model.eval(), info)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path} is not readable: {error}") from error
+    if not isinstance(values, dict):
+        raise HeadError(f"{path} holds no JSON object")
+    return values

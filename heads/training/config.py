@@ -1,0 +1,196 @@
+"""The whole recipe of a head: a frozen record of the parts' own configs, presets, flat keys for sweeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from cache.errors import InputError
+from heads.data.dataset import DataConfig
+from heads.models.model import ModelConfig
+from heads.scoring.thresholds import ThresholdConfig
+from heads.training.losses import LossConfig
+from heads.training.optim import OptimConfig
+
+Selection = Literal["auroc", "average_precision", "f1", "loss", "last"]
+SELECTIONS: tuple[Selection, ...] = ("auroc", "average_precision", "f1", "loss", "last")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything that decides what a head becomes; two runs of one config on one machine give one checkpoint.
+
+    selection: what the best epoch is best in, on val; last is the last one, whatever val
+    says. calibration: temperature fitted on val, or none.
+    n_resamples: of each bootstrap, [0, 100,000]; 0 leaves intervals out. seed: [0, 2^31).
+    Raises InputError for values out of range.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    selection: Selection = "auroc"
+    calibration: Literal["temperature", "none"] = "temperature"
+    n_resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model.architecture == "logistic":
+            for section, default in (("optim", OptimConfig()), ("loss", LossConfig())):
+                if getattr(self, section) != default:
+                    names = ", ".join(_names(type(default)))
+                    raise InputError(f"logistic is a regression without {names}; leave these out")
+        if self.selection not in SELECTIONS:
+            raise InputError(f"selection must be one of {', '.join(SELECTIONS)}; got '{self.selection}'")
+        if self.calibration not in ("temperature", "none"):
+            raise InputError(f"calibration must be temperature or none, got '{self.calibration}'")
+        if not 0 <= self.n_resamples <= 100_000:
+            raise InputError(f"n_resamples must be between 0 and 100,000, got {self.n_resamples}")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
+
+    def updated(self, values: Mapping[str, Any]) -> TrainConfig:
+        """A copy with flat keys set: "lr", "optim.lr", "model" (its architecture) or "loss" (its kind) alike.
+
+        Strings are read as the field's type, "none" and "off" as None where a field may be None.
+        Raises InputError for an unknown key or a value that does not fit.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        own: dict[str, Any] = {}
+        for key, value in values.items():
+            section, name = _resolve(key)
+            if section is None:
+                own[name] = _read(TrainConfig, name, value, key)
+            else:
+                sections.setdefault(section, {})[name] = _read(_SECTIONS[section], name, value, key)
+        for section, changes in sections.items():
+            own[section] = dataclasses.replace(getattr(self, section), **changes)
+        return dataclasses.replace(self, **own)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain JSON values; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Read what `as_dict` wrote. Raises InputError for unknown keys and values that do not fit."""
+        flat: dict[str, Any] = {}
+        for key, value in values.items():
+            if key in _SECTIONS and isinstance(value, Mapping):
+                flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+            else:
+                flat[key] = value
+        return cls().updated(flat)
+
+
+_SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "optim": OptimConfig,
+    "threshold": ThresholdConfig,
+}
+
+
+def _names(section: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(section)]
+
+
+def _resolve(key: str) -> tuple[str | None, str]:
+    """(section, field) of a flat key; section None for TrainConfig's own fields."""
+    key = key.strip().replace("-", "_")
+    if key in _SECTIONS:
+        return key, _names(_SECTIONS[key])[0]
+    if "." in key:
+        section, name = key.split(".", 1)
+        if section in _SECTIONS and name in _names(_SECTIONS[section]):
+            return section, name
+    elif key in _names(TrainConfig):
+        return None, key
+    else:
+        found = [section for section, cls in _SECTIONS.items() if key in _names(cls)]
+        if len(found) == 1:
+            return found[0], key
+    bare = key.rsplit(".", 1)[-1]
+    near = [known for known in flat_keys() if get_close_matches(bare, [known.rsplit(".", 1)[-1]])]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise InputError(f"unknown setting '{key}'; {hint}known: {', '.join(flat_keys())}")
+
+
+def dotted_key(key: str) -> str:
+    """The full name of a setting: "lr" is "optim.lr", "model" is "model.architecture". Raises InputError for
+    an unknown one, with those that are spelt alike.
+    """
+    section, name = _resolve(key)
+    return name if section is None else f"{section}.{name}"
+
+
+def flat_keys() -> list[str]:
+    """Every setting by its dotted name."""
+    dotted = [f"{section}.{name}" for section, cls in _SECTIONS.items() for name in _names(cls)]
+    return dotted + [name for name in _names(TrainConfig) if name not in _SECTIONS]
+
+
+def _read(cls: type, name: str, value: Any, key: str) -> Any:
+    """`value` as the type of the field. Raises InputError when it does not fit."""
+    kinds = _kinds(typing.get_type_hints(cls)[name])
+    if isinstance(value, str) and value.lower() in ("none", "off", "null", "all") and type(None) in kinds:
+        return None
+    if value is None and type(None) in kinds:
+        return None
+    if tuple in kinds:
+        parts = value.replace("+", ",").split(",") if isinstance(value, str) else list(value)
+        return tuple(str(part).strip() for part in parts)
+    for kind in (int, float):
+        if kind in kinds and not isinstance(value, bool):
+            try:
+                number = kind(value)
+            except (TypeError, ValueError):
+                continue
+            if kind is float or float(value) == number:
+                return number
+    if str in kinds and isinstance(value, str):
+        return value
+    raise InputError(f"{key} cannot be {value!r}")
+
+
+def _kinds(hint: Any) -> set[type]:
+    """Plain types that a field may hold."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_kinds(part) for part in typing.get_args(hint)))
+    if origin is Literal:
+        return {type(value) for value in typing.get_args(hint)}
+    return {origin or hint}
+
+
+FINAL_MODEL_4 = TrainConfig(
+    model=ModelConfig(architecture="transformer", pool="mean", depth=1, scaling="none"),
+    loss=LossConfig(kind="bce", pos_weight="auto"),
+    optim=OptimConfig(
+        epochs=6,
+        batch_size=4,
+        lr=3e-4,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_share=0.0,
+        clip_norm=None,
+        ema_decay=None,
+        patience=None,
+    ),
+    threshold=ThresholdConfig(objective="f1", grid="coarse"),
+    selection="f1",
+    calibration="none",
+)
+"""What the earlier final-model-4 used: batch 4, lr 3e-4, 6 epochs, threshold grid 0.30 to 0.70 by 0.05, best
+F1.
+"""
+
+PRESETS: dict[str, TrainConfig] = {"default": TrainConfig(), "final-model-4": FINAL_MODEL_4}

@@ -1,0 +1,52 @@
+"""A forward pass on CUDA that was recorded once: one launch replays its hundreds of kernels, with the same bits.
+
+Launching SlowFast's kernels one by one takes the one Python thread 7 ms a batch (H200, docs/gpu.md), in which it hands out no
+video and takes no frame; a replay takes a fraction of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+WARM_UPS = 3
+"""Passes before the recording: libraries choose their kernels and take their workspace in the first ones."""
+
+Capture = Callable[[Callable[[], torch.Tensor]], tuple[Callable[[], None], torch.Tensor]]
+
+
+class GraphedForward:
+    """Callable like the pass it records, for batches of one shape: frames on the device to features there, memory of its own.
+
+    forward: no step may depend on values. blank: frames of that shape on the device, which become the recording's own.
+    """
+
+    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], blank: torch.Tensor) -> None:
+        self._frames = blank
+        self._replay, self._features = capture(lambda: forward(blank))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the batches that it takes."""
+        return self._frames.shape
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Queued on the current stream."""
+        self._frames.copy_(frames)
+        self._replay()
+        return self._features.clone()
+
+
+def capture(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+    """Record what `run` does on CUDA: a function that does it again, and the tensor that holds its result."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UPS):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        features = run()
+    return graph.replay, features

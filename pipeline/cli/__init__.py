@@ -1,0 +1,1 @@
+"""The commands of stage 1. Heavy imports wait until the arguments are understood."""

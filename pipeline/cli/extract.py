@@ -1,0 +1,283 @@
+"""The `extract` command. Heavy imports wait until the arguments are understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cache.errors import InputError, OnepassError, RejectLimitExceeded
+from cache.process.ending import INTERRUPTED, run_app
+from cache.process.outputs import require_cache_output, require_output
+from cache.process.terminal import make_console
+
+if TYPE_CHECKING:
+    from pipeline.config import ExtractConfig
+    from pipeline.reporting.report import ExtractReport
+
+SOURCES = "Sources and labels"
+MODELS = "Models"
+DECODING = "Decoding"
+OUTCOME = "Outcome"
+DECODERS = ("pyav", "decord", "opencv")
+MAX_WORKERS = 256
+
+
+def extract_command(
+    src: Annotated[
+        Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.", rich_help_panel=SOURCES)
+    ],
+    out: Annotated[Path, typer.Option(help="Cache to create or add to: .zarr or .h5.")] = Path(
+        "cache/v1.zarr"
+    ),
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels: CSV, JSON or JSONL.", rich_help_panel=SOURCES)
+    ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="Source video of each clip, for splits that do not leak.", rich_help_panel=SOURCES),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Name of the positive (harmful) class.", rich_help_panel=SOURCES)
+    ] = None,
+    allow_unmatched: Annotated[
+        bool,
+        typer.Option(
+            help="Accept videos without a label and labels without a video.", rich_help_panel=SOURCES
+        ),
+    ] = False,
+    streams: Annotated[
+        str, typer.Option(help="Backbones, comma-separated.", rich_help_panel=MODELS)
+    ] = "clip,slowfast",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="For all streams: 'random' (seeded, for dry runs).", rich_help_panel=MODELS),
+    ] = None,
+    clip_model: Annotated[str, typer.Option(help="open_clip model.", rich_help_panel=MODELS)] = "ViT-B-32",
+    clip_weights: Annotated[
+        str | None, typer.Option(help="Tag, FILE or 'random' (default: openai).", rich_help_panel=MODELS)
+    ] = None,
+    clip_tag: Annotated[
+        str, typer.Option(help="Published tag whose weights the FILE holds.", rich_help_panel=MODELS)
+    ] = "",
+    slowfast_weights: Annotated[
+        str | None,
+        typer.Option(help="kinetics400, FILE or 'random' (default: kinetics400).", rich_help_panel=MODELS),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.", rich_help_panel=MODELS)] = 0,
+    clip_fps: Annotated[float, typer.Option(help="CLIP frames per second.", rich_help_panel=MODELS)] = 2.0,
+    slowfast_stride: Annotated[
+        int, typer.Option(help="15 fps samples between SlowFast windows of 32.", rich_help_panel=MODELS)
+    ] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=MODELS)] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MODELS)] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)
+    ] = "auto",
+    gpu_engine: Annotated[
+        str, typer.Option(help="On CUDA: graph (kernels recorded once) or eager.", rich_help_panel=MODELS)
+    ] = "graph",
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STREAM=N", help="Windows a forward pass, by stream (repeatable).", rich_help_panel=MODELS
+        ),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Stored values: float16 or float32.", rich_help_panel=MODELS)
+    ] = "float16",
+    decoder: Annotated[
+        str, typer.Option(help="pyav, decord or opencv; PyAV takes over per video.", rich_help_panel=DECODING)
+    ] = "pyav",
+    workers: Annotated[
+        int, typer.Option(help="Decode processes; 0: one a core, as memory allows.", rich_help_panel=DECODING)
+    ] = 0,
+    deadline: Annotated[
+        float,
+        typer.Option(help="Seconds without a frame until a decode is given up.", rich_help_panel=DECODING),
+    ] = 60.0,
+    worker_memory: Annotated[
+        float, typer.Option(help="GiB a decoder may use.", rich_help_panel=DECODING)
+    ] = 4.0,
+    memory: Annotated[
+        float,
+        typer.Option(
+            help="GiB for all decoders together; 0: half of what is free.", rich_help_panel=DECODING
+        ),
+    ] = 0.0,
+    max_decode_errors: Annotated[
+        float, typer.Option(help="Share of damaged frames a video may have.", rich_help_panel=DECODING)
+    ] = 0.2,
+    min_seconds: Annotated[
+        float, typer.Option(help="Reject shorter videos.", rich_help_panel=DECODING)
+    ] = 0.0,
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            help="Share of rejected inputs up to which the exit code is 0.", rich_help_panel=OUTCOME
+        ),
+    ] = 0.1,
+    duplicates: Annotated[
+        str, typer.Option(help="keep or reject videos with the bytes of another.", rich_help_panel=OUTCOME)
+    ] = "keep",
+    retry_rejects: Annotated[
+        bool,
+        typer.Option(
+            help="Try all rejects again, not only those of passing trouble.", rich_help_panel=OUTCOME
+        ),
+    ] = False,
+    redo: Annotated[
+        str,
+        typer.Option(
+            help="Extract stored videos again: 'affected' (by older decoding rules) or 'all'.",
+            rich_help_panel=OUTCOME,
+        ),
+    ] = "",
+    allow_library_mismatch: Annotated[
+        bool, typer.Option(help="Add to a cache made with other library versions.", rich_help_panel=OUTCOME)
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where the time went.", rich_help_panel=OUTCOME)
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Probe only: what would be rejected, and why.", rich_help_panel=OUTCOME
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the summary as JSON.", rich_help_panel=OUTCOME)
+    ] = None,
+) -> None:
+    """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
+    from pipeline.config import ExtractConfig
+    from pipeline.decoding.scratch import require_temp_folder
+    from pipeline.run import extract
+
+    require_temp_folder()
+    if report is not None:
+        require_output("--report", report)
+    if not dry_run:
+        require_cache_output("--out", out)
+    console = make_console()
+    config = ExtractConfig(
+        src=src,
+        out=out,
+        labels=labels,
+        sources=sources,
+        positive=positive,
+        allow_unmatched=allow_unmatched,
+        backbones=_backbones(
+            streams=tuple(name.strip() for name in streams.split(",") if name.strip()),
+            clip_model=clip_model,
+            clip_weights=clip_weights or weights or "openai",
+            clip_tag=clip_tag,
+            slowfast_weights=slowfast_weights or weights or "kinetics400",
+            seed=seed,
+            clip_fps=clip_fps,
+            slowfast_stride=slowfast_stride,
+            device=device,
+            precision=precision,
+            runtime=runtime,
+            batch=batch or [],
+            gpu_engine=gpu_engine,
+        ),
+        dtype=_choice("--dtype", dtype, ("float16", "float32")),
+        decoder=_choice("--decoder", decoder, DECODERS),
+        pool=_pool(
+            workers=workers, deadline=deadline, worker_memory=worker_memory, memory=memory, say=console.print
+        ),
+        max_error_share=max_decode_errors,
+        min_seconds=min_seconds,
+        max_rejects=max_rejects,
+        duplicates=_choice("--duplicates", duplicates, ("keep", "reject")),
+        retry_rejects=retry_rejects,
+        redo=_choice("--redo", redo, ("affected", "all")) if redo else "",
+        profile=profile,
+        ignore_libraries=allow_library_mismatch,
+    )
+    if dry_run:
+        from pipeline.dry_run import dry_run as probe
+
+        result = probe(config, console=console)
+    else:
+        result = extract(config, console=console)
+        console.print(f"{src} -> {out}")  # a rule would cut a long path
+        for line in result.lines():
+            console.print(line, highlight=False, markup=False)
+    if report is not None:
+        result.write(report)
+        console.print(f"report     {report}", highlight=False, markup=False)
+    conclude(result, config)
+
+
+def conclude(result: ExtractReport, config: ExtractConfig) -> None:
+    """Exit code of a run. Raises RejectLimitExceeded or typer.Exit where it is not 0."""
+    if result.interrupted:
+        typer.echo("interrupted: what was whole is committed; run the same command again to resume", err=True)
+        raise typer.Exit(INTERRUPTED)
+    if not result.adds_up:
+        raise AssertionError(
+            f"{result.stored} stored + {result.rejected} rejected is not {result.found} found"
+        )
+    if result.waiting:
+        raise OnepassError(
+            f"stream {', '.join(result.waiting)} was not attached to {result.out}: "
+            f"{len(set().union(*result.waiting.values()))} stored videos could not be read this time and stand above; "
+            "run the same command again when they can"
+        )
+    if result.reject_share > config.max_rejects:
+        raise RejectLimitExceeded(
+            f"{result.rejected} of {result.found} inputs were rejected ({result.reject_share:.1%}), over --max-rejects "
+            f"{config.max_rejects:g}; the reasons stand above, raise the limit to accept them"
+        )
+
+
+def _backbones(*, batch: list[str], **fields: Any) -> Any:
+    from pipeline.backbones.load import BackboneConfig, parse_batch_sizes
+
+    return BackboneConfig(**fields, batch_sizes=parse_batch_sizes(batch))
+
+
+def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:
+    from pipeline.decoding.memory import default_budget_bytes, fit_pool
+    from pipeline.decoding.pool import PoolSettings, default_workers
+
+    if not 0 <= workers <= MAX_WORKERS:
+        raise InputError(f"--workers {workers}: between 0 and {MAX_WORKERS}")
+    for flag, value in (("--deadline", deadline), ("--worker-memory", worker_memory)):
+        if not 0 < value < float("inf"):
+            raise InputError(f"{flag} {value}: must be a positive number")
+    if not 0 <= memory < float("inf"):
+        raise InputError(f"--memory {memory}: GiB, 0 for half of what is free")
+    asked = PoolSettings(
+        workers=workers or default_workers(),
+        deadline_seconds=deadline,
+        worker_memory_bytes=int(worker_memory * (1 << 30)),
+    )
+    try:
+        settings = fit_pool(asked, int(memory * (1 << 30)) or default_budget_bytes())
+    except ValueError as error:
+        raise InputError(f"--memory: {error}") from error
+    if settings.workers < asked.workers:
+        say(
+            f"{settings.workers} of {asked.workers} decode workers fit into the memory budget",
+            highlight=False,
+        )
+    return settings
+
+
+def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise InputError(f"{flag} {value}: choose from {', '.join(choices)}")
+    return value
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command(name="extract")(extract_command)
+
+
+def main() -> None:
+    """Entry point of `extract`."""
+    run_app(app)

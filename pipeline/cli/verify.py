@@ -1,0 +1,151 @@
+"""The `onepass verify` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cache.errors import CacheCorrupt, InputError, ParityError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def verify_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to check.")],
+    src: Annotated[Path, typer.Option(help="Where the videos lie.")],
+    sample: Annotated[int, typer.Option(help="Videos to extract again, plainly.")] = 5,
+    decoders: Annotated[
+        bool,
+        typer.Option("--decoders", help="Only name videos that older decoding rules may have got wrong."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of videos.")] = 0,
+    clip_weights: Annotated[str | None, typer.Option(help="FILE, where CLIP weights came from one.")] = None,
+    slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
+) -> None:
+    """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from cache.check import check_cache
+    from cache.process.terminal import make_console
+    from cache.reader import open_cache
+    from pipeline.backbones.load import config_from_fingerprints, load_backbones
+    from pipeline.decoding.decoders.base import DecodeProblem
+    from pipeline.decoding.pictures import quiet_decoders
+    from pipeline.sources.tree import discover
+    from pipeline.verify import Comparison, check_weights, compare_video, verdicts
+
+    console = make_console()
+    if sample < 1:
+        raise InputError(f"--sample {sample}: at least one video")
+    quiet_decoders()
+    if decoders:
+        _name_affected(cache, src, console)
+        return
+    paths = {source.id: source.path for source in discover(src).sources}
+    with open_cache(cache) as opened:
+        problems = check_cache(opened)
+        for problem in problems[:20]:
+            console.print(f"problem: {problem}")
+        if problems:
+            raise CacheCorrupt(
+                f"{cache}: {len(problems)} problems of structure or contents, listed above; extract it again"
+            )
+        console.print(
+            f"structure: {len(opened)} videos, {len(opened.rejects)} rejects, all values finite, none constant"
+        )
+        if not len(opened):
+            raise InputError(f"{cache}: holds no videos to verify; extract some first")
+        fingerprints = {name: info.fingerprint for name, info in opened.streams.items()}
+        config = config_from_fingerprints(
+            fingerprints, device="cpu", clip_weights=clip_weights, slowfast_weights=slowfast_weights
+        )
+        # only the plain models are run, so what made the cache need not be here
+        backbones = load_backbones(replace(config, precision="fp32", runtime="torch"))
+        check_weights(opened, backbones)
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
+        comparisons: list[Comparison] = []
+        failures: list[str] = []
+        misplaced: list[str] = []
+        n_alone = 0
+        for index in chosen:
+            video_id = str(opened.videos.id[index])
+            if video_id not in paths:
+                failures.append(f"{video_id}: not in {src}")
+                continue
+            try:
+                verified = compare_video(opened, int(index), paths[video_id], backbones, rng=rng)
+            except DecodeProblem as problem:
+                failures.append(f"{video_id}: {problem}")
+                continue
+            found = verified.comparisons
+            misplaced += [f"{video_id}: {text}" for text in verified.misplaced]
+            comparisons += found
+            worst = ", ".join(
+                f"{name} cosine {min(c.cosine for c in found if c.stream == name):.6f} "
+                f"error {max(c.relative_error for c in found if c.stream == name):.1e}"
+                for name in backbones
+            )
+            n_alone += not verified.confirmed_by
+            how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
+            console.print(f"{video_id}: {worst}; {how}")
+        if n_alone:
+            console.print(
+                f"{n_alone} of {len(chosen)} videos: frames confirmed by no other decoder, see above"
+            )
+        results = verdicts(opened, comparisons)
+        for verdict in results:
+            console.print(
+                f"stream {verdict.stream} ({verdict.precision}): {verdict.n_tokens} tokens, worst cosine "
+                f"{verdict.worst_cosine:.6f}, worst relative error {verdict.worst_relative_error:.1e}; bound: {verdict.bound}: "
+                f"{'ok' if verdict.ok else 'BELOW THE BOUND'}"
+            )
+    for text in misplaced:
+        console.print(f"misplaced: {text}")
+    for failure in failures:
+        console.print(f"could not be compared: {failure}")
+    if failures or misplaced or not all(verdict.ok for verdict in results):
+        raise ParityError(
+            f"{cache}: {sum(not v.ok for v in results)} of {len(results)} streams below the bound, {len(failures)} of "
+            f"{len(chosen)} videos could not be compared, {len(misplaced)} with misplaced tokens; "
+            "extract again, or check that --src is the source of this cache"
+        )
+
+
+def _name_affected(cache: Path, src: Path, console: Console) -> None:
+    """Raises ParityError where stored videos are affected, and InputError where some are not in the source."""
+    from cache.reader import open_cache
+    from pipeline.decoding.decoders.base import DECODING_RULES
+    from pipeline.redo import affected_videos, stored_rules
+    from pipeline.sources.tree import discover
+
+    paths = {source.id: source.path for source in discover(src).sources}
+    with open_cache(cache) as opened:
+        rules = stored_rules(opened)
+        console.print(
+            f"{cache}: {len(opened)} videos by decoding rules {rules}; present rules: {DECODING_RULES}"
+        )
+        affected = affected_videos(opened, paths)
+        if rules < DECODING_RULES and len(opened.rejects):
+            console.print(
+                f"{len(opened.rejects)} rejects by these rules: extract --redo affected tries them again too"
+            )
+        unseen = [str(video_id) for video_id in opened.videos.id if video_id not in paths]
+    for video_id, reason in affected.items():
+        console.print(f"affected: {video_id}: {reason}")
+    if unseen:
+        raise InputError(
+            f"{len(unseen)} stored videos are not in {src}, such as {unseen[0]}: nothing can be said of them; "
+            "give the source that holds them all"
+        )
+    if affected:
+        raise ParityError(
+            f"{cache}: {len(affected)} videos may hold wrong frames, named above: "
+            "extract --redo affected with the settings of the cache extracts them again"
+        )
+    console.print("no stored video is affected")

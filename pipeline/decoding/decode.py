@@ -1,0 +1,122 @@
+"""One video, one decode, the windows of every stream."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSource
+from pipeline.decoding.frames import FramePlan, PreparedFrame, prepare_frame
+from pipeline.decoding.sampling import GridCursor, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """What one stream needs from the decode: its time grid and its frame preparation."""
+
+    name: str
+    sampling: Sampling
+    frames: FramePlan
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the prepared frames behind one token."""
+        return self.sampling.window * self.frames.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedVideo:
+    """What the decode found; times in seconds, sizes in pixels, after rotation."""
+
+    duration_seconds: float
+    fps: float
+    width: int
+    height: int
+    n_frames: int
+    n_errors: int
+    declared_seconds: float
+    decoder: DecoderName = "pyav"
+    notes: tuple[str, ...] = ()
+
+
+Emit = Callable[[int, Sequence[PreparedFrame]], None]
+"""Takes the index of a stream and the prepared frames of its next window."""
+
+
+class WindowBuilder:
+    """Collects grid samples and gives each window as soon as its last sample arrives."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._recent: deque[PreparedFrame] = deque(maxlen=sampling.window)
+        self._n_samples = 0
+        self._complete_at = sampling.window
+        self._emitted_at = 0
+
+    def push(self, frame: PreparedFrame, count: int) -> Iterator[Sequence[PreparedFrame]]:
+        """Add `frame` as the next `count` grid samples; gives the windows that this completes."""
+        for _ in range(count):
+            self._recent.append(frame)
+            self._n_samples += 1
+            if self._n_samples == self._complete_at:
+                self._complete_at += self._sampling.stride
+                self._emitted_at = self._n_samples
+                yield tuple(self._recent)
+
+    def finish(self) -> Iterator[Sequence[PreparedFrame]]:
+        """The last window where the grid does not end on one; a short video repeats its last sample."""
+        if self._emitted_at != self._n_samples:
+            samples = list(self._recent)
+            samples += [samples[-1]] * (self._sampling.window - len(samples))
+            yield tuple(samples)
+
+
+def decode_video(
+    source: FrameSource, plans: Sequence[StreamPlan], *, emit: Emit, beat: Callable[[int], None]
+) -> DecodedVideo:
+    """Decode `source` to its end and emit the windows of every plan, in time order within a stream.
+
+    `beat` is called with the number of frames so far after every frame. Raises `DecodeProblem` where the decoder gives up or no
+    frame comes out.
+    """
+    cursors = [GridCursor(plan.sampling) for plan in plans]
+    builders = [WindowBuilder(plan.sampling) for plan in plans]
+    duration = width = height = 0.0
+    last_pts = 0.0
+    for frame in source:
+        if frame.next_pts_seconds is None:
+            duration = frame.pts_seconds + source.tail_seconds
+            last_pts = frame.pts_seconds
+            counts = [cursor.finish(duration) for cursor in cursors]
+        else:
+            counts = [cursor.take(frame.pts_seconds, frame.next_pts_seconds) for cursor in cursors]
+        if any(counts):
+            rgb = frame.rgb()
+            height, width = rgb.shape[:2]
+            prepared: dict[FramePlan, PreparedFrame] = {}
+            for index, (plan, count) in enumerate(zip(plans, counts, strict=True)):
+                if count:
+                    sample = prepared.get(plan.frames)
+                    if sample is None:
+                        sample = prepared[plan.frames] = prepare_frame(rgb, plan.frames)
+                    for window in builders[index].push(sample, count):
+                        emit(index, window)
+        beat(source.n_frames)
+    if source.n_frames == 0:
+        raise DecodeProblem("no-frames", "the video stream gave no frame")
+    for index, builder in enumerate(builders):
+        for window in builder.finish():
+            emit(index, window)
+    declared = source.declared
+    return DecodedVideo(
+        duration_seconds=duration,
+        fps=(source.n_frames - 1) / last_pts if last_pts > 0 else declared.fps,
+        width=int(width),
+        height=int(height),
+        n_frames=source.n_frames,
+        n_errors=source.n_errors,
+        declared_seconds=declared.duration_seconds,
+        decoder=source.decoder,
+        notes=tuple(source.notes),
+    )

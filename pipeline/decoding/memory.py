@@ -1,0 +1,39 @@
+"""How much memory decoding may take: workers and their limits from one budget, whatever the videos' length.
+
+The models and one batch a stream come on top and do not grow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import psutil
+
+from pipeline.decoding.pool import PoolSettings
+
+MIN_WORKER_BYTES = 768 << 20
+"""Room for one decode worker: decord was seen at 170 to 185 MiB on short clips and at 565 MiB on two hours of 1080p
+(benchmarks/memory.py); the rest is headroom.
+"""
+DEFAULT_SHARE = 0.5
+"""Share of the memory that is free at the start which decoding may take where nothing was said."""
+
+
+def default_budget_bytes() -> int:
+    """Half of what is free now."""
+    return int(psutil.virtual_memory().available * DEFAULT_SHARE)
+
+
+def fit_pool(settings: PoolSettings, budget_bytes: int) -> PoolSettings:
+    """The pool within the budget: fewer workers where they would not fit, each limited to its share.
+
+    A worker that grows over its limit is killed and its video is rejected (`out-of-memory`), so the budget holds. Raises
+    ValueError where not even one worker fits.
+    """
+    if budget_bytes < MIN_WORKER_BYTES:
+        raise ValueError(
+            f"{budget_bytes >> 20} MiB are too little: one decode worker needs {MIN_WORKER_BYTES >> 20} MiB"
+        )
+    workers = max(1, min(settings.workers, budget_bytes // MIN_WORKER_BYTES))
+    limit = min(settings.worker_memory_bytes, budget_bytes // workers)
+    return replace(settings, workers=workers, worker_memory_bytes=limit)

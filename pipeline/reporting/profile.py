@@ -1,0 +1,110 @@
+"""`extract --profile`: where the time went, the share of the machine's ceiling that was reached, and what to change first."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.backbones.base import DTYPES, Backbone, Precision, cpu_has_bf16, exact_float32
+from pipeline.reporting.report import ExtractReport
+
+RATE_SIDE = 4096
+RATE_SECONDS = 2.0
+IDLE_SHARE = 0.25
+"""Above this share of waiting for frames, decoding is what limits the run."""
+
+
+def matrix_rate(device: torch.device, precision: Precision) -> float:
+    """FLOP/s of a square matrix product in this precision, measured now."""
+    a = torch.randn(RATE_SIDE, RATE_SIDE, device=device).to(DTYPES[precision])
+    b = torch.randn(RATE_SIDE, RATE_SIDE, device=device).to(DTYPES[precision])
+
+    def once() -> None:
+        _ = a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    with exact_float32():
+        once()
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < RATE_SECONDS:
+            once()
+            count += 1
+    return count * 2 * RATE_SIDE**3 / (time.perf_counter() - began)
+
+
+def token_flops(backbone: Backbone) -> float:
+    """FLOPs of one token by torch's counter, on the plain model."""
+    frames = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
+    with FlopCounterMode(display=False) as counter:
+        backbone.embed_plainly(frames)
+    return float(counter.get_total_flops())
+
+
+def profile_lines(
+    report: ExtractReport,
+    backbones: Mapping[str, Backbone],
+    *,
+    device: torch.device,
+    precision: Precision,
+    runtime: str,
+    workers: int,
+) -> list[str]:
+    """The profile of a run that stored something; measures the machine's matrix rate (some seconds)."""
+    wall = max(report.seconds - report.setup_seconds, 1e-9)
+    rate = matrix_rate(device, precision)
+    flops = {name: token_flops(backbone) * report.tokens.get(name, 0) for name, backbone in backbones.items()}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    total, busy = sum(flops.values()), report.model_seconds
+    lines = [
+        f"profile    {wall:.1f} s after start-up; {workers} decode workers on {cores} cores",
+        f"  decode    {report.decode_seconds:8.1f} s in the workers, {report.decode_wait_seconds:.1f} s waiting for a slot",
+        f"  wait      {report.idle_seconds:8.1f} s ({report.idle_seconds / wall:.0%}) the models waited for frames",
+    ]
+    for name, seconds in report.embed_seconds.items():
+        lines.append(
+            f"  {name:<9} {seconds:8.1f} s ({seconds / wall:.0%}) with a pass under way, {flops[name] / 1e12:.2f} TFLOP"
+        )
+    achieved = total / max(busy, 1e-9)
+    lines.append(
+        f"  models    {busy:8.1f} s ({busy / wall:.0%}) with any pass under way, {achieved / 1e9:.0f} GFLOP/s = "
+        f"{achieved / rate:.0%} of the {precision} matrix rate ({rate / 1e9:.0f} GFLOP/s)"
+    )
+    lines.append(f"  write     {report.write_seconds:8.1f} s")
+    limit = report.decode_seconds / cores + total / rate
+    lines.append(
+        f"  ceiling   {limit:8.1f} s = decode / cores + FLOPs / matrix rate; reached {limit / wall:.0%} of it"
+    )
+    lines.append(f"change first: {_advice(report, wall, device, precision, runtime, workers, cores)}")
+    return lines
+
+
+def _advice(
+    report: ExtractReport,
+    wall: float,
+    device: torch.device,
+    precision: Precision,
+    runtime: str,
+    workers: int,
+    cores: int,
+) -> str:
+    if report.write_seconds > IDLE_SHARE * wall:
+        return "--out on a faster disk: writing took a quarter of the time or more"
+    if report.idle_seconds > IDLE_SHARE * wall:
+        if workers < cores:
+            return f"--workers {cores}: the models waited for frames while cores were free"
+        return "more cores, or videos of a lower resolution: decoding is what limits this run"
+    if device.type == "cpu" and precision == "fp32" and cpu_has_bf16():
+        return "--precision bf16: this processor multiplies it natively"
+    if device.type == "cpu" and runtime == "torch":
+        return "--runtime openvino (pip install 'onepass[openvino]'): it fuses what torch runs apart"
+    if device.type == "cpu":
+        return (
+            f"--device cuda where there is one: the models took {report.model_seconds / wall:.0%} of the time"
+        )
+    return "nothing obvious: the device is busy with the models"

@@ -1,0 +1,212 @@
+"""What a run did, in numbers that add up: the summary on the terminal and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.process.outputs import write_output
+from cache.schema import PASSING_REASONS, REJECT_REASONS
+
+
+@dataclass(slots=True)
+class ExtractReport:
+    """Counts of one run. Every input found is in exactly one of: stored before, stored now, rejected before, rejected now,
+
+    not reached (after an interruption, or while a stream waits for a video). Part of stored before are `unchanged` (touched files
+    with the same contents) and `kept` (stored videos that could not be read again, with the passing trouble). `waiting`: streams
+    that could not be attached, with the stored videos that they lack and why.
+    """
+
+    src: str
+    out: str
+    layout: str = ""
+    found: int = 0
+    skipped_files: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    stored_before: int = 0
+    stored_now: int = 0
+    rejected_before: int = 0
+    rejected_now: int = 0
+    not_reached: int = 0
+    unchanged: int = 0
+    replaced: int = 0
+    relabelled: int = 0
+    gone: int = 0
+    interrupted: bool = False
+    weights: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    device: str = ""
+    precision: str = ""
+    tokens: dict[str, int] = field(default_factory=dict)
+    added_streams: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    setup_seconds: float = 0.0
+    video_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    decode_wait_seconds: float = 0.0
+    embed_seconds: dict[str, float] = field(default_factory=dict)
+    model_seconds: float = 0.0
+    write_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    profile: list[str] = field(default_factory=list)
+    worker_restarts: int = 0
+    decoders: dict[str, int] = field(default_factory=dict)
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    shortened: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, dict[str, str]] = field(default_factory=dict)
+    duplicates: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    redone: int = 0
+    not_redone: int = 0
+    rejects: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def note_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Keep every (name, reason) of what is no input, and how many there are."""
+        self.skipped, self.skipped_files = list(skipped), len(skipped)
+
+    @property
+    def stored(self) -> int:
+        """Inputs of this source that the cache holds now."""
+        return self.stored_before + self.stored_now
+
+    @property
+    def rejected(self) -> int:
+        """Inputs of this source that are on record as rejected now."""
+        return self.rejected_before + self.rejected_now
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether stored + rejected (+ not reached) = found."""
+        return self.stored + self.rejected + self.not_reached == self.found
+
+    @property
+    def reject_share(self) -> float:
+        """Rejected inputs over found inputs, in [0, 1]."""
+        return self.rejected / self.found if self.found else 0.0
+
+    def reasons(self) -> Counter[str]:
+        """Rejects on record by reason code."""
+        return Counter(reason for reason, _ in self.rejects.values())
+
+    def lines(self) -> list[str]:
+        """The summary, one fact a line."""
+        lines = []
+        random = [
+            f"{name} ({weights})" for name, weights in self.weights.items() if weights.startswith("random")
+        ]
+        if random:
+            lines.append(
+                f"weights    RANDOM, not pretrained: {', '.join(random)}; the features carry no learned meaning"
+            )
+        else:
+            lines.append(
+                "weights    " + ", ".join(f"{name} {weights}" for name, weights in self.weights.items())
+            )
+        if self.note:
+            lines.append(f"note       {self.note}")
+        before = f" ({self.stored_before} of them before this run)" if self.stored_before else ""
+        lines.append(f"stored     {self.stored}{before}")
+        before = f" ({self.rejected_before} of them before this run)" if self.rejected_before else ""
+        lines.append(f"rejected   {self.rejected}{before}")
+        for reason, count in self.reasons().most_common():
+            lines.append(f"  {count:>6}  {reason}: {REJECT_REASONS.get(reason, 'unknown to this version')}")
+        for video_id, (reason, detail) in list(self.rejects.items())[:10]:
+            lines.append(f"          {video_id}: {reason}: {detail[:160]}")
+        if len(self.rejects) > 10:
+            lines.append(f"          and {len(self.rejects) - 10} more: onepass inspect {self.out}")
+        if self.not_reached:
+            why = "interrupted" if self.interrupted or not self.waiting else "until all streams are whole"
+            lines.append(f"not reached {self.not_reached} ({why})")
+        reached = f" + {self.not_reached} not reached" if self.not_reached else ""
+        verdict = "adds up" if self.adds_up else "DOES NOT ADD UP"
+        lines.append(
+            f"found      {self.found} = {self.stored} stored + {self.rejected} rejected{reached}: {verdict}"
+        )
+        lines += self._passing_lines()
+        for title, entries in (
+            ("other decoder", self.fallbacks),
+            ("shorter than declared", self.shortened),
+            ("damaged but under the limit", self.damaged),
+            ("same contents as another", self.duplicates),
+            ("worth knowing", self.notes),
+        ):
+            if entries:
+                lines.append(f"{title}: {len(entries)}")
+                lines += [
+                    f"          {video_id}: {text[:160]}" for video_id, text in list(entries.items())[:3]
+                ]
+        for count, text in (
+            (self.replaced, "stored again because the file changed"),
+            (self.redone, "extracted again by the present decoding rules"),
+            (self.not_redone, "affected videos could not be read again: the same command goes on"),
+            (self.unchanged, "touched files with unchanged contents"),
+            (self.relabelled, "stored videos given a new label, split or source"),
+            (self.gone, "videos in the cache that the source no longer holds (kept)"),
+            (self.worker_restarts, "decode workers that had to be replaced"),
+        ):
+            if count:
+                lines.append(f"{count} {text}")
+        for name, count in self.added_streams.items():
+            lines.append(f"stream {name} added to {count} stored videos")
+        if self.stored_now:
+            work_seconds = max(self.seconds - self.setup_seconds, 1e-9)
+            tokens = ", ".join(f"{count} {name}" for name, count in self.tokens.items())
+            lines.append(
+                f"extracted  {self.stored_now} videos, {self.video_seconds:.0f} s of video, {tokens} tokens in "
+                f"{work_seconds:.1f} s ({self.stored_now / work_seconds:.2f} videos/s) after {self.setup_seconds:.1f} s of "
+                f"start-up, {self.precision} on {self.device}"
+            )
+        lines += self.profile
+        return lines
+
+    def _passing_lines(self) -> list[str]:
+        """What passing trouble left undone; the same command tries it again."""
+        lines = []
+        if self.kept:
+            lines.append(f"kept: {_videos(self.kept)} could not be read again this time:")
+            lines += _first_of(self.kept)
+        for stream, lacking in self.waiting.items():
+            lines.append(
+                f"stream {stream} not attached: {_videos(lacking)} could not be read this time; the rest of it is kept, "
+                "and the same command goes on:"
+            )
+            lines += _first_of(lacking)
+        passing = sum(reason in PASSING_REASONS for reason, _ in self.rejects.values())
+        if passing:
+            lines.append(f"{passing} of the rejects are passing trouble: the same command tries them again")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole report as JSON-able values, with the sums."""
+        fields = asdict(self)
+        fields["rejects"] = {k: {"reason": r, "detail": d} for k, (r, d) in self.rejects.items()}
+        return {
+            **fields,
+            "stored": self.stored,
+            "rejected": self.rejected,
+            "adds_up": self.adds_up,
+            "reject_share": self.reject_share,
+            "rejects_by_reason": dict(self.reasons()),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON. Raises InputError or StorageFull where it cannot be written."""
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        write_output("--report", path, text.encode("utf-8", "backslashreplace"))
+
+
+def _videos(named: Mapping[str, str]) -> str:
+    return f"{len(named)} stored video{'s' * (len(named) != 1)}"
+
+
+def _first_of(named: Mapping[str, str], count: int = 10) -> list[str]:
+    """The first entries, one a line, and how many more there are."""
+    lines = [f"          {video_id}: {text[:160]}" for video_id, text in list(named.items())[:count]]
+    return [*lines, f"          and {len(named) - count} more"] if len(named) > count else lines

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cache.errors import InputError
+from heads.cli.train import build_config, main, read_device
+from heads.trained.head import TrainedHead
+from tests.heads.synthetic import toy_videos, write_cache
+
+ROOT = Path(__file__).parents[3]
+
+
+def train(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "heads.cli.train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_trains_from_several_caches_with_a_label_file(tmp_path: Path) -> None:
+    videos = toy_videos(48)
+    write_cache(tmp_path / "a.zarr", videos[:30])
+    write_cache(tmp_path / "b.h5", videos[30:])
+    labels = tmp_path / "labels.csv"
+    lines = [f"{v.row.id},{'harmful' if v.row.label else 'safe'}" for v in videos]
+    labels.write_text("\n".join(["id,label", *lines]))
+    done = train(
+        *("--features", tmp_path / "a.zarr", tmp_path / "b.h5", "--out", tmp_path / "head"),
+        *("--labels", labels, "--epochs", "2", "--batch-size", "8", "--lr", "1e-3", "--seed", "3"),
+        *("--set", "n_resamples=20", "--pos-weight", "1.5", "--model", "mlp"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "48 videos matched (24 harmful, 24 safe)" in done.stdout
+    assert "pos_weight 1.5000 (given)" in done.stdout
+    assert "RANDOM backbone weights" in done.stdout
+    head = TrainedHead.load(tmp_path / "head")
+    assert head.info.label_names == ("safe", "harmful")
+    assert head.info.config.seed == 3
+    assert head.info.config.loss.pos_weight == 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--features", "absent.zarr"), 3, "absent.zarr"),
+        (("--features", "{cache}", "--preset", "final-model-5"), 2, "unknown preset"),
+        (("--features", "{cache}", "--streams", "audio"), 2, "holds no stream audio"),
+        (("--features", "{cache}", "--lr", "5"), 2, "lr must be"),
+        (("--features", "{cache}", "--labels", "absent.csv"), 2, "absent.csv"),
+        (("--features", "{cache}", "--device", "tpu"), 2, "--device must be"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_code(
+    toy_path: Path,
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train-head", *(a.format(cache=toy_path) for a in arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == code
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys, heads.cli.train; assert not {'torch', 'sklearn', 'zarr', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    started = time.perf_counter()
+    done = train("--help")
+    assert done.returncode == 0
+    assert "--features" in done.stdout
+    assert time.perf_counter() - started < 5  # 0.2 s on an idle machine; a bound that a busy one keeps
+
+
+def test_presets_and_settings_become_a_config() -> None:
+    config = build_config("final-model-4", {"optim.epochs": 2}, ["model.dropout=0.3", "seed=4"])
+    assert (config.optim.epochs, config.optim.batch_size) == (2, 4)
+    assert (config.model.dropout, config.seed) == (0.3, 4)
+    with pytest.raises(InputError, match="KEY=VALUE"):
+        build_config("default", {}, ["seed"])
+    assert read_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="--device"):
+        read_device("tpu")

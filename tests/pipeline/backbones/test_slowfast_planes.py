@@ -1,0 +1,68 @@
+"""SlowFast by planes is the folded model: the same maps, whatever the batch, in the order of its frames."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.backbones.slowfast import (
+    SlowFastConfig,
+    fold_batchnorm,
+    load_model,
+    slow_frame_index,
+)
+from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def blocks() -> Any:
+    """Folded blocks whose BatchNorms did something: at the start of a training their statistics are 0 and 1."""
+    model, _ = load_model(SlowFastConfig("random"))
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    return fold_batchnorm(copy.deepcopy(model)).blocks[:5]
+
+
+@torch.inference_mode()
+def test_maps_are_those_of_the_folded_model(blocks: Any) -> None:
+    x_BTHWC = torch.randn(2, 32, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(1))
+    pathways = [x_BTHWC.permute(0, 4, 1, 2, 3)[:, :, slow_frame_index()], x_BTHWC.permute(0, 4, 1, 2, 3)]
+    for block in blocks:
+        pathways = block(pathways)
+    found = PlanesSlowFast(blocks)(x_BTHWC[:, slow_frame_index()], x_BTHWC)
+    for expected_BCTHW, got_BTHWC in zip(pathways, found, strict=True):
+        got = got_BTHWC.permute(0, 4, 1, 2, 3)
+        assert got.shape == expected_BCTHW.shape
+        assert float((got - expected_BCTHW).norm() / expected_BCTHW.norm()) < 1e-5
+
+
+@torch.inference_mode()
+def test_every_frame_of_the_fast_pathway_counts_where_it_stands(blocks: Any) -> None:
+    """A change in one frame shows in the stem's output at that frame and at most two beside it, across groups of frames."""
+    stem = PlanesSlowFast(blocks)._fast_stem
+    x_BTHWC = torch.zeros(1, 32, SIDE, SIDE, 3)
+    still = stem(x_BTHWC)
+    for changed in (0, 7, 8, 15, 31):
+        moved = x_BTHWC.clone()
+        moved[:, changed] = 1
+        differs = (stem(moved) != still).flatten(2).any(-1)[0].nonzero().flatten().tolist()
+        assert differs == [t for t in range(changed - 2, changed + 3) if 0 <= t < 32]
+
+
+def test_a_kernel_over_time_and_space_is_refused() -> None:
+    with pytest.raises(AssertionError, match="over time and space"):
+        plane_conv(nn.Conv3d(3, 8, (5, 7, 7)))
+    with pytest.raises(AssertionError, match="not a plain convolution"):
+        plane_conv(nn.Conv3d(8, 8, (1, 3, 3), groups=2))

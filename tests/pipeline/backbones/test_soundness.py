@@ -1,0 +1,35 @@
+"""Convolutions that are wrong beyond what rounding explains are found before a feature is made."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cache.errors import DeviceError
+from pipeline.backbones import soundness
+from pipeline.backbones.base import Precision
+from pipeline.backbones.soundness import MOST_ERROR, require_sound
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_sound_device_passes(precision: Precision) -> None:
+    require_sound.cache_clear()
+    require_sound(CPU, precision)
+    errors = soundness._errors(CPU, precision)
+    assert len(errors) == 2 and all(error < MOST_ERROR[precision] for error in errors.values())
+
+
+@pytest.mark.parametrize("factor", [1.05, float("nan")])
+def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    real = torch.nn.functional.conv3d
+
+    def wrong(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return real(x, *rest) * (factor if x.dtype == torch.bfloat16 else 1)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", wrong)
+    require_sound.cache_clear()
+    with pytest.raises(DeviceError, match="computes convolutions wrongly in bf16 .3x3x3: relative error"):
+        require_sound(CPU, "bf16")
+    require_sound.cache_clear()

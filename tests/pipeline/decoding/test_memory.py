@@ -1,0 +1,38 @@
+"""One budget for all decoders: fewer workers where they would not fit, each limited to its share."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.decoding.memory import MIN_WORKER_BYTES, default_budget_bytes, fit_pool
+from pipeline.decoding.pool import PoolSettings
+
+GIB = 1 << 30
+
+
+@given(st.integers(1, 64), st.integers(MIN_WORKER_BYTES, 64 * GIB), st.integers(MIN_WORKER_BYTES, 8 * GIB))
+def test_the_budget_holds_whatever_is_asked_for(workers: int, budget: int, limit: int) -> None:
+    asked = PoolSettings(workers=workers, worker_memory_bytes=limit, deadline_seconds=7.0, slots=4)
+    fitted = fit_pool(asked, budget)
+    assert fitted.workers * fitted.worker_memory_bytes <= budget
+    assert 1 <= fitted.workers <= workers and MIN_WORKER_BYTES <= fitted.worker_memory_bytes <= limit
+    assert (fitted.deadline_seconds, fitted.slots) == (7.0, 4)
+
+
+def test_a_large_budget_changes_nothing() -> None:
+    asked = PoolSettings(workers=4, worker_memory_bytes=4 * GIB)
+    assert fit_pool(asked, 16 * GIB) == asked
+    assert fit_pool(asked, 8 * GIB) == PoolSettings(workers=4, worker_memory_bytes=2 * GIB)
+    assert fit_pool(asked, 2 * GIB) == PoolSettings(workers=2, worker_memory_bytes=GIB)
+
+
+def test_less_than_one_worker_is_refused() -> None:
+    with pytest.raises(ValueError, match="100 MiB are too little: one decode worker needs 768 MiB"):
+        fit_pool(PoolSettings(), 100 << 20)
+
+
+def test_the_default_is_a_share_of_what_is_free() -> None:
+    assert 0 < default_budget_bytes() < psutil.virtual_memory().total

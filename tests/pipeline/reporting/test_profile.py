@@ -1,0 +1,55 @@
+"""`--profile`: time by stage, the share of the ceiling, and the one setting most worth changing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.reporting import profile
+from pipeline.reporting.report import ExtractReport
+from tests.pipeline.tiny import tiny_backbones
+
+CPU = torch.device("cpu")
+
+
+def lines(monkeypatch: pytest.MonkeyPatch, **changes: float) -> list[str]:
+    """A run of 100 s after start-up, at a matrix rate of 1 GFLOP/s and 1 GFLOP a token."""
+    monkeypatch.setattr(profile, "matrix_rate", lambda *_: 1e9)
+    monkeypatch.setattr(profile, "token_flops", lambda *_: 1e9)
+    report = ExtractReport(src="a", out="b")
+    report.seconds, report.setup_seconds, report.stored_now = 110.0, 10.0, 5
+    report.tokens = {"clip": 10, "slowfast": 40}
+    report.embed_seconds, report.model_seconds = {"clip": 20.0, "slowfast": 60.0}, 75.0  # 5 s side by side
+    report.decode_seconds, report.write_seconds = 30.0, 1.0
+    for name, value in changes.items():
+        setattr(report, name, value)
+    return profile.profile_lines(
+        report, tiny_backbones(), device=CPU, precision="fp32", runtime="torch", workers=2
+    )
+
+
+def test_times_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\n".join(lines(monkeypatch))
+    assert "100.0 s after start-up; 2 decode workers" in text
+    assert "60.0 s (60%) with a pass under way, 0.04 TFLOP" in text
+    assert "75.0 s (75%) with any pass under way, 1 GFLOP/s = 67% of the fp32 matrix rate" in text
+    cores = profile.os.cpu_count() if not hasattr(profile.os, "sched_getaffinity") else None
+    cores = cores or len(profile.os.sched_getaffinity(0))
+    assert f"{30 / cores + 50:8.1f} s = decode / cores + FLOPs / matrix rate" in text
+    assert lines(monkeypatch)[-1].startswith("change first: ")
+
+
+def test_the_advice_follows_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, waiting = lines(monkeypatch)[-1], lines(monkeypatch, idle_seconds=70.0)[-1]
+    assert busy != waiting
+
+
+def test_flops_are_counted_on_the_plain_model() -> None:
+    backbone = tiny_backbones("clip")["clip"]
+    assert profile.token_flops(backbone) >= 2 * 8 * 8 * 3 * 8  # one matrix product
+
+
+def test_the_matrix_rate_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "RATE_SIDE", 64)
+    monkeypatch.setattr(profile, "RATE_SECONDS", 0.05)
+    assert profile.matrix_rate(CPU, "fp32") > 1e6

@@ -47,7 +47,8 @@ def test_the_simplest_within_one_standard_error_is_taken(data: HeadDataset) -> N
     names = list(MODELS)
     recipes = candidates(QUICK)
     blind, good, better = (made_up(data, quality, seed) for seed, quality in enumerate((0.0, 2.0, 2.0)))
-    better.logits[:] = good.logits + 0.05 * data.labels  # no more than noise
+    noise = np.random.default_rng(5).standard_normal(len(data))
+    better.logits[:] = good.logits + 0.3 * noise  # better or worse by no more than noise
     rows, taken = judge(
         data, recipes, dict(zip(names, (blind, good, better), strict=False)), dict.fromkeys(names[3:], "no")
     )

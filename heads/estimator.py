@@ -158,6 +158,7 @@ class HeadClassifier(_TokensMixin, ClassifierMixin, BaseEstimator):  # type: ign
             stream_dims=tuple(self.stream_dims_[name] for name in self.streams_),
             config=config,
             device=resolve_device(self.device),
+            groups=groups,
         )
         logits = predict_logits(result.model, tokens, val)
         calibration = fit_temperature(logits, labels[val])

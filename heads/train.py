@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,30 +15,34 @@ import numpy.typing as npt
 from cache.arguments import require_open_cache, shown
 from cache.errors import InputError
 from heads.data.dataset import HeadDataset, load_dataset
-from heads.data.splits import Split, choose_split, labelled_rows
+from heads.data.splits import Split, choose_split, labelled_rows, straddling_notes
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.calibration import Calibration, fit_temperature, probabilities, rescaled
 from heads.scoring.evaluate import Evaluation, evaluate
-from heads.scoring.floors import beaten_notes, evaluate_floors, missing_floor_notes
+from heads.scoring.floors import beaten_notes, evaluate_floors, floors_apart, missing_floor_notes
 from heads.scoring.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
 from heads.trained.head import HeadInfo, TrainedHead
 from heads.trained.record import PredictionTable, TrainingRecord
 from heads.trained.seen import SeenVideos
 from heads.training.config import TrainConfig
 from heads.training.cross_validation import (
+    OUT_OF_FOLD,
     CrossValidation,
     FoldResult,
     cross_validate,
-    unlike_out_of_fold_notes,
+    folds_of,
 )
 from heads.training.device import Device, resolve_device
 from heads.training.fit import EpochRow, FitResult, fit, predict_logits
+from heads.training.out_of_fold import FoldHeads, mean_history, mean_of_folds, refit
+from heads.training.portfolio import compare, usual_folds
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
+Ensemble = Literal["folds", "refit"]
 LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
 
 
@@ -50,30 +54,43 @@ def train_head(
     device: Device = "auto",
     on_epoch: Callable[[EpochRow], None] | None = None,
     cv: int | None = None,
+    ensemble: Ensemble | None = None,
     on_fold: Callable[[FoldResult], None] | None = None,
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 
-    labels: a join that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group
-    whose out-of-fold scores go to `head.training.cross_validation`; the head is the same with and without.
-    on_fold is called for every fold, which come first, on_epoch after every epoch of the head itself. Raises
-    LabelError when labels cannot be trained on, InputError for settings that do not fit the cache, HeadError
-    when the loss stops being finite.
+    config: None compares a portfolio of models out of fold and takes one (`heads.training.portfolio`). labels: a join
+    that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group that decide
+    instead of val, over all labelled videos outside test; the head is then trained on all of these. ensemble: the mean
+    of the heads of the folds (None: the same), or one refitted on all. on_fold is called for every fold,
+    on_epoch after every epoch where val chooses. Raises LabelError when labels cannot be trained on, InputError for
+    settings that do not fit the cache, HeadError when the loss stops being finite.
     """
     require_open_cache(cache, "train_head")
+    auto = config is None
     config = TrainConfig() if config is None else config
     if not isinstance(config, TrainConfig):
         raise InputError(
             f"config must be a TrainConfig, such as TrainConfig().updated({{...}}), not {shown(config)}"
         )
     started = time.perf_counter()
-    dataset = load_dataset(
-        cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels
-    )
+    separate = auto or config.model.separate_streams
+    dataset = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels)
     split = choose_split(
         dataset.labels, dataset.splits, dataset.groups, val_share=config.data.val_share, seed=config.seed
     )
     load_seconds = time.perf_counter() - started
+    if auto:
+        return train_auto(
+            dataset,
+            split,
+            config,
+            device=device,
+            cv=cv,
+            ensemble=ensemble,
+            on_fold=on_fold,
+            seconds={"load": load_seconds},
+        )
     return train_on(
         dataset,
         split,
@@ -81,6 +98,7 @@ def train_head(
         device=device,
         on_epoch=on_epoch,
         cv=cv,
+        ensemble=ensemble,
         on_fold=on_fold,
         seconds={"load": load_seconds},
     )
@@ -94,20 +112,44 @@ def train_on(
     device: Device = "auto",
     on_epoch: Callable[[EpochRow], None] | None = None,
     cv: int | None = None,
+    ensemble: Ensemble | None = None,
     on_fold: Callable[[FoldResult], None] | None = None,
+    fold_heads: FoldHeads | None = None,
+    portfolio: Sequence[Mapping[str, Any]] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> TrainedHead:
-    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold.
+    """Train one head on a dataset that is already loaded: val chooses epoch, temperature and threshold, or with `cv`
+    folds over all labelled videos outside the split's test choose the latter two.
 
-    cv: folds over all labelled videos that are not in the split's test.
+    fold_heads: of these folds, where they are trained already. portfolio: what they were chosen from.
     """
     spent = dict(seconds or {})
-    folds = None
     if cv is not None:
-        labelled, _ = labelled_rows(dataset.labels)
-        rows = np.setdiff1d(labelled, split.test)
-        folds = cross_validate(dataset, config, k=cv, rows=rows, device=device, on_fold=on_fold)
+        split = out_of_fold_split(dataset, split, k=cv, seed=config.seed)
+        folds = cross_validate(
+            dataset, config, k=cv, rows=split.train, device=device, on_fold=on_fold, heads=fold_heads
+        )
         spent["cross-validation"] = folds.seconds
+        started = time.perf_counter()
+        if ensemble != "refit":
+            model = mean_of_folds(dataset, folds.heads)
+        else:
+            model = refit(dataset, folds.heads, device=device)
+        spent["fit"] = time.perf_counter() - started
+        first = folds.heads.results[0]
+        history = mean_history(folds.heads.results)
+        result = FitResult(model, history, first.best_epoch, first.pos_weight, first.precision)
+        members = folds.k if ensemble != "refit" else 1
+        return finish(
+            dataset,
+            split,
+            config,
+            result,
+            cross_validation=folds,
+            members=members,
+            portfolio=portfolio,
+            seconds=spent,
+        )
     started = time.perf_counter()
     result = fit(
         dataset.tokens,
@@ -119,9 +161,56 @@ def train_on(
         device=resolve_device(device),
         on_epoch=on_epoch,
         negative_hours=dataset.negative_hours(split.val),
+        groups=dataset.groups,
     )
     spent["fit"] = time.perf_counter() - started
-    return finish(dataset, split, config, result, cross_validation=folds, seconds=spent)
+    return finish(dataset, split, config, result, seconds=spent)
+
+
+def train_auto(
+    dataset: HeadDataset,
+    split: Split,
+    config: TrainConfig,
+    *,
+    device: Device = "auto",
+    cv: int | None = None,
+    ensemble: Ensemble | None = None,
+    on_row: Callable[[str, float], None] | None = None,
+    on_fold: Callable[[FoldResult], None] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> TrainedHead:
+    """Compare the portfolio on folds of all that is not in the split's test, and train what is taken.
+
+    dataset: with separate streams. config: data, loss, optimiser, threshold and seed; its model is not looked at. cv:
+    folds; None is as many as source groups allow, up to 5.
+    """
+    labelled, _ = labelled_rows(dataset.labels)
+    rows = np.setdiff1d(labelled, split.test)
+    given = dataset.given_folds
+    k = (usual_folds(dataset, rows) if given is None else int(given.max())) if cv is None else cv
+    folds, _ = folds_of(dataset, config, k=k, rows=rows)
+    found = compare(dataset, config, folds, device=device, on_row=on_row)
+    return train_on(
+        dataset,
+        split,
+        found.config,
+        device=device,
+        cv=k,
+        ensemble=ensemble,
+        on_fold=on_fold,
+        fold_heads=found.heads,
+        portfolio=[row.as_dict() for row in found.rows],
+        seconds={**(seconds or {}), "comparison": found.seconds},
+    )
+
+
+def out_of_fold_split(dataset: HeadDataset, split: Split, *, k: int, seed: int) -> Split:
+    """train is all that has a label and is not in the split's test; no val."""
+    labelled, notes = labelled_rows(dataset.labels)
+    train = np.setdiff1d(labelled, split.test)
+    origin = f"{k} folds by source group of all labelled videos{' outside test' * bool(len(split.test))}, seed {seed}"
+    leaks = straddling_notes(Split(train, train[:0], split.test, origin, out_of_fold=True), dataset.groups)
+    return Split(train, train[:0], split.test, origin, (*notes, *leaks), out_of_fold=True)
 
 
 def finish(
@@ -131,38 +220,24 @@ def finish(
     result: FitResult,
     *,
     cross_validation: CrossValidation | None = None,
+    members: int = 1,
+    portfolio: Sequence[Mapping[str, Any]] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> TrainedHead:
     """Calibrate and choose the threshold on val, then score every part once and put the floors beside it.
 
-    cross_validation goes into the record, with a note where its threshold is not like val's.
+    cross_validation: it has calibrated and chosen, out of fold. members: heads of folds whose mean the head is.
     """
     started = time.perf_counter()
-    rows = np.sort(np.concatenate(list(split.parts().values())))
-    logits = predict_logits(result.model, dataset.tokens, rows)
-    in_part = {int(row): name for name, part in split.parts().items() for row in part}
-    splits = tuple(in_part[int(row)] for row in rows)
-    val = np.flatnonzero(np.array(splits) == "val")
-    labels = dataset.labels[rows]
-    calibration = fit_temperature(logits[val], labels[val])
-    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
-    table = PredictionTable(
-        ids=tuple(dataset.ids[i] for i in rows),
-        labels=labels,
-        splits=splits,
-        groups=tuple(dataset.groups[i] for i in rows),
-        logits=logits,
-        probabilities=probabilities(logits, temperature=temperature),
+    folds = cross_validation
+    table, calibration, choice, temperature = (
+        _decided_on_val(dataset, split, config, result)
+        if folds is None
+        else _decided_out_of_fold(dataset, split, config, result, folds)
     )
-    choice = choose_on_rows(
-        dataset,
-        rows[val],
-        table.probabilities[val],
-        config=config.threshold,
-        n_resamples=config.n_resamples,
-        seed=config.seed,
-    )
-    evaluations = tuple(
+    rows_of = {part: table.rows_of(part) for part in ("val", "test", "train")}
+    evaluations = [] if folds is None else [folds.head]
+    evaluations += [
         evaluate(
             "head",
             part,
@@ -173,36 +248,59 @@ def finish(
             n_resamples=config.n_resamples if part != "train" else 0,
             seed=config.seed,
         )
-        for part in ("val", "test", "train")
-        if len(places := table.rows_of(part))
-    )
-    floors = evaluate_floors(
-        dataset, split, config=config.threshold, n_resamples=config.n_resamples, seed=config.seed
-    )
+        for part, places in rows_of.items()
+        if len(places)
+    ]
+    if folds is not None:
+        scores = probabilities(
+            predict_logits(result.model, dataset.tokens, split.train), temperature=temperature
+        )
+        groups = [dataset.groups[i] for i in split.train]
+        evaluations.append(
+            evaluate(
+                "head",
+                "train",
+                dataset.labels[split.train],
+                scores,
+                threshold=choice.threshold,
+                groups=groups,
+            )
+        )
+    floors = () if folds is None else folds.floors
+    if folds is None or len(split.test):
+        floors += evaluate_floors(
+            dataset,
+            split,
+            config=config.threshold,
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+            thresholds=None if folds is None else folds.floor_thresholds,
+        )
+    chose = table.rows_of("val" if folds is None else OUT_OF_FOLD)
     notes = (
         *split.notes,
         *missing_floor_notes(dataset),
         *choice.warnings,
-        *calibration_notes(calibration, choice, table, val, config),
+        *calibration_notes(calibration, choice, table, chose, config),
     )
-    for evaluation in evaluations[: 1 + bool(len(split.test))]:
+    for evaluation in evaluations:
+        if evaluation.part not in ("val", "test"):
+            continue
         if config.n_resamples:
             own_threshold = (choice.interval,) if evaluation.part == "val" else ()
             notes += interval_notes(evaluation.part, (*evaluation.intervals.values(), *own_threshold))
-        notes += beaten_notes(evaluation, floors)
-    if cross_validation is not None:
-        own = [note for note in cross_validation.notes if note not in notes]
-        unlike = unlike_out_of_fold_notes(cross_validation.threshold, choice)
-        cross_validation = replace(cross_validation, notes=(*own, *unlike))
+        notes += beaten_notes(evaluation, floors_apart(config.model.architecture, floors))
+    if folds is not None:
+        notes += tuple(note for note in folds.notes if note not in notes)
     record = TrainingRecord(
         split=split,
         history=result.history,
         predictions=table,
-        evaluations=evaluations,
+        evaluations=tuple(evaluations),
         floors=floors,
         calibration=calibration,
         seconds={**(seconds or {}), "evaluate": time.perf_counter() - started},
-        cross_validation=cross_validation,
+        cross_validation=folds,
     )
     info = HeadInfo(
         config=config,
@@ -220,8 +318,67 @@ def finish(
         trained_on=_trained_on(dataset, split),
         notes=notes,
         versions=library_versions(),
+        members=members,
+        portfolio=tuple(portfolio),
     )
     return TrainedHead(result.model, info, record)
+
+
+Decided = tuple[PredictionTable, Calibration, ThresholdChoice, float]
+
+
+def _decided_on_val(dataset: HeadDataset, split: Split, config: TrainConfig, result: FitResult) -> Decided:
+    rows = np.sort(np.concatenate(list(split.parts().values())))
+    logits = predict_logits(result.model, dataset.tokens, rows)
+    in_part = {int(row): name for name, part in split.parts().items() for row in part}
+    splits = tuple(in_part[int(row)] for row in rows)
+    val = np.flatnonzero(np.array(splits) == "val")
+    calibration = fit_temperature(logits[val], dataset.labels[rows][val])
+    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
+    table = _table(dataset, rows, splits, logits, temperature)
+    choice = choose_on_rows(
+        dataset,
+        rows[val],
+        table.probabilities[val],
+        config=config.threshold,
+        n_resamples=config.n_resamples,
+        seed=config.seed,
+    )
+    return table, calibration, choice, temperature
+
+
+def _decided_out_of_fold(
+    dataset: HeadDataset, split: Split, config: TrainConfig, result: FitResult, folds: CrossValidation
+) -> Decided:
+    temperature = folds.calibration.temperature if config.calibration == "temperature" else 1.0
+    logits = folds.heads.logits.copy()
+    logits[split.test] = predict_logits(result.model, dataset.tokens, split.test) if len(split.test) else 0.0
+    test = set(split.test.tolist())
+    rows = np.sort(np.concatenate([split.train, split.test]))
+    parts = tuple("test" if int(row) in test else OUT_OF_FOLD for row in rows)
+    return (
+        _table(dataset, rows, parts, logits[rows], temperature),
+        folds.calibration,
+        folds.threshold,
+        temperature,
+    )
+
+
+def _table(
+    dataset: HeadDataset,
+    rows: npt.NDArray[np.int64],
+    splits: tuple[str, ...],
+    logits: Float,
+    temperature: float,
+) -> PredictionTable:
+    return PredictionTable(
+        ids=tuple(dataset.ids[i] for i in rows),
+        labels=dataset.labels[rows],
+        splits=splits,
+        groups=tuple(dataset.groups[i] for i in rows),
+        logits=logits,
+        probabilities=probabilities(logits, temperature=temperature),
+    )
 
 
 def calibration_notes(
@@ -238,7 +395,7 @@ def calibration_notes(
     if calibration.at_bound:
         notes.append(
             f"the best temperature lies beyond {calibration.temperature:.2f}, the end of the search: the logits "
-            f"of the {calibration.n} val videos are far from log-odds, so scores are not probabilities"
+            f"of the {calibration.n} {table.splits[val[0]]} videos are far from log-odds, so scores are not probabilities"
         )
     elif choice.objective == "f1" and not choice.degenerate:
         scores = probabilities(table.logits[val], temperature=calibration.temperature)
@@ -265,7 +422,8 @@ def _trained_on(dataset: HeadDataset, split: Split) -> dict[str, Any]:
         "cache_digest": dataset.cache_digest,
         "n_videos": len(dataset),
         "split": split.origin,
-        "chosen_on": "val",
+        "chosen_on": OUT_OF_FOLD if split.out_of_fold else "val",
+        "median_seconds": float(np.median(dataset.durations[split.train])),
         "counts": {
             part: {dataset.label_names[label]: int((dataset.labels[rows] == label).sum()) for label in (0, 1)}
             for part, rows in split.parts().items()

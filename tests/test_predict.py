@@ -73,7 +73,7 @@ def cache(run: Run, videos: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def head(run: Run, cache: Path, tmp_path: Path) -> Path:
     out = tmp_path / "[x]h[" / "y]"
-    quick = ("--epochs", 1, "--set", "n_resamples=0", "--device", "cpu")
+    quick = ("--no-cv", "--epochs", 1, "--set", "n_resamples=0", "--device", "cpu")
     code, said, _ = run("train-head", "--features", cache, "--out", out, *quick)
     assert code == 0 and str(out) in said and str(cache) in said
     return out

@@ -18,9 +18,12 @@ from heads.scoring.floors import (
     floor_names,
     floor_probabilities,
     floor_threshold,
-    mean_tokens,
+    token_statistics,
 )
 from heads.training.config import TrainConfig
+
+FLOORS_VERSION = 2
+"""Raised when a floor comes to mean another model."""
 
 
 def floor_records(
@@ -47,7 +50,7 @@ def floor_records(
     for together in zip(*runs.values(), strict=True):
         missing = [run for run in together if run.key not in found]
         if missing:
-            pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
+            pooled = token_statistics(dataset.tokens) if pooled is None else pooled
             probabilities = floor_probabilities(dataset, missing[0].split.train, pooled=pooled)
             for run in missing:
                 found[run.key] = _record(dataset, run, probabilities[run.label], run.label)
@@ -58,6 +61,7 @@ def floor_records(
 def _digest(dataset: HeadDataset, base: TrainConfig, parts: str) -> str:
     """All that a floor depends on: the features and how they were made, videos and labels by part, the threshold's objective."""
     identity = {
+        "floors": FLOORS_VERSION,
         "streams": {stream.name: fingerprint_digest(stream.fingerprint) for stream in dataset.streams},
         "cache": dataset.cache_digest,
         "parts": parts,

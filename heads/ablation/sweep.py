@@ -37,7 +37,8 @@ from heads.data.dataset import HeadDataset, StreamInput, choose_streams
 from heads.data.fold_file import read_folds
 from heads.data.rows import read_rows
 from heads.data.splits import FoldConfig, Split, choose_split, fold_splits
-from heads.models.model import ModelConfig, count_parameters
+from heads.models.ensemble import count_parameters
+from heads.models.model import ModelConfig
 from heads.training.config import TrainConfig, dotted_key
 from heads.training.device import Device
 

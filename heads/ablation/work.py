@@ -26,11 +26,12 @@ from cache.errors import HeadError, OnepassError
 from cache.process.interrupts import be_deaf, deaf_children
 from heads.ablation.runs import Run, RunRecord, RunStore
 from heads.data.dataset import MEMORY_SHARE, HeadDataset, load_dataset
-from heads.training.batched import FitJob, fit_together, heads_together
+from heads.training.batched import FitJob, heads_together
 from heads.training.config import TrainConfig
 from heads.training.device import Device, resolve_device
 from heads.training.epochs import EpochRow, FitResult
 from heads.training.held_out import score_rows
+from heads.training.jobs import fit_jobs
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
@@ -74,13 +75,13 @@ def view_of(config: TrainConfig) -> View:
 def make_packs(
     runs: Sequence[Run], *, jobs: int, longest: int, n_parameters: Callable[[TrainConfig], int]
 ) -> list[list[Run]]:
-    """Runs in packs of one view and architecture; in a pack those that share batches stand together.
+    """Runs in packs of one view, architecture and join; in a pack those that share batches stand together.
 
     longest: most tokens of a video. It and the parameters bound how many heads fit beside each other.
     """
     by_view: dict[tuple[View, str], list[Run]] = {}
     for run in runs:
-        by_view.setdefault((view_of(run.config), run.config.model.architecture), []).append(run)
+        by_view.setdefault((view_of(run.config), _kind(run.config)), []).append(run)
     even = math.ceil(len(runs) / (PACKS_A_PROCESS * jobs)) if jobs > 1 else len(runs)
     packs: list[list[Run]] = []
     for _, members in sorted(by_view.items(), key=lambda item: repr(item[0])):  # one view after another
@@ -93,6 +94,11 @@ def make_packs(
         n_packs = math.ceil(len(members) / min(even, room))
         packs += [list(part) for part in np.array_split(np.array(members, dtype=object), n_packs)]
     return packs
+
+
+def _kind(config: TrainConfig) -> str:
+    """What trains together: `fit_jobs` takes one architecture and join."""
+    return f"{config.model.architecture} {config.model.joining}"
 
 
 def _feed_order(run: Run) -> tuple[int, int, int, str, str]:
@@ -151,11 +157,12 @@ class Trainer:
             FitJob(run.config, run.split.train, run.split.val, dataset.negative_hours(run.split.val))
             for run in pack
         ]
-        results = fit_together(
+        results = fit_jobs(
             dataset.tokens,
             dataset.labels,
             jobs,
             stream_dims=dataset.stream_dims,
+            groups=dataset.groups,
             device=self._device,
             on_epoch=self._on_epoch,
         )

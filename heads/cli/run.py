@@ -6,24 +6,29 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from cache.errors import InputError
 from heads.data.dataset import HeadDataset, load_dataset
-from heads.data.splits import choose_split
+from heads.data.splits import choose_split, labelled_rows
 from heads.report.outputs import write_training
 from heads.report.show import EPOCH_HEADER, epoch_line, fold_line, make_console, show_result, show_start
 from heads.report.tensorboard import TensorBoardLog
-from heads.train import train_on
+from heads.train import Ensemble, out_of_fold_split, train_auto, train_on
 from heads.trained.head import TrainedHead
 from heads.training.config import TrainConfig
 from heads.training.cross_validation import FoldResult
 from heads.training.device import Device
 from heads.training.fit import EpochRow
+from heads.training.portfolio import affordable_folds
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
     from cache.reader import Cache
+
+
+LEFT_OUT = "val decides: folds of this head would take more than about a minute, or want more source groups; --cv K asks"
 
 
 def train_from_cache(
@@ -35,6 +40,9 @@ def train_from_cache(
     device: Device = "auto",
     cv: int | None = None,
     folds: Path | None = None,
+    no_cv: bool = True,
+    ensemble: Ensemble | None = None,
+    auto: bool = False,
     src: Path | None = None,
     tensorboard: Path | None = None,
     console: Console | None = None,
@@ -42,27 +50,32 @@ def train_from_cache(
     """Train on the cache's split (or a holdout), print every step, write the head and what belongs to it to
     `out`.
 
-    cv: folds that are trained and scored before the head itself, or None. folds: a file that names each video's fold;
-    cv is then their number. src: root of the videos, for pictures
-    in the report. tensorboard: folder for its events, or None. Raises InputError when `src` is no folder, or
-    without the package tensorboard where it is asked for, and what `heads.train.train_head` and
-    `heads.report.outputs.write_training` raise.
+    cv: folds that decide instead of val; None is, with no_cv, none, else as many as there can be where the head can be
+    trained so often in about a minute. folds: a file that names each video's fold; cv is then their number. ensemble:
+    what is stored of them. auto: compare a portfolio of models on the folds and take one, whatever the config's model.
+    src: root of the videos, for pictures in the report. tensorboard: folder for its events, or None. Raises InputError
+    when `src` is no folder, or without the package tensorboard where it is asked for, and what `heads.train.train_head`
+    and `heads.report.outputs.write_training` raise.
     """
     console = console or make_console()
     if src is not None and not src.is_dir():
         raise InputError(f"--src {src} is no folder; give the root that video ids are relative to")
     for line in labels.report() if labels is not None else ():
         console.print(line, markup=False, soft_wrap=True)
-    data = load_dataset(
-        cache, separate_streams=config.model.separate_streams, config=config.data, labels=labels, folds=folds
-    )
+    separate = auto or config.model.separate_streams
+    data = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels, folds=folds)
     cv = number_of_folds(data, cv)
     split = choose_split(
         data.labels, data.splits, data.groups, val_share=config.data.val_share, seed=config.seed
     )
-    show_start(console, data, split, config, caches=cache.paths)
-    if cv is not None:
-        console.print(f"{cv} folds by source group, then the head itself", markup=False, soft_wrap=True)
+    if cv is None and (auto or not no_cv):
+        cv = affordable_folds(
+            data, config, np.setdiff1d(labelled_rows(data.labels)[0], split.test), auto=auto
+        )
+        if cv is None:
+            console.print(LEFT_OUT, markup=False, soft_wrap=True)
+    shown = split if cv is None else out_of_fold_split(data, split, k=cv, seed=config.seed)
+    show_start(console, data, shown, config, caches=cache.paths, auto=auto)
     with contextlib.nullcontext() if tensorboard is None else TensorBoardLog(tensorboard) as log:
 
         def on_fold(fold: FoldResult) -> None:
@@ -77,7 +90,24 @@ def train_from_cache(
             if log is not None:
                 log.epoch(row)
 
-        head = train_on(data, split, config, device=device, on_epoch=on_epoch, cv=cv, on_fold=on_fold)
+        def on_row(name: str, auroc: float) -> None:
+            console.print(f"{name:<26} out-of-fold AUROC {auroc:.3f}", markup=False, soft_wrap=True)
+
+        if auto:
+            head = train_auto(
+                data, split, config, device=device, cv=cv, ensemble=ensemble, on_row=on_row, on_fold=on_fold
+            )
+        else:
+            head = train_on(
+                data,
+                split,
+                config,
+                device=device,
+                on_epoch=on_epoch,
+                cv=cv,
+                ensemble=ensemble,
+                on_fold=on_fold,
+            )
         written = write_training(head, out, cache=cache, src=src)
         show_result(console, head, written)
         if log is not None:

@@ -12,6 +12,7 @@ from cache.process.ending import run_app
 from cache.process.outputs import require_output_folder
 
 if TYPE_CHECKING:
+    from heads.train import Ensemble
     from heads.training.config import TrainConfig
     from heads.training.device import Device
 
@@ -53,8 +54,20 @@ def train_head_command(
         typer.Option("--ignore-splits", help="As if the cache stored no splits.", rich_help_panel=DATA),
     ] = False,
     preset: Annotated[str, typer.Option(help="default or final-model-4.", rich_help_panel=MODEL)] = "default",
-    model: Annotated[str | None, _text("transformer, fusion, mlp, linear or attention-pool.", MODEL)] = None,
-    pool: Annotated[str | None, _text("mean, attention, cls or max.", MODEL)] = None,
+    model: Annotated[
+        str | None,
+        _text(
+            "auto (a few compared out of fold; the default), logistic, mlp, attention-pool, transformer, fusion or linear.",
+            MODEL,
+        ),
+    ] = None,
+    pool: Annotated[
+        str | None, _text("mean, attention, cls, max, or of the inputs std, range, mean-std.", MODEL)
+    ] = None,
+    delta: Annotated[
+        str | None, _text("Each token's change from the one before: beside, instead or off.", MODEL)
+    ] = None,
+    join: Annotated[str | None, _text("Streams: grid, tokens (fusion) or late (a head each).", MODEL)] = None,
     depth: Annotated[int | None, _text("Encoder layers.", MODEL)] = None,
     width: Annotated[int | None, _text("Width inside the encoder.", MODEL)] = None,
     heads: Annotated[int | None, _text("Attention heads (default: largest divisor up to 16).", MODEL)] = None,
@@ -96,9 +109,14 @@ def train_head_command(
     calibration: Annotated[str | None, _text("temperature or none.", DECISION)] = None,
     cv: Annotated[
         int | None,
-        _text(
-            "Folds, by source group: every video outside test is scored by a head that never saw it.", REPORT
-        ),
+        _text("Folds by source group that decide threshold and temperature (default: up to 5).", DECISION),
+    ] = None,
+    no_cv: Annotated[
+        bool, typer.Option("--no-cv", help="val decides; no folds.", rich_help_panel=DECISION)
+    ] = False,
+    ensemble: Annotated[
+        str | None,
+        _text("Of the folds: their mean (folds) or one head on all videos (refit).", DECISION),
     ] = None,
     folds: Annotated[
         Path | None,
@@ -115,14 +133,16 @@ def train_head_command(
         list[str] | None, _text("Any other setting, KEY=VALUE; may be repeated.", TRAINING, "--set")
     ] = None,
 ) -> None:
-    """Train a head from a feature cache: val chooses epoch and threshold, floors stand beside the result."""
+    """Train a head from a feature cache: folds choose model and threshold, floors stand beside the result."""
     named = {
         "data.streams": streams,
         "data.grid": grid,
         "data.val_share": val_share,
         "data.ignore_splits": ignore_splits or None,
-        "model.architecture": model,
+        "model.architecture": None if model == "auto" else model,
         "model.pool": pool,
+        "model.delta": delta,
+        "model.join": join,
         "model.depth": depth,
         "model.width": width,
         "model.n_heads": heads,
@@ -155,19 +175,27 @@ def train_head_command(
     }
     chosen_device = read_device(device)
     caches = [*features, *(more or ())]
-    config = build_config(preset, {k: v for k, v in named.items() if v is not None}, settings or ())
-    folder = out or Path("heads-out") / f"{caches[0].stem}-{config.model.architecture}"
+    given = {k: v for k, v in named.items() if v is not None}
+    config = build_config(preset, given, settings or ())
+    auto = choose_auto(model, preset, config, no_cv=no_cv)
+    if (cv is not None or folds is not None) and no_cv:
+        raise InputError(
+            f"--{'cv' if folds is None else 'folds'} and --no-cv do not go together; leave one out"
+        )
+    if no_cv and ensemble is not None:
+        raise InputError("--ensemble says what is stored of folds; leave out --no-cv")
+    folder = out or Path("heads-out") / f"{caches[0].stem}-{'auto' if auto else config.model.architecture}"
     require_output_folder("--out", folder)
     if tensorboard is not None:
         require_output_folder("--tensorboard", tensorboard)
     from cache.reader import open_cache
 
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
-        join = None
+        labelled = None
         if labels is not None:
             from cache.labels.join import label_videos
 
-            join = label_videos(
+            labelled = label_videos(
                 cache.videos.id.tolist(),
                 labels_file=labels,
                 positive=positive,
@@ -179,10 +207,13 @@ def train_head_command(
             cache,
             config,
             out=folder,
-            labels=join,
+            labels=labelled,
             device=chosen_device,
             cv=cv,
             folds=folds,
+            no_cv=no_cv or (cv is None and preset != "default"),
+            ensemble=read_ensemble(ensemble),
+            auto=auto,
             src=src,
             tensorboard=tensorboard,
         )
@@ -201,6 +232,36 @@ def build_config(preset: str, named: dict[str, Any], settings: list[str] | tuple
             raise InputError(f"--set takes KEY=VALUE, got '{setting}'")
         values[key] = value
     return PRESETS[preset].updated(values)
+
+
+def choose_auto(model: str | None, preset: str, config: TrainConfig, *, no_cv: bool) -> bool:
+    """Whether models are compared: asked for, or nothing said about the model. Raises InputError where a model's
+    options are given without the model.
+    """
+    from heads.training.config import PRESETS
+
+    asked = model == "auto"
+    if asked and no_cv:
+        raise InputError("--model auto compares models on folds; name a model with --no-cv")
+    if asked and preset != "default":
+        raise InputError(f"--model auto and --preset {preset} do not go together; leave one out")
+    if (model is not None or preset != "default" or no_cv) and not asked:
+        return False
+    if config.model.architecture != PRESETS["default"].model.architecture:
+        return False  # named by --set
+    if config.model != PRESETS["default"].model:
+        raise InputError(
+            "auto chooses the model with its pool, width and other options; name a --model to set one of them"
+        )
+    return True
+
+
+def read_ensemble(name: str | None) -> Ensemble | None:
+    """--ensemble as typed. Raises InputError for anything but folds and refit."""
+    match name:
+        case None | "folds" | "refit":
+            return name
+    raise InputError(f"--ensemble must be folds or refit, got '{name}'")
 
 
 def read_device(name: str) -> Device:

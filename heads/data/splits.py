@@ -26,6 +26,7 @@ class Split:
     """Row numbers of a dataset: train and val are not empty, no row is in two parts, test may be empty.
 
     origin: where the split comes from, in words for the report. notes: what the user must know about it.
+    out_of_fold: train is all that is not test, and val is empty: folds of train choose instead.
     Raises ValueError when parts overlap or train or val is empty.
     """
 
@@ -34,12 +35,13 @@ class Split:
     test: Int
     origin: str
     notes: tuple[str, ...] = field(default=())
+    out_of_fold: bool = False
 
     def __post_init__(self) -> None:
         together = np.concatenate([self.train, self.val, self.test])
         if len(np.unique(together)) != len(together):
             raise ValueError("a video is in two parts of a split, or twice in one")
-        if len(self.train) == 0 or len(self.val) == 0:
+        if len(self.train) == 0 or (len(self.val) == 0) != self.out_of_fold:
             raise ValueError(f"empty split: {len(self.train)} train, {len(self.val)} val")
 
     def __repr__(self) -> str:
@@ -194,19 +196,41 @@ def fold_splits(
     known, notes = labelled_rows(labels)
     rows = known if rows is None else np.intersect1d(known, rows)
     if given is None:
-        _require_groups(labels, groups, rows, k=config.k)
-        folds, origin = _folds(labels, groups, rows, k=config.k, seed=seed), f"of {config.k}, seed {seed}"
+        origin = f"of {config.k}, seed {seed}"
     else:
-        folds = _given_folds(rows, given)
-        origin = f"of the {len(folds)} given, seed {seed}"
-        notes += _parted_notes(groups, rows, given)
+        origin = f"of the {len(np.unique(given[rows]))} given, seed {seed}"
+        notes += given_fold_notes(groups, rows, given)
+    found = fold_rows(labels, groups, rows, config=config, seed=seed, given=given)
     splits = []
-    for i, (rest, fold) in enumerate(folds, start=1):
-        _require_both(labels, rest, f"the training videos of fold {i}")
+    for i, (rest, fold) in enumerate(found, start=1):
         train, val = holdout(labels, groups, rest, val_share=config.inner_val_share, seed=seed)
         one_class = () if _both(labels, fold) else (f"fold {i} holds a single class",)
         splits.append(Split(train, val, fold, f"fold {i} {origin}", notes + one_class))
     return splits
+
+
+def fold_rows(
+    labels: Labels,
+    groups: Sequence[str],
+    rows: Int,
+    *,
+    config: FoldConfig,
+    seed: int,
+    given: Int | None = None,
+) -> list[tuple[Int, Int]]:
+    """K stratified, group-disjoint folds of `rows`, which have labels, or the folds that a user gave (as in
+    `fold_splits`): (rest, fold) each, with both classes in the rest.
+
+    Raises LabelError when groups are too few, and for given folds that leave a video out.
+    """
+    if given is None:
+        _require_groups(labels, groups, rows, k=config.k)
+        folds = _folds(labels, groups, rows, k=config.k, seed=seed)
+    else:
+        folds = _given_folds(rows, given)
+    for i, (rest, _) in enumerate(folds, start=1):
+        _require_both(labels, rest, f"the training videos of fold {i}")
+    return folds
 
 
 def _given_folds(rows: Int, given: Int) -> list[tuple[Int, Int]]:
@@ -221,7 +245,8 @@ def _given_folds(rows: Int, given: Int) -> list[tuple[Int, Int]]:
     return [(rows[own != number], rows[own == number]) for number in numbers]
 
 
-def _parted_notes(groups: Sequence[str], rows: Int, given: Int) -> tuple[str, ...]:
+def given_fold_notes(groups: Sequence[str], rows: Int, given: Int) -> tuple[str, ...]:
+    """A note where a source group lies in several of the folds that a user gave."""
     held: dict[str, set[int]] = {}
     for row in rows.tolist():
         held.setdefault(groups[row], set()).add(int(given[row]))
@@ -233,6 +258,18 @@ def _parted_notes(groups: Sequence[str], rows: Int, given: Int) -> tuple[str, ..
         f"leak: {len(parted)} source groups are in several of the given folds ({examples}); out-of-fold scores are too "
         "good",
     )
+
+
+def disjoint_folds(
+    labels: Labels, groups: Sequence[str], rows: Int, *, k: int, seed: int
+) -> list[tuple[Int, Int]]:
+    """Up to k group-disjoint folds of `rows`, (rest, fold) each, with both classes in every rest; fewer folds
+    where groups are few, none where they are too few for two.
+    """
+    if min(_groups_by_class(labels, groups, rows)) < 2:
+        return []
+    folds = _folds(labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed)
+    return folds if all(_both(labels, rest) and len(fold) for rest, fold in folds) else []
 
 
 def _folds(labels: Labels, groups: Sequence[str], rows: Int, *, k: int, seed: int) -> list[tuple[Int, Int]]:

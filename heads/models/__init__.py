@@ -1,1 +1,1 @@
-"""The five heads and their parts: encoders, pools, dropout, input scaling."""
+"""The heads and their parts: encoders, pools, dropout, input scaling."""

@@ -1,4 +1,4 @@
-"""The five heads. One module each: input scaling, encoder, pool, classifier; logits out.
+"""The heads. One module each: input scaling, change, encoder, pool, classifier; logits out.
 
 Shape legend: B videos, T tokens (padded), D width of a channel.
 
@@ -8,6 +8,11 @@ Shape legend: B videos, T tokens (padded), D width of a channel.
     mlp             joined streams    token-wise Linear-ReLU-Dropout    256                 1
     attention-pool  joined streams    none                              -                   -
     linear          joined streams    none; one Linear, no classifier   -                   -
+    logistic        every stream      none; statistics, one Linear      -                   -
+
+Streams are joined on one grid, read as tokens of one sequence (fusion), or read by one head each whose logits are
+averaged (join late, `heads.models.ensemble`). Statistics pools (std, range, mean-std) act on the inputs: what an
+mlp does, it then does to them.
 """
 
 from __future__ import annotations
@@ -25,9 +30,19 @@ from heads.models.dropout import Dropout
 from heads.models.encoders import AttentionEncoder, StreamFusion, TokenMLP, largest_head_count
 from heads.models.pooling import POOLS, Pool, TokenPool
 from heads.models.scaling import SCALINGS, InputScaling, Scaling
+from heads.models.statistics import DELTAS, STATISTICS, Delta, Standardise, statistic_width, with_changes
 
-Architecture = Literal["transformer", "fusion", "mlp", "linear", "attention-pool"]
-ARCHITECTURES: tuple[Architecture, ...] = ("transformer", "fusion", "mlp", "linear", "attention-pool")
+Architecture = Literal["transformer", "fusion", "mlp", "linear", "attention-pool", "logistic"]
+ARCHITECTURES: tuple[Architecture, ...] = (
+    "transformer",
+    "fusion",
+    "mlp",
+    "linear",
+    "attention-pool",
+    "logistic",
+)
+Join = Literal["grid", "tokens", "late"]
+JOINS: tuple[Join, ...] = ("grid", "tokens", "late")
 ATTENDING: frozenset[Architecture] = frozenset({"transformer", "fusion"})
 DEFAULT_DEPTH: dict[Architecture, int] = {"transformer": 1, "fusion": 2, "mlp": 1}
 DEFAULT_WIDTH: dict[Architecture, int] = {"fusion": 256, "mlp": 256}
@@ -40,12 +55,16 @@ TORCH_FEEDFORWARD = 2048
 class ModelConfig:
     """Which head. None means the architecture's default (table above).
 
-    pool: mean, attention, max, or cls (transformer and fusion only); None is attention for attention-pool,
-    else mean. depth: encoder layers, 1 to 48 (0 to 48 for mlp). width: 1 to 16,384; None is the input width
+    pool: mean, attention, max, cls (transformer and fusion only), or std, range and mean-std of the inputs (mlp,
+    linear and logistic only); None is attention for attention-pool, mean-std for logistic, else mean. delta:
+    |x_t - x_(t-1)| of the scaled inputs, beside them or instead of them. join: streams on one grid, as tokens of
+    one sequence (fusion only), or late, one head a stream and their logits averaged; None is tokens for fusion,
+    late for logistic, else grid. depth: encoder layers, 1 to 48 (0 to 48 for mlp). width: 1 to 16,384; None is the input width
     for transformer. n_heads: attention heads, must divide the width; None is its largest divisor up to 16.
     feedforward: hidden width of attention layers; None is 2,048 for transformer and 4 widths for fusion.
     dropout: in the encoder, [0, 1); where there is none, on the pooled vector. The classifier's own are 0.5
-    and 0.4. scaling: of the inputs, none, l2 or standard (fitted on training videos). Raises InputError for
+    and 0.4. scaling: of the inputs, none, l2 or standard (fitted on training videos); statistics of the inputs are
+    standardised themselves, which makes none and standard alike. Raises InputError for
     values out of range and for options that the architecture does not have.
     """
 
@@ -57,6 +76,8 @@ class ModelConfig:
     feedforward: int | None = None
     dropout: float = 0.1
     scaling: Scaling = "standard"
+    delta: Delta = "off"
+    join: Join | None = None
 
     def __post_init__(self) -> None:
         name = self.architecture
@@ -72,10 +93,24 @@ class ModelConfig:
             raise InputError(
                 f"attention-pool pools by attention, not {self.pool}; use --model mlp for other pools"
             )
+        if self.pool in STATISTICS and name not in ("mlp", "linear", "logistic"):
+            raise InputError(
+                f"pool {self.pool} is of the inputs; {name} has none, use mlp, linear or logistic"
+            )
+        if name == "logistic" and self.pool == "attention":
+            raise InputError("logistic has no attention; use mean, max, std, range or mean-std")
+        if name == "logistic" and self.scaling == "l2":
+            raise InputError("logistic standardises its statistics itself; leave scaling out")
+        _one_of("delta", self.delta, DELTAS)
+        if self.join is not None:
+            _one_of("join", self.join, JOINS)
+            if (self.join == "tokens") != (name == "fusion"):
+                others = "tokens" if name == "fusion" else "grid or late"
+                raise InputError(f"{name} cannot join by {self.join}; use {others}")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout must be in [0, 1), got {self.dropout}")
         for option in ("depth", "width"):
-            if getattr(self, option) is not None and name in ("linear", "attention-pool"):
+            if getattr(self, option) is not None and name in ("linear", "attention-pool", "logistic"):
                 raise InputError(f"{name} has no {option}; leave it out or choose another model")
         for option in ("n_heads", "feedforward"):
             if getattr(self, option) is not None and name not in ATTENDING:
@@ -91,12 +126,24 @@ class ModelConfig:
     @property
     def separate_streams(self) -> bool:
         """True when the model reads one channel a stream, False when it reads streams joined on one grid."""
-        return self.architecture == "fusion"
+        return self.joining != "grid"
+
+    @property
+    def joining(self) -> Join:
+        """How streams come together, after defaults."""
+        defaults: dict[str, Join] = {"fusion": "tokens", "logistic": "late"}
+        return self.join or defaults.get(self.architecture, "grid")
 
     @property
     def pooling(self) -> Pool:
         """The pool after defaults."""
-        return self.pool or ("attention" if self.architecture == "attention-pool" else "mean")
+        defaults: dict[str, Pool] = {"attention-pool": "attention", "logistic": "mean-std"}
+        return self.pool or defaults.get(self.architecture, "mean")
+
+    @property
+    def reads_change(self) -> bool:
+        """True when a token alone says little to the head: it reads how tokens differ."""
+        return self.delta != "off" or self.pooling in STATISTICS
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
@@ -106,8 +153,11 @@ def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
 
 def only_multiplies_tokens(config: ModelConfig) -> bool:
     """True when tokens enter nothing but matrix products, which read them in bf16 under autocast anyway: then
-    they can be stored in bf16. A transformer of the input's width adds to them, a max pool picks them.
+    they can be stored in bf16. A transformer of the input's width adds to them, a max pool picks them, and changes
+    are differences of what may be nearly equal.
     """
+    if config.reads_change or config.architecture == "logistic":
+        return False
     if config.architecture == "transformer":
         return config.width is not None
     projected = config.architecture == "fusion" or (config.architecture == "mlp" and config.depth != 0)
@@ -131,7 +181,30 @@ class Classifier(nn.Sequential):
         )
 
 
-class HeadModel(nn.Module):
+class TokenModel(nn.Module):
+    """Tokens to one logit a video: one head (`HeadModel`) or several (`heads.models.ensemble.HeadEnsemble`).
+
+    Subclasses give `forward` and `input_scalings`.
+    """
+
+    def logits(self, channels: Sequence[TokenBatch]) -> Tensor:
+        """`forward` on token batches, one a channel."""
+        logits: Tensor = self(
+            [c.values for c in channels], [c.mask for c in channels], [c.times for c in channels]
+        )
+        return logits
+
+    def input_scalings(self) -> list[InputScaling]:
+        """The scaling of each channel."""
+        raise NotImplementedError
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+
+class HeadModel(TokenModel):
     """Tokens to one logit a video. Built for given stream widths; what stands in padding never changes a
     logit.
 
@@ -143,7 +216,10 @@ class HeadModel(nn.Module):
         self.config = config
         self.stream_dims = stream_dims
         channels = [(dim,) for dim in stream_dims] if config.separate_streams else [stream_dims]
-        self.scalings = nn.ModuleList(InputScaling(config.scaling, dims) for dims in channels)
+        scaling: Scaling = "none" if self.pools_first and config.scaling == "standard" else config.scaling
+        self.scalings = nn.ModuleList(InputScaling(scaling, dims) for dims in channels)
+        widened = 2 if config.delta == "beside" else 1
+        stream_dims = tuple(widened * dim for dim in stream_dims)
         self.fusion: StreamFusion | None = None
         self.project: nn.Linear | None = None
         self.attention: AttentionEncoder | None = None
@@ -159,12 +235,28 @@ class HeadModel(nn.Module):
             dim = width
         if config.architecture in ATTENDING:
             self.attention = _attention_encoder(config, dim, depth)
-        elif config.architecture == "mlp":
+        self.standardise: Standardise | None = None
+        if self.pools_first:
+            self.pool = TokenPool(config.pooling, dim)
+            dim = statistic_width(config.pooling, dim)
+            self.standardise = Standardise(dim)
+        if config.architecture == "mlp":
             self.mlp = TokenMLP(dim, width=width, depth=depth, dropout=config.dropout)
             dim = self.mlp.dim
-        self.pool = TokenPool(config.pooling, dim)
+        if not self.pools_first:
+            self.pool = TokenPool(config.pooling, dim)
         self.dropout = Dropout(0.0 if self.attention or (self.mlp and depth) else config.dropout)
-        self.classifier: nn.Module = nn.Linear(dim, 1) if config.architecture == "linear" else Classifier(dim)
+        one_map = config.architecture in ("linear", "logistic")
+        self.classifier: nn.Module = nn.Linear(dim, 1) if one_map else Classifier(dim)
+
+    @property
+    def pools_first(self) -> bool:
+        """True when the inputs are pooled before anything else and what comes of it is standardised."""
+        return self.config.architecture == "logistic" or self.config.pooling in STATISTICS
+
+    def input_scalings(self) -> list[InputScaling]:
+        """The scaling of each channel, for fitting."""
+        return [scaling for scaling in self.scalings if isinstance(scaling, InputScaling)]
 
     def encode(
         self, values: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
@@ -178,6 +270,7 @@ class HeadModel(nn.Module):
     def _encode_scaled(
         self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
+        scaled = self._changed(scaled, masks)
         if self.fusion is not None:
             x_BTD, mask_BT = self.fusion(list(scaled), list(masks), list(times))
         else:
@@ -189,6 +282,14 @@ class HeadModel(nn.Module):
         if self.attention is not None:
             x_BTD, mask_BT = self.attention(x_BTD, mask_BT)
         return x_BTD, mask_BT
+
+    def _changed(self, scaled: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        return [with_changes(self.config.delta, x, m) for x, m in zip(scaled, masks, strict=True)]
+
+    def pooled(self, scaled: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+        """The pools of scaled inputs, channels side by side, float32 [B, D]: what `standardise` is fitted on."""
+        parts = zip(self._changed(scaled, masks), masks, strict=True)
+        return torch.cat([self.pool(x_BTD.float(), mask_BT) for x_BTD, mask_BT in parts], dim=1)
 
     def forward(self, values: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]) -> Tensor:
         """Logits, float32 [B].
@@ -202,33 +303,15 @@ class HeadModel(nn.Module):
         self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> Tensor:
         """`forward` for tokens that have been through this head's input scaling (zero in padding)."""
-        x_BTD, mask_BT = self._encode_scaled(scaled, masks, times)
-        pooled_BD = self.dropout(self.pool(x_BTD, mask_BT))
+        pooled_BD: Tensor
+        if self.standardise is not None:
+            pooled_BD = self.standardise(self.pooled(scaled, masks))
+            pooled_BD = self.dropout(pooled_BD if self.mlp is None else self.mlp(pooled_BD))
+        else:
+            pooled_BD = self.dropout(self.pool(*self._encode_scaled(scaled, masks, times)))
         with torch.autocast(pooled_BD.device.type, enabled=False):
             logits: Tensor = self.classifier(pooled_BD.float()).squeeze(-1)
         return logits
-
-    def logits(self, channels: Sequence[TokenBatch]) -> Tensor:
-        """`forward` on token batches, one a channel."""
-        logits: Tensor = self(
-            [c.values for c in channels], [c.mask for c in channels], [c.times for c in channels]
-        )
-        return logits
-
-    def input_scalings(self) -> list[InputScaling]:
-        """The scaling of each channel, for fitting."""
-        return [scaling for scaling in self.scalings if isinstance(scaling, InputScaling)]
-
-    @property
-    def n_parameters(self) -> int:
-        """Trained numbers."""
-        return sum(p.numel() for p in self.parameters())
-
-
-def count_parameters(config: ModelConfig, stream_dims: tuple[int, ...]) -> int:
-    """`n_parameters` of a head that is not made: shapes alone, nothing is allocated."""
-    with torch.device("meta"):
-        return HeadModel(config, stream_dims).n_parameters
 
 
 def _attention_encoder(config: ModelConfig, width: int, depth: int) -> AttentionEncoder:

@@ -10,8 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pool = Literal["mean", "attention", "cls", "max"]
-POOLS: tuple[Pool, ...] = ("mean", "attention", "cls", "max")
+from heads.models.statistics import STATISTICS, statistic_pool
+
+Pool = Literal["mean", "attention", "cls", "max", "std", "range", "mean-std"]
+POOLS: tuple[Pool, ...] = ("mean", "attention", "cls", "max", *STATISTICS)
 
 
 def weighted_sum(x_BTD: Tensor, weights_BT: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class AttentionPool(nn.Module):
 
 
 class TokenPool(nn.Module):
-    """One of the four pools by name; `cls` takes the first token, which an encoder has put there."""
+    """One of the pools by name; `cls` takes the first token, which an encoder has put there."""
 
     def __init__(self, kind: Pool, dim: int, *, hidden: int = 128) -> None:
         super().__init__()
@@ -70,4 +72,6 @@ class TokenPool(nn.Module):
             return pooled
         if self.kind == "cls":
             return x_BTD[:, 0]
+        if self.kind in STATISTICS:
+            return statistic_pool(self.kind, x_BTD, mask_BT)
         return max_pool(x_BTD, mask_BT) if self.kind == "max" else mean_pool(x_BTD, mask_BT)

@@ -75,7 +75,7 @@ def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
         "weights": head.info.weights,
         "random_weights": head.info.random_weights,
         "split": record.split.origin,
-        "chosen_on": "val",
+        "chosen_on": record.chosen_on,
         "scored_once_on": "test" if len(record.split.test) else None,
         "head": {e.part: e.as_dict() for e in record.evaluations},
         "floors": {f"{e.name} on {e.part}": e.as_dict() for e in record.floors},
@@ -84,6 +84,8 @@ def metrics_json(head: TrainedHead, record: TrainingRecord) -> bytes:
         "cross_validation": None if record.cross_validation is None else record.cross_validation.as_dict(),
         "best_epoch": head.info.best_epoch,
         "pos_weight": head.info.pos_weight,
+        "members": head.info.members,
+        "portfolio": [dict(row) for row in head.info.portfolio],
         "notes": list(head.info.notes),
         "seconds": dict(record.seconds),
     }
@@ -112,7 +114,7 @@ def predictions_csv(head: TrainedHead, record: TrainingRecord) -> bytes:
 
 def folds_csv(folds: CrossValidation, label_names: tuple[str, str]) -> bytes:
     """One line a video: id, label, fold, probability, threshold, decision, label and decision by name; the threshold is
-    that of the head that was trained without the fold.
+    what the other folds choose.
     """
     table = folds.table
     rows = zip(

@@ -134,20 +134,23 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
     ignored = ", the cache's own splits ignored" if info.config.data.ignore_splits else ""
     calibration = record.calibration
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
-    scored = "val chose; test was scored once" if "test" in counts else "val chose, and there is no test"
+    chose = record.chosen_on
+    scored = (
+        f"{chose} chose; test was scored once" if "test" in counts else f"{chose} chose, and there is no test"
+    )
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record.seconds.items())
     return [
         ("data set", f"{info.trained_on['dataset']}, {info.trained_on['n_videos']:,} videos"),
         ("split", f"{info.trained_on['split']}{ignored}: {parts}"),
         (
             "selection",
-            f"{scored}; best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection}",
+            f"{scored}; {epoch_words(head, record)}",
         ),
-        ("threshold", _threshold_fact(info.threshold, info.config.threshold, on="val")),
+        ("threshold", _threshold_fact(info.threshold, info.config.threshold, on=chose)),
         *_fold_facts(head, record),
         (
             "temperature",
-            f"{calibration.temperature:.3f}, {applied}; log loss on val {calibration.nll_before:.3f} before "
+            f"{calibration.temperature:.3f}, {applied}; log loss on {chose} {calibration.nll_before:.3f} before "
             f"and {calibration.nll_after:.3f} after",
         ),
         (
@@ -155,10 +158,39 @@ def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
             f"{info.config.model.architecture}, {info.config.model.pooling} pool, {info.n_parameters:,} "
             f"parameters, trained in {info.precision}, seed {info.config.seed}",
         ),
+        *_portfolio_facts(head),
         ("inputs", ", ".join(f"{s.name} {s.dim} ({s.weights})" for s in info.streams)),
         ("loss", f"{info.config.loss.kind}, weight of positives {info.pos_weight:.4f}"),
         ("time", seconds),
     ]
+
+
+def _portfolio_facts(head: TrainedHead) -> list[tuple[str, str]]:
+    if not head.info.portfolio:
+        return []
+    words = [
+        f"{row['name']}{' (taken)' * row['taken']} "
+        + (
+            row["note"]
+            or f"AUROC {row['auroc']:.3f}, {row['difference']:.3f} (SE {row['standard_error']:.3f}) behind"
+        )
+        for row in head.info.portfolio
+    ]
+    return [("compared out of fold", "; ".join(words))]
+
+
+def epoch_words(head: TrainedHead, record: TrainingRecord) -> str:
+    """Which epoch's weights the head has, and what it is the mean of."""
+    info = head.info
+    if info.config.model.architecture == "logistic":
+        words = "a regression, without epochs"
+    elif record.cross_validation is not None:
+        words = f"epoch {info.best_epoch}, the last, so that nothing chose it"
+    else:
+        words = f"best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection}"
+    if info.members > 1:
+        return f"{words}; the mean of the heads of {info.members} folds"
+    return words if record.cross_validation is None else f"{words}; trained on all videos of the folds"
 
 
 def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str) -> str:
@@ -178,33 +210,26 @@ def _fold_facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, st
     if folds is None:
         return []
     thresholds = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
-    found = _threshold_fact(folds.threshold, head.info.config.threshold, on="all out-of-fold videos")
     return [
         (
             "cross-validation",
             f"{folds.k} folds by source group, {len(folds.table):,} videos; thresholds {thresholds}, each "
-            "chosen inside its fold's training videos",
+            "chosen on the other folds",
         ),
-        ("out-of-fold threshold", f"{found}. The checkpoint keeps the one chosen on val"),
     ]
 
 
 def all_notes(head: TrainedHead, record: TrainingRecord) -> tuple[str, ...]:
-    """Notes on the head, then those on its cross-validation."""
-    folds = record.cross_validation
-    return head.info.notes if folds is None else (*head.info.notes, *folds.notes)
+    """Notes on the head."""
+    return head.info.notes
 
 
 def result_tables(record: TrainingRecord) -> list[ResultTable]:
     """Test first where there is one, then out of fold, then val, then train; floors stand under the head."""
     order = {"test": 0, OUT_OF_FOLD: 1, "val": 2, "train": 3}
-    evaluations, all_floors = list(record.evaluations), list(record.floors)
-    if record.cross_validation is not None:
-        evaluations.append(record.cross_validation.head)
-        all_floors += record.cross_validation.floors
     tables = []
-    for evaluation in sorted(evaluations, key=lambda e: order[e.part]):
-        floors = [floor for floor in all_floors if floor.part == evaluation.part]
+    for evaluation in sorted(record.evaluations, key=lambda e: order[e.part]):
+        floors = [floor for floor in record.floors if floor.part == evaluation.part]
         tables.append(result_rows(evaluation, floors))
     return tables
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.box import HEAVY_HEAD, SIMPLE
 from rich.console import Console
@@ -16,6 +16,8 @@ from rich.text import Text
 from cache.process import terminal
 from heads.data.dataset import HeadDataset, any_random, weights_line
 from heads.data.splits import Split
+from heads.models.model import ModelConfig
+from heads.report.page import epoch_words
 from heads.scoring.bootstrap import Interval
 from heads.scoring.evaluate import Evaluation
 from heads.scoring.thresholds import ThresholdChoice
@@ -55,7 +57,13 @@ def print_fitting(console: Console, table: Callable[[Layout], Table]) -> None:
 
 
 def show_start(
-    console: Console, dataset: HeadDataset, split: Split, config: TrainConfig, *, caches: Sequence[Path]
+    console: Console,
+    dataset: HeadDataset,
+    split: Split,
+    config: TrainConfig,
+    *,
+    caches: Sequence[Path],
+    auto: bool = False,
 ) -> None:
     """Which cache, weights, split, model and loss, before the first epoch."""
     negative, positive = dataset.label_names
@@ -73,9 +81,8 @@ def show_start(
         counts = f"{positives} {positive}, {len(rows) - positives} {negative}"
         lines.append((part, f"{len(rows)} videos ({counts}) from {groups} source groups"))
     model = config.model
-    lines.append(
-        ("model", f"{model.architecture}, {model.pooling} pool, inputs {', '.join(streams_read(dataset))}")
-    )
+    what = "auto, compared out of fold" if auto else f"{model.architecture}, {model_words(model)}"
+    lines.append(("model", f"{what}; inputs {', '.join(streams_read(dataset))}"))
     lines.append(("loss", loss_line(dataset, split, config)))
     for name, value in lines:
         console.print(Text(f"{name:<9} {value}"), soft_wrap=True)
@@ -83,6 +90,32 @@ def show_start(
         console.print(Text(RANDOM_NOTE, style="bold yellow"), soft_wrap=True)
     for note in split.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
+
+
+def model_words(model: ModelConfig) -> str:
+    """Pool, change and join, such as "attention pool, change beside, join late"."""
+    change = f", change {model.delta}" if model.delta != "off" else ""
+    return f"{model.pooling} pool{change}, join {model.joining}"
+
+
+def portfolio_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What auto compared: a row a candidate."""
+    table = Table(
+        title="models compared out of fold; taken: the first within one standard error (SE) of the best AUROC",
+        title_justify="left",
+    )
+    table.add_column("")
+    for name in ("AUROC", "behind the best", "SE", "log loss", "parameters"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        mark = ", ".join(word for word in ("best", "taken") if row[word]) or row["note"]
+        numbers = (row["auroc"], row["difference"], row["standard_error"], row["log_loss"])
+        cells = [number(value) for value in numbers]
+        table.add_row(
+            row["name"], *cells, f"{row['n_parameters']:,}", mark, style="bold" if row["taken"] else None
+        )
+    return table
 
 
 def streams_read(dataset: HeadDataset) -> list[str]:
@@ -125,21 +158,21 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
     record = head.training
     assert record is not None
     info = head.info
-    folds = record.cross_validation
+    folds, chose = record.cross_validation, record.chosen_on
+    if info.portfolio:
+        console.print(portfolio_table(info.portfolio))
     for evaluation in record.evaluations:
         if evaluation.part != "train":
             floors = [floor for floor in record.floors if floor.part == evaluation.part]
             show_table(console, evaluation, floors, weights=info.weights)
-    if folds is not None:
-        show_table(console, folds.head, folds.floors, weights=info.weights)
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
     lines = [
-        f"threshold {_choice_words(info.threshold, on='val')}",
+        f"threshold {_choice_words(info.threshold, on=chose)}",
         *(fold_threshold_lines(folds) if folds is not None else ()),
-        f"temperature {record.calibration.temperature:.3f} ({applied}); on val, log loss "
+        f"temperature {record.calibration.temperature:.3f} ({applied}); on {chose}, log loss "
         f"{record.calibration.nll_before:.3f} before and {record.calibration.nll_after:.3f} after, ECE "
         f"{record.calibration.ece_before:.3f} and {record.calibration.ece_after:.3f}",
-        f"best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection} on val; "
+        f"{epoch_words(head, record)}; "
         f"{info.n_parameters:,} parameters, trained in {info.precision}, seed {info.config.seed}",
     ]
     if folds is None and not len(record.split.test):
@@ -148,7 +181,7 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
         )
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-    for note in (*info.notes, *(folds.notes if folds is not None else ())):
+    for note in info.notes:
         print_note(console, note)
     for name, path in written.items():
         console.print(Text(f"{name:<17} {path}"), soft_wrap=True)
@@ -174,21 +207,18 @@ def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
 
 
 def fold_line(fold: FoldResult, k: int) -> str:
-    """A fold that is trained and scored."""
+    """A fold that is trained, scored and decided by the others."""
     mark = ", one class for everything" if fold.degenerate else ""
     return (
-        f"fold {fold.number} of {k}: {fold.n} videos held out; best epoch {fold.best_epoch}, temperature "
-        f"{fold.temperature:.3f}, threshold {fold.threshold:.4f}{mark}"
+        f"fold {fold.number} of {k}: {fold.n} videos held out; the other folds choose threshold "
+        f"{fold.threshold:.4f}{mark}"
     )
 
 
 def fold_threshold_lines(folds: CrossValidation) -> list[str]:
-    """Each fold's threshold, and the one that all out-of-fold scores would choose."""
+    """The threshold that decided each fold."""
     each = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
-    return [
-        f"thresholds of the {folds.k} folds {each}",
-        f"out-of-fold threshold {_choice_words(folds.threshold, on='all out-of-fold videos')}; the checkpoint keeps val's",
-    ]
+    return [f"thresholds that decided the {folds.k} folds, each chosen on the others: {each}"]
 
 
 def show_table(console: Console, head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> None:

@@ -55,9 +55,12 @@ class TensorBoardLog:
         """Weights, threshold and notes as text, the metrics of every part as scalars, PNG files as images."""
         info = head.info
         weights = f"RANDOM: {info.weights}" if info.random_weights else info.weights
-        lines = [f"backbone weights {weights}", f"split {info.trained_on['split']}; val chose the model"]
+        lines = [
+            f"backbone weights {weights}",
+            f"split {info.trained_on['split']}; {info.trained_on['chosen_on']} chose",
+        ]
         lines += [
-            f"threshold {info.threshold.threshold:.4f} by {info.threshold.objective} on val",
+            f"threshold {info.threshold.threshold:.4f} by {info.threshold.objective} on {info.trained_on['chosen_on']}",
             *info.notes,
         ]
         self._writer.add_text("head", "\n\n".join(lines))

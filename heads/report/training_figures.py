@@ -25,7 +25,7 @@ class ReportFigure:
 
 
 def final_evaluation(record: TrainingRecord) -> Evaluation:
-    """The head on test where there is one, else on val."""
+    """The head on test where there is one, else on what chose: val, or out of fold."""
     return next((e for e in record.evaluations if e.part == "test"), record.evaluations[0])
 
 
@@ -35,7 +35,8 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
     part = final.part
     floors = [floor for floor in record.floors if floor.part == part]
     table = record.predictions
-    rows, val = table.rows_of(part), table.rows_of("val")
+    chose = record.chosen_on
+    rows, val = table.rows_of(part), table.rows_of(chose)
     labels, scores, logits = table.labels[rows], table.probabilities[rows], table.logits[rows]
     info = head.info
 
@@ -44,7 +45,11 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
 
     result = provenance(PART_ROLES[part])
     temperature = record.calibration.temperature
-    fitted = "the temperature was fitted on val" + (", on these same videos" if part == "val" else "")
+    fitted = f"the temperature was fitted on {chose} scores" + (
+        ", on these same videos" if part == chose else ""
+    )
+    out_of_fold = record.cross_validation is not None
+    history_on = "the held-out fold, mean of the folds" if out_of_fold else "val"
     drawn = [
         (
             "confusion matrix",
@@ -56,17 +61,17 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
         (
             "threshold curve",
             "threshold_curve.png",
-            "Threshold, val",
-            "F1, precision and recall on val over every threshold. Grey: the threshold's bootstrap interval "
-            "by source group. The epoch's weights were chosen on val as well.",
+            f"Threshold, {chose}",
+            f"F1, precision and recall on {chose} over every threshold. Grey: the threshold's bootstrap interval "
+            f"by source group.{'' if out_of_fold else ' The weights of the epoch were chosen on val as well.'}",
             threshold_curve_png(
                 table.labels[val],
                 table.probabilities[val],
                 info.threshold,
                 config=info.config.threshold,
-                part="val",
+                part=chose,
                 label_names=info.label_names,
-                provenance=provenance("val chose this threshold"),
+                provenance=provenance(f"{chose} scores chose this threshold"),
             ),
         ),
         (
@@ -102,12 +107,16 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
         (
             "loss by epoch",
             "history.png",
-            "Training, train and val",
-            "Loss on train and val by epoch; each epoch's best threshold on val, with F1 and AUROC on val.",
+            "Training, train and held out",
+            f"Loss on train and on {history_on} by epoch; each epoch's best threshold, with F1 and AUROC, on {history_on}.",
             history_png(
                 record.history,
                 best_epoch=info.best_epoch,
-                provenance=provenance(f"val chose the epoch, by {info.config.selection}"),
+                provenance=provenance(
+                    "the last epoch is kept"
+                    if out_of_fold
+                    else f"val chose the epoch, by {info.config.selection}"
+                ),
             ),
         ),
     ]

@@ -1,13 +1,17 @@
-"""What a head must beat to mean anything: three models that do not look at what happens in a video over time.
+"""What a head must beat to mean anything: models of a few numbers a video.
 
 all-positive    flags everything; its F1 is 2 p / (1 + p) for a share p of positives
 metadata-only   logistic regression on width, height, frame rate and duration; left out where none of them varies
 mean-pooled     logistic regression on the mean of all tokens
+statistics      the same on mean and standard deviation over time, one regression each, their logits averaged
+
+The strength of the last two is chosen by log loss on other source groups (`heads.models.regression`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +21,10 @@ from heads.data.dataset import HeadDataset
 from heads.data.rows import METADATA_COLUMNS, varying_columns
 from heads.data.splits import Split
 from heads.data.tokens import TokenSource, scoring_batches
-from heads.models.pooling import mean_pool
+from heads.models.regression import Folds, cross_fit, fit_regression, mean_logits
+from heads.models.statistics import statistic_pool
 from heads.scoring.bootstrap import Interval
+from heads.scoring.calibration import probabilities as as_probabilities
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.thresholds import ThresholdConfig, choose_on_rows
 
@@ -26,7 +32,8 @@ Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 ALL_POSITIVE, METADATA_ONLY, MEAN_POOLED = "all-positive", "metadata-only", "mean-pooled"
-FLOORS = (ALL_POSITIVE, METADATA_ONLY, MEAN_POOLED)
+STATISTICS_FLOOR = "statistics"
+FLOORS = (ALL_POSITIVE, METADATA_ONLY, MEAN_POOLED, STATISTICS_FLOOR)
 NOT_BEATEN = "the head is no better than"
 """How a note on a floor begins."""
 
@@ -42,14 +49,16 @@ def floor_probabilities(
 ) -> Mapping[str, Float]:
     """Probability of each floor for every video of the dataset, float64 [V]; fitted on rows `train` only.
 
-    pooled: `mean_tokens` of the dataset where they are at hand, as for several folds.
+    pooled: `token_statistics` of the dataset where they are at hand, as for several folds.
     """
-    labels = dataset.labels[train]
-    pooled = mean_tokens(dataset.tokens) if pooled is None else pooled
+    labels = dataset.labels
+    means, stds = np.split(token_statistics(dataset.tokens) if pooled is None else pooled, 2, axis=1)
+    fitted = [fit_regression(block, labels, train, groups=dataset.groups) for block in (means, stds)]
     found = {
         ALL_POSITIVE: np.ones(len(dataset)),
-        METADATA_ONLY: _regression(np.nan_to_num(dataset.metadata), labels, train),
-        MEAN_POOLED: _regression(pooled, labels, train),
+        METADATA_ONLY: _regression(np.nan_to_num(dataset.metadata), labels[train], train),
+        MEAN_POOLED: as_probabilities(fitted[0].logits(means)),
+        STATISTICS_FLOOR: as_probabilities(mean_logits(fitted, [means, stds])),
     }
     return {name: found[name] for name in floor_names(dataset)}
 
@@ -65,12 +74,55 @@ def missing_floor_notes(dataset: HeadDataset) -> tuple[str, ...]:
     return () if METADATA_ONLY in floor_names(dataset) else (NO_METADATA,)
 
 
-def mean_tokens(tokens: TokenSource) -> Float:
-    """Mean over each video's tokens, channels side by side: float64 [V, sum of D]."""
-    pooled = np.empty((tokens.n_videos, sum(tokens.dims)))
+@dataclass(frozen=True, slots=True, eq=False)
+class FloorScores:
+    """A floor out of fold: probabilities and thresholds, float64 [V], each video's by what the other folds gave; NaN
+    outside the folds. threshold: of all of them together.
+    """
+
+    probabilities: Float
+    thresholds: Float
+    threshold: float
+
+
+def floors_out_of_fold(
+    dataset: HeadDataset, folds: Folds, *, config: ThresholdConfig
+) -> Mapping[str, FloorScores]:
+    """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds."""
+    labels, metadata = dataset.labels, np.nan_to_num(dataset.metadata)
+    blocks = np.split(token_statistics(dataset.tokens), 2, axis=1)
+    fits = [cross_fit(block, labels, folds) for block in blocks]
+    found = {name: np.full(len(dataset), np.nan) for name in floor_names(dataset)}
+    for number, (rest, fold) in enumerate(folds):
+        regressions = [fit.paths[number][fit.best(leaving_out=number)] for fit in fits]
+        held = [block[fold] for block in blocks]
+        found[ALL_POSITIVE][fold] = 1.0
+        if METADATA_ONLY in found:
+            found[METADATA_ONLY][fold] = _regression(metadata, labels[rest], rest)[fold]
+        found[MEAN_POOLED][fold] = as_probabilities(regressions[0].logits(held[0]))
+        found[STATISTICS_FLOOR][fold] = as_probabilities(mean_logits(regressions, held))
+    rows = np.sort(np.concatenate([fold for _, fold in folds]))
+    scores = {}
+    for name, probabilities in found.items():
+        thresholds = np.full(len(dataset), np.nan)
+        for _, fold in folds:
+            others = np.setdiff1d(rows, fold)
+            thresholds[fold] = floor_threshold(name, dataset, others, probabilities, config=config)
+        scores[name] = FloorScores(
+            probabilities, thresholds, floor_threshold(name, dataset, rows, probabilities, config=config)
+        )
+    return scores
+
+
+@torch.no_grad()
+def token_statistics(tokens: TokenSource) -> Float:
+    """Mean and standard deviation over each video's tokens: float64 [V, 2 D], the means of all channels first."""
+    width = sum(tokens.dims)
+    pooled = np.empty((tokens.n_videos, 2 * width))
     for videos in scoring_batches(tokens.lengths, torch.arange(tokens.n_videos)):
-        means = [mean_pool(channel.values, channel.mask) for channel in tokens.batch(videos)]
-        pooled[videos.numpy()] = torch.cat(means, dim=1).numpy()
+        found = [statistic_pool("mean-std", c.values, c.mask).chunk(2, dim=1) for c in tokens.batch(videos)]
+        both = torch.cat([*(mean for mean, _ in found), *(std for _, std in found)], dim=1)
+        pooled[videos.numpy()] = both.numpy()
     return pooled
 
 
@@ -106,12 +158,23 @@ def floor_threshold(
 
 
 def evaluate_floors(
-    dataset: HeadDataset, split: Split, *, config: ThresholdConfig, n_resamples: int = 0, seed: int = 0
+    dataset: HeadDataset,
+    split: Split,
+    *,
+    config: ThresholdConfig,
+    n_resamples: int = 0,
+    seed: int = 0,
+    thresholds: Mapping[str, float] | None = None,
 ) -> tuple[Evaluation, ...]:
-    """Every floor on val and, where there is one, on test; thresholds are chosen on val, as the head's is."""
+    """Every floor on val and, where there is one, on test; thresholds are chosen on val, as the head's is, where they
+    are not given by name.
+    """
     evaluations = []
     for name, probabilities in floor_probabilities(dataset, split.train).items():
-        threshold = floor_threshold(name, dataset, split.val, probabilities, config=config)
+        if thresholds is not None:
+            threshold = thresholds[name]
+        else:
+            threshold = floor_threshold(name, dataset, split.val, probabilities, config=config)
         for part, rows in split.parts().items():
             if part == "train":
                 continue
@@ -128,6 +191,11 @@ def evaluate_floors(
                 )
             )
     return tuple(evaluations)
+
+
+def floors_apart(architecture: str, floors: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+    """The floors that are another model than the head: a logistic head is what the statistics floor is."""
+    return tuple(floor for floor in floors if (architecture, floor.name) != ("logistic", STATISTICS_FLOOR))
 
 
 def beaten_notes(head: Evaluation, floors: tuple[Evaluation, ...]) -> tuple[str, ...]:

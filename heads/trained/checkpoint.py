@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import HeadError, InputError, OnepassError, StorageFull
-from heads.models.model import HeadModel
+from heads.models.ensemble import build_model
 from heads.trained.head import HeadInfo, TrainedHead
 
 WEIGHTS_FILE = "head.safetensors"
@@ -115,7 +115,8 @@ def load_head(folder: str | Path) -> TrainedHead:
             )
     try:
         info = HeadInfo.from_dict(values)
-        model = HeadModel(info.config.model, tuple(stream.dim for stream in info.streams))
+        dims = tuple(stream.dim for stream in info.streams)
+        model = build_model(info.config.model, dims, n_folds=info.members)
         model.load_state_dict(load(weights))
     except InputError as error:
         raise HeadError(f"{folder / INFO_FILE}: {error}") from error

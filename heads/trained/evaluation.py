@@ -15,16 +15,14 @@ import numpy.typing as npt
 
 from cache.errors import LabelError
 from heads.data.dataset import HeadDataset, load_dataset
-from heads.data.splits import FoldConfig, fold_splits, labelled_rows
+from heads.data.splits import FoldConfig, fold_rows, labelled_rows
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floors import (
     ALL_POSITIVE,
+    FloorScores,
     beaten_notes,
-    floor_names,
-    floor_probabilities,
-    floor_threshold,
-    mean_tokens,
+    floors_out_of_fold,
     missing_floor_notes,
 )
 from heads.scoring.thresholds import ThresholdConfig
@@ -163,7 +161,7 @@ def evaluate_head(
         n_resamples=n_resamples,
         seed=info.config.seed,
     )
-    floors, missing = floors_out_of_fold(
+    floors, missing = own_floors(
         dataset, rows, part=part, config=info.config.threshold, n_resamples=n_resamples, seed=info.config.seed
     )
     sources = source_scores(table, threshold)
@@ -183,7 +181,7 @@ def evaluate_head(
     )
 
 
-def floors_out_of_fold(
+def own_floors(
     dataset: HeadDataset,
     rows: Int,
     *,
@@ -196,34 +194,27 @@ def floors_out_of_fold(
 
     Where source groups are too few for folds, all-positive stands alone.
     """
-    names, notes = floor_names(dataset), missing_floor_notes(dataset)
-    scores = {name: np.ones(len(dataset)) for name in names}
-    thresholds = {name: np.full(len(dataset), 0.5) for name in names}
+    notes = missing_floor_notes(dataset)
     try:
-        splits = fold_splits(
-            dataset.labels, dataset.groups, config=FoldConfig(k=FLOOR_FOLDS), seed=seed, rows=rows
-        )
+        folds = fold_rows(dataset.labels, dataset.groups, rows, config=FoldConfig(k=FLOOR_FOLDS), seed=seed)
+        scores = floors_out_of_fold(dataset, folds, config=config)
     except LabelError as error:
-        splits, names = [], (ALL_POSITIVE,)
+        flat = np.full(len(dataset), 0.5)
+        scores = {ALL_POSITIVE: FloorScores(np.ones(len(dataset)), flat, 0.5)}
         notes += (f"no floors but all-positive, which would be fitted on these videos out of fold: {error}",)
-    pooled = mean_tokens(dataset.tokens) if splits else None
-    for split in splits:
-        for name, found in floor_probabilities(dataset, split.train, pooled=pooled).items():
-            scores[name][split.test] = found[split.test]
-            thresholds[name][split.test] = floor_threshold(name, dataset, split.val, found, config=config)
     groups = [dataset.groups[i] for i in rows]
     return tuple(
         evaluate(
             name,
             part,
             dataset.labels[rows],
-            scores[name][rows],
-            threshold=thresholds[name][rows],
+            found.probabilities[rows],
+            threshold=found.thresholds[rows],
             groups=groups,
             n_resamples=n_resamples,
             seed=seed,
         )
-        for name in names
+        for name, found in scores.items()
     ), notes
 
 

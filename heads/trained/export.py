@@ -86,7 +86,7 @@ def example_inputs(head: TrainedHead, *, batch: int, length: int, seed: int = 0)
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     names = input_names(head)
-    step = len(names) // len(head.model.scalings)
+    step = len(names) // len(head.model.input_scalings())
     for c, scaling in enumerate(head.model.input_scalings()):
         own_length = length + c
         values = torch.randn(batch, own_length, sum(scaling.stream_dims), generator=generator)

@@ -17,7 +17,7 @@ from cache.schema import StreamTokens
 from heads.data.dataset import StreamInput, any_random, in_memory, load_tokens, weights_line
 from heads.data.grid import Ragged
 from heads.data.tokens import TokenSource
-from heads.models.model import HeadModel
+from heads.models.model import TokenModel
 from heads.scoring.bootstrap import Interval
 from heads.scoring.calibration import probabilities
 from heads.scoring.thresholds import ThresholdChoice
@@ -41,7 +41,9 @@ class HeadInfo:
     divides logits before the sigmoid. metrics: by part of the split ("val" chose the model; "test" was scored
     once). trained_on: dataset, digest and video counts of the cache, the split, and its videos by part
     (`heads.trained.seen`). versions: of the libraries. threshold_history: what stood here before each
-    `onepass threshold --write`, oldest first: threshold, config, metrics, floors, notes, replaced_at.
+    `onepass threshold --write`, oldest first: threshold, config, metrics, floors, notes, replaced_at. members: heads
+    of folds whose mean the head is, or 1. portfolio: what `--model auto` compared, a row a candidate; empty where
+    the model was named.
     """
 
     config: TrainConfig
@@ -60,6 +62,8 @@ class HeadInfo:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     threshold_history: tuple[Mapping[str, Any], ...] = ()
+    members: int = 1
+    portfolio: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def weights(self) -> str:
@@ -101,6 +105,8 @@ class HeadInfo:
                 ),
                 notes=tuple(values["notes"]),
                 threshold_history=tuple(values.get("threshold_history", ())),
+                members=int(values.get("members", 1)),
+                portfolio=tuple(values.get("portfolio", ())),
                 **{name: values[name] for name in _PLAIN},
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -151,7 +157,7 @@ class Predictions:
 class TrainedHead:
     """A model in eval mode and its info. training: what a fresh training leaves for reports, else None."""
 
-    model: HeadModel
+    model: TokenModel
     info: HeadInfo
     training: TrainingRecord | None = None
 

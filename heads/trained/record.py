@@ -19,7 +19,8 @@ UNSEEN, SEEN, UNKNOWN = "unseen", "seen", "unknown"
 PART_ROLES = {
     "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
     "test": "test was scored once, after everything was chosen",
-    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group",
+    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group, and decided by what other "
+    "folds chose",
     "train": "train, what the head was fitted on",
     UNSEEN: "the head has seen none of these videos, by file and by source group",
     SEEN: "SEEN VIDEOS among them: the head was made with some, so scores are too good",
@@ -64,8 +65,9 @@ class PredictionTable:
 class TrainingRecord:
     """What a training leaves for tables, figures and reports; not part of the checkpoint.
 
-    evaluations: the head on val, test (where there is one) and train, in this order. floors: the same parts
-    but train. seconds: wall time by step. cross_validation: out-of-fold scores, where they were asked for.
+    evaluations: the head on what chose (val, or out of fold), test (where there is one) and train, in this order.
+    floors: the same parts but train. seconds: wall time by step. cross_validation: what folds decided, else None; the
+    history is then their mean, and predictions are theirs.
     """
 
     split: Split
@@ -76,3 +78,8 @@ class TrainingRecord:
     calibration: Calibration
     seconds: Mapping[str, float]
     cross_validation: CrossValidation | None = None
+
+    @property
+    def chosen_on(self) -> str:
+        """The part that chose temperature and threshold."""
+        return OUT_OF_FOLD if self.split.out_of_fold else "val"

@@ -91,6 +91,11 @@ def selection_scores(
     split = None
     seen = SeenVideos.of_head(info)
     if dataset.cache_digest == info.trained_on["cache_digest"]:
+        if info.trained_on["chosen_on"] != "val":
+            raise InputError(
+                f"{where} is what the head was trained on, all of it outside test, and folds chose its threshold: no "
+                "video of it may choose another. Give a cache that the head has not seen, or train with --objective"
+            )
         if part == "all":
             raise InputError(
                 f"{where} is what the head was trained on: only its val videos may choose a threshold"

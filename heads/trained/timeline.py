@@ -4,7 +4,8 @@ Two methods, which mean different things:
 
 sliding    The default, for any head: the probability that the head gives to the window alone, as if the video held
            nothing else; calibrated and comparable with the threshold. A window is one token of the grid, or
-           everything whose middle lies within `window_seconds` around its middle.
+           everything whose middle lies within `window_seconds` around its middle: by default as long as a training
+           video for a head that reads change, to which one token says nothing.
 attention  For a head that pools by attention: the share of the head's attention that a window got. Shares of
            a video sum to 1, also in a video that the head calls negative: they say where the head looked, not
            what it saw there, and not where the violence is. Of 10 heads that do detect fights, 3 looked more at the
@@ -32,6 +33,7 @@ from cache.errors import HeadError, InputError
 from heads.data.dataset import in_memory
 from heads.data.grid import Ragged, overlapping_tokens
 from heads.data.tokens import Channel, MemoryTokens
+from heads.models.model import HeadModel
 from heads.trained.head import TrainedHead
 
 if TYPE_CHECKING:
@@ -85,9 +87,9 @@ def check_request(head: TrainedHead, method: Method, window_seconds: float | Non
     if method not in MEANING:
         raise InputError(f"the timeline method must be sliding or attention, got {method!r}")
     if method == "attention" and not pools_by_attention(head):
-        raise InputError(
-            f"this head pools by {head.info.config.model.pooling}: it has no attention weights; use sliding"
-        )
+        single = isinstance(head.model, HeadModel)
+        reason = f"pools by {head.info.config.model.pooling}" if single else "is several heads in one"
+        raise InputError(f"this head {reason}: it has no attention weights; use sliding")
     if window_seconds is not None:
         if not is_number(window_seconds) or not 0.0 < window_seconds < float("inf"):
             raise InputError(f"the timeline window must be above 0 seconds, got {shown(window_seconds)}")
@@ -97,7 +99,16 @@ def check_request(head: TrainedHead, method: Method, window_seconds: float | Non
 
 def pools_by_attention(head: TrainedHead) -> bool:
     """Whether the head has attention weights to show."""
-    return head.info.config.model.pooling == "attention"
+    return isinstance(head.model, HeadModel) and head.info.config.model.pooling == "attention"
+
+
+def own_window_seconds(head: TrainedHead) -> float | None:
+    """The window of a head that reads how tokens differ, which one token cannot show: the median length of its
+    training videos. None, one token, for other heads.
+    """
+    if not head.info.config.model.reads_change:
+        return None
+    return head.info.trained_on.get("median_seconds") or None
 
 
 def score_over_time(
@@ -111,10 +122,12 @@ def score_over_time(
 ) -> Iterator[Timeline]:
     """Timelines of chosen videos (store indices; None is all), in that order, read a few at a time.
 
-    window_seconds: width of a sliding window, above 0; None is one token of the grid. Raises InputError for
-    options that do not fit, FingerprintMismatch or HeadError as `TrainedHead.predict` does.
+    window_seconds: width of a sliding window, above 0; None is `own_window_seconds`, or one token of the grid.
+    Raises InputError for options that do not fit, FingerprintMismatch or HeadError as `TrainedHead.predict` does.
     """
     check_request(head, method, window_seconds)
+    if method == "sliding" and window_seconds is None:
+        window_seconds = own_window_seconds(head)
     head.require_fits(cache, ignore_libraries=ignore_libraries)
     wanted = np.arange(len(cache)) if videos is None else _video_numbers(videos, len(cache))
     ids = cache.videos.id
@@ -223,6 +236,7 @@ def _windows(channel: Channel, video: Int, low: Float, high: Float, middles: Flo
 @torch.no_grad()
 def _attention(head: TrainedHead, tokens: MemoryTokens, ragged: dict[str, Ragged]) -> Float:
     """Attention of every grid token of all videos, float64 [N]."""
+    assert isinstance(head.model, HeadModel)
     pool = head.model.pool.attention
     assert pool is not None
     grid = ragged[head.info.grid]

@@ -18,15 +18,16 @@ from heads.scoring.thresholds import ThresholdConfig
 from heads.training.losses import LossConfig
 from heads.training.optim import OptimConfig
 
-Selection = Literal["auroc", "average_precision", "f1", "loss"]
-SELECTIONS: tuple[Selection, ...] = ("auroc", "average_precision", "f1", "loss")
+Selection = Literal["auroc", "average_precision", "f1", "loss", "last"]
+SELECTIONS: tuple[Selection, ...] = ("auroc", "average_precision", "f1", "loss", "last")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Everything that decides what a head becomes; two runs of one config on one machine give one checkpoint.
 
-    selection: what the best epoch is best in, on val. calibration: temperature fitted on val, or none.
+    selection: what the best epoch is best in, on val; last is the last one, whatever val
+    says. calibration: temperature fitted on val, or none.
     n_resamples: of each bootstrap, [0, 100,000]; 0 leaves intervals out. seed: [0, 2^31).
     Raises InputError for values out of range.
     """
@@ -42,6 +43,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.model.architecture == "logistic":
+            for section, default in (("optim", OptimConfig()), ("loss", LossConfig())):
+                if getattr(self, section) != default:
+                    names = ", ".join(_names(type(default)))
+                    raise InputError(f"logistic is a regression without {names}; leave these out")
         if self.selection not in SELECTIONS:
             raise InputError(f"selection must be one of {', '.join(SELECTIONS)}; got '{self.selection}'")
         if self.calibration not in ("temperature", "none"):

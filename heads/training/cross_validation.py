@@ -1,14 +1,14 @@
 """Cross-validation of one recipe: every video scored by a head that never saw it or its source group.
 
-K heads are trained, each without one fold. A fold's epoch, temperature and threshold come from videos held out
-of the rest (its inner val), so nothing that scores a video was chosen on it. The floors go the same way.
+K heads are trained, each without one fold, and what they say of it decides temperature and threshold. Each fold is
+decided by the threshold that the *other* folds choose, so that no decision here was chosen on the video that it
+is made on; the temperature is one for all, which moves no decision and no order. The floors go the same way.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,27 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.arguments import shown
-from cache.errors import HeadError, InputError
+from cache.errors import InputError
 from heads.data.dataset import HeadDataset
-from heads.data.splits import FoldConfig, Split, fold_splits
-from heads.models.model import count_parameters
+from heads.data.splits import FoldConfig, fold_rows, given_fold_notes, labelled_rows
 from heads.scoring.bootstrap import interval_notes
-from heads.scoring.calibration import at_bound
+from heads.scoring.calibration import Calibration, fit_temperature, probabilities
 from heads.scoring.evaluate import Evaluation, evaluate
-from heads.scoring.floors import (
-    beaten_notes,
-    floor_names,
-    floor_probabilities,
-    floor_threshold,
-    mean_tokens,
-    missing_floor_notes,
-)
+from heads.scoring.floors import beaten_notes, floors_apart, floors_out_of_fold, missing_floor_notes
 from heads.scoring.thresholds import ThresholdChoice, choose_on_rows
-from heads.training.batched import FitJob, fit_together, heads_together
 from heads.training.config import TrainConfig
-from heads.training.device import Device, resolve_device
-from heads.training.epochs import FitResult
-from heads.training.held_out import score_rows
+from heads.training.device import Device
+from heads.training.out_of_fold import FoldHeads, fit_fold_heads
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -51,14 +41,13 @@ HEAD = "head"
 class FoldResult:
     """The head that was trained without fold `number` (from 1), which holds n videos.
 
-    best_epoch, threshold, temperature and degenerate (one class for everything) are of the fold's inner val.
+    threshold and degenerate (one class for everything) are those of the other folds' videos.
     """
 
     number: int
     n: int
     best_epoch: int
     threshold: float
-    temperature: float
     degenerate: bool
 
 
@@ -66,14 +55,15 @@ class FoldResult:
 class OutOfFoldTable:
     """One row a video, sorted by id, each scored by the head of the fold that holds it.
 
-    labels: int8 [M]. folds: int64 [M], from 1. probabilities, thresholds: float64 [M], a threshold being that
-    of the head that scored the video.
+    labels: int8 [M]. folds: int64 [M], from 1. logits, probabilities, thresholds: float64 [M], a threshold
+    being that which the other folds choose.
     """
 
     ids: tuple[str, ...]
     labels: npt.NDArray[np.int8]
     groups: tuple[str, ...]
     folds: Int
+    logits: Float
     probabilities: Float
     thresholds: Float
 
@@ -88,10 +78,11 @@ class OutOfFoldTable:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossValidation:
-    """What K folds found. head, floors: on all videos of the table, decided by each fold's own threshold.
+    """What K folds found. head, floors: on all videos of the table, each decided by what the other folds chose.
 
-    threshold: the best single one for all out-of-fold probabilities, with its bootstrap interval by source
-    group; no head uses it. notes: what the user must know. seconds: wall time.
+    calibration, threshold: of all out-of-fold scores together, the threshold with its bootstrap interval by source
+    group; the stored head takes both. floor_thresholds: the same of each floor. notes: what the user must know.
+    seconds: wall time. heads: what was trained.
     """
 
     k: int
@@ -99,9 +90,12 @@ class CrossValidation:
     head: Evaluation
     floors: tuple[Evaluation, ...]
     folds: tuple[FoldResult, ...]
+    calibration: Calibration
     threshold: ThresholdChoice
+    floor_thresholds: Mapping[str, float]
     notes: tuple[str, ...]
     seconds: float
+    heads: FoldHeads
 
     def __repr__(self) -> str:
         return f"CrossValidation({self.k} folds, {len(self.table)} videos, AUROC {self.head.metrics.auroc})"
@@ -112,6 +106,7 @@ class CrossValidation:
             "k": self.k,
             "head": self.head.as_dict(),
             "floors": {floor.name: floor.as_dict() for floor in self.floors},
+            "calibration": asdict(self.calibration),
             "threshold": self.threshold.as_dict(),
             "folds": [asdict(fold) for fold in self.folds],
             "notes": list(self.notes),
@@ -126,11 +121,13 @@ def cross_validate(
     rows: Int | None = None,
     device: Device = "auto",
     on_fold: Callable[[FoldResult], None] | None = None,
+    heads: FoldHeads | None = None,
 ) -> CrossValidation:
     """Train and score K stratified, group-disjoint folds of `rows` (int64 [M]) that have a label.
 
     k: taken from the dataset's given folds where it has some. rows: None is everything outside the stored split test.
-    on_fold is called for every fold as it is scored. Raises LabelError when source groups are too few for K folds,
+    on_fold is called for every fold as it is decided. heads: of these folds, where they are trained already. Raises
+    LabelError when source groups are too few for K folds,
     InputError for settings that do not fit, HeadError naming the fold whose loss stops being finite.
     """
     if not isinstance(dataset, HeadDataset):
@@ -139,148 +136,111 @@ def cross_validate(
         )
     started = time.perf_counter()
     rows = dataset.outside_test if rows is None else rows
-    splits = fold_splits(
-        dataset.labels,
-        dataset.groups,
-        config=FoldConfig(k=k),
-        seed=config.seed,
-        rows=rows,
-        given=dataset.given_folds,
-    )
-    k = len(splits)
-    fold_of = np.zeros(len(dataset), dtype=np.int64)
-    scores = {name: _Scores.nowhere(len(dataset)) for name in (HEAD, *floor_names(dataset))}
-    pooled = mean_tokens(dataset.tokens)
+    if heads is None:
+        found_folds, _ = folds_of(dataset, config, k=k, rows=rows)
+        heads = fit_fold_heads(dataset, config, found_folds, device=device)
+    scored, fold_of = heads.rows, heads.fold_of[heads.rows]
+    logits, labels = heads.logits[scored], dataset.labels[scored]
+    calibration = fit_temperature(logits, labels)
+    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
+    scores, thresholds = probabilities(logits, temperature=temperature), np.empty(len(scored))
     folds = []
-    for number, split, result in _fit_folds(dataset, config, splits, device):
-        fold = np.sort(split.test)
-        fold_of[fold] = number
-        own = score_rows(dataset, config, result, val=split.val, rows=fold)
-        scores[HEAD].put(fold, own.probabilities, own.choice.threshold)
-        for name, found in floor_probabilities(dataset, split.train, pooled=pooled).items():
-            threshold = floor_threshold(name, dataset, split.val, found, config=config.threshold)
-            scores[name].put(fold, found[fold], threshold)
-        folds.append(
-            FoldResult(
-                number=number,
-                n=len(fold),
-                best_epoch=result.best_epoch,
-                threshold=own.choice.threshold,
-                temperature=own.temperature,
-                degenerate=own.choice.degenerate,
-            )
-        )
+    for number in range(1, len(heads.folds) + 1):
+        own = fold_of == number
+        choice = choose_on_rows(dataset, scored[~own], scores[~own], config=config.threshold)
+        thresholds[own] = choice.threshold
+        best_epoch = heads.results[number - 1].best_epoch
+        folds.append(FoldResult(number, int(own.sum()), best_epoch, choice.threshold, choice.degenerate))
         if on_fold is not None:
             on_fold(folds[-1])
-    scored = np.flatnonzero(fold_of)
     table = OutOfFoldTable(
         ids=tuple(dataset.ids[i] for i in scored),
-        labels=dataset.labels[scored],
+        labels=labels,
         groups=tuple(dataset.groups[i] for i in scored),
-        folds=fold_of[scored],
-        probabilities=scores[HEAD].probabilities[scored],
-        thresholds=scores[HEAD].thresholds[scored],
+        folds=fold_of,
+        logits=logits,
+        probabilities=scores,
+        thresholds=thresholds,
     )
+    found_floors = floors_out_of_fold(dataset, heads.folds, config=config.threshold)
     head, *floors = (
         evaluate(
             name,
             OUT_OF_FOLD,
-            table.labels,
-            found.probabilities[scored],
-            threshold=found.thresholds[scored],
+            labels,
+            own_scores,
+            threshold=own_thresholds,
             groups=table.groups,
             n_resamples=config.n_resamples,
             seed=config.seed,
         )
-        for name, found in scores.items()
+        for name, own_scores, own_thresholds in (
+            (HEAD, scores, thresholds),
+            *((n, f.probabilities[scored], f.thresholds[scored]) for n, f in found_floors.items()),
+        )
     )
     choice = choose_on_rows(
         dataset,
         scored,
-        table.probabilities,
+        scores,
         config=config.threshold,
         n_resamples=config.n_resamples,
         seed=config.seed,
     )
-    notes = [*dict.fromkeys(note for split in splits for note in split.notes), *missing_floor_notes(dataset)]
-    notes += _fold_notes(folds)
+    notes = [*fold_notes(dataset, heads), *missing_floor_notes(dataset), *_decision_notes(folds)]
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
     if config.n_resamples:
         notes += interval_notes("out-of-fold videos", (*head.intervals.values(), choice.interval))
-    notes += beaten_notes(head, tuple(floors))
+    notes += beaten_notes(head, floors_apart(config.model.architecture, tuple(floors)))
     return CrossValidation(
-        k=k,
+        k=len(heads.folds),
         table=table,
         head=head,
         floors=tuple(floors),
         folds=tuple(folds),
+        calibration=calibration,
         threshold=choice,
+        floor_thresholds={name: floor.threshold for name, floor in found_floors.items()},
         notes=tuple(notes),
         seconds=time.perf_counter() - started,
+        heads=heads,
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Scores:
-    """Out-of-fold probabilities of one model and the threshold of each, float64 [V]; NaN where not scored."""
-
-    probabilities: Float
-    thresholds: Float
-
-    @classmethod
-    def nowhere(cls, n: int) -> _Scores:
-        return cls(np.full(n, np.nan), np.full(n, np.nan))
-
-    def put(self, rows: Int, probabilities: Float, threshold: float) -> None:
-        self.probabilities[rows] = probabilities
-        self.thresholds[rows] = threshold
-
-
-def _fit_folds(
-    dataset: HeadDataset, config: TrainConfig, splits: list[Split], device: Device
-) -> Iterator[tuple[int, Split, FitResult]]:
-    """Each fold's number (from 1), split and head, trained as many at a time as fit beside each other."""
-    size = heads_together(
-        batch_size=config.optim.batch_size,
-        longest=int(dataset.tokens.lengths.max()),
-        n_parameters=count_parameters(config.model, dataset.stream_dims),
+def folds_of(
+    dataset: HeadDataset, config: TrainConfig, *, k: int, rows: Int
+) -> tuple[list[tuple[Int, Int]], tuple[str, ...]]:
+    """The folds of these rows that have a label, and notes on rows without one."""
+    known, notes = labelled_rows(dataset.labels)
+    folds = fold_rows(
+        dataset.labels,
+        dataset.groups,
+        np.intersect1d(known, rows),
+        config=FoldConfig(k=k),
+        seed=config.seed,
+        given=dataset.given_folds,
     )
-    jobs = [FitJob(config, split.train, split.val, dataset.negative_hours(split.val)) for split in splits]
-    for pack in np.array_split(np.arange(len(splits)), math.ceil(len(splits) / size)):
-        results = fit_together(
-            dataset.tokens,
-            dataset.labels,
-            [jobs[place] for place in pack],
-            stream_dims=dataset.stream_dims,
-            device=resolve_device(device),
-        )
-        for place, result in zip(pack.tolist(), results, strict=True):
-            if isinstance(result, HeadError):
-                raise HeadError(f"fold {place + 1} of {len(splits)}: {result}") from result
-            yield place + 1, splits[place], result
+    return folds, notes
 
 
-def _fold_notes(folds: list[FoldResult]) -> list[str]:
+def fold_notes(dataset: HeadDataset, heads: FoldHeads) -> list[str]:
+    """Videos without a label, and folds of a single class."""
+    _, notes = labelled_rows(dataset.labels)
+    one_class = [
+        f"fold {number} holds a single class"
+        for number, (_, fold) in enumerate(heads.folds, start=1)
+        if len(np.unique(dataset.labels[fold])) == 1
+    ]
+    given = dataset.given_folds
+    leaks = () if given is None else given_fold_notes(dataset.groups, heads.rows, given)
+    return [*notes, *leaks, *one_class]
+
+
+def _decision_notes(folds: list[FoldResult]) -> list[str]:
     notes = []
     if one_class := [str(fold.number) for fold in folds if fold.degenerate]:
         notes.append(
-            f"DEGENERATE: in fold {', '.join(one_class)} of {len(folds)} the threshold calls every video of the inner "
-            "val one class"
-        )
-    if off_scale := [str(fold.number) for fold in folds if at_bound(fold.temperature)]:
-        notes.append(
-            f"in fold {', '.join(off_scale)} of {len(folds)} the best temperature lies beyond the end of the search: "
-            "such scores are on another scale than those of other folds, which blurs AUROC and the threshold over all"
+            f"DEGENERATE: without fold {', '.join(one_class)} of {len(folds)} the threshold calls every out-of-fold "
+            "video one class"
         )
     return notes
-
-
-def unlike_out_of_fold_notes(out_of_fold: ThresholdChoice, choice: ThresholdChoice) -> tuple[str, ...]:
-    """A note when val's threshold lies outside the interval of the out-of-fold threshold."""
-    interval = out_of_fold.interval
-    if interval is None or choice.threshold in interval:
-        return ()
-    return (
-        f"the checkpoint's threshold {choice.threshold:.4f}, chosen on val, lies outside the 95 % interval of the "
-        f"out-of-fold threshold, {interval}: it may not hold on other videos",
-    )

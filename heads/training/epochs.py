@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from cache.errors import HeadError
-from heads.models.model import HeadModel
+from heads.models.model import TokenModel
 from heads.scoring.calibration import probabilities
 from heads.scoring.metrics import auroc, average_precision
 from heads.scoring.thresholds import choose_threshold
@@ -55,7 +55,7 @@ class FitResult:
     pos_weight: what the loss used. precision: of training's matrix products, fp32 or bf16.
     """
 
-    model: HeadModel
+    model: TokenModel
     history: tuple[EpochRow, ...]
     best_epoch: int
     pos_weight: float
@@ -103,6 +103,8 @@ def epoch_row(
 
 def selection_score(row: EpochRow, selection: Selection) -> tuple[float, float]:
     """Higher is better; val loss breaks ties, and of equals the earlier epoch stays."""
+    if selection == "last":
+        return (row.epoch, 0.0)
     value = {
         "auroc": row.auroc,
         "average_precision": row.average_precision,

@@ -1,8 +1,8 @@
-"""Train one head, and score videos with one. The training loop itself is `heads.training.batched`."""
+"""Train one head, and score videos with one. What trains it is in `heads.training.jobs`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,11 @@ import torch
 
 from cache.errors import HeadError
 from heads.data.tokens import TokenSource, scoring_batches
-from heads.models.model import HeadModel
-from heads.training.batched import FitJob, fit_together
+from heads.models.model import TokenModel
+from heads.training.batched import FitJob
 from heads.training.config import TrainConfig
 from heads.training.epochs import EpochRow, FitResult, selection_score
+from heads.training.jobs import fit_jobs
 
 __all__ = ["EpochRow", "FitResult", "fit", "predict_logits", "selection_score"]
 
@@ -32,18 +33,20 @@ def fit(
     device: torch.device | None = None,
     on_epoch: Callable[[EpochRow], None] | None = None,
     negative_hours: float | None = None,
+    groups: Sequence[str] | None = None,
 ) -> FitResult:
     """Train on rows `train`, choose the epoch on rows `val`; nothing else of `labels` is looked at.
 
     labels: int8 [V], 0 or 1 in both parts. negative_hours: duration of val's negatives, for thresholds by
-    false alarms. The global random state is left as it was. Raises HeadError when the loss stops being
-    finite.
+    false alarms. groups: source group of every video, [V]. The global random state is left as it was. Raises
+    HeadError when the loss stops being finite.
     """
-    (result,) = fit_together(
+    (result,) = fit_jobs(
         tokens,
         labels,
         [FitJob(config, train, val, negative_hours)],
         stream_dims=stream_dims,
+        groups=groups,
         device=device,
         on_epoch=None if on_epoch is None else lambda _, row: on_epoch(row),
     )
@@ -54,7 +57,7 @@ def fit(
 
 @torch.no_grad()
 def predict_logits(
-    model: HeadModel, tokens: TokenSource, videos: Int, *, device: torch.device | None = None
+    model: TokenModel, tokens: TokenSource, videos: Int, *, device: torch.device | None = None
 ) -> Float:
     """Logits of `videos` (int64 [M]) in the order given: float64 [M], computed in float32, eval mode.
 

@@ -19,7 +19,7 @@ from heads.training.losses import HeadLoss
 from tests.heads.synthetic import features, toy_videos, write_cache
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
-QUICK = ("--epochs", "3", "--batch-size", "16", "--set", "n_resamples=20", "--device", "cpu")
+QUICK = ("--no-cv", "--epochs", "3", "--batch-size", "16", "--set", "n_resamples=20", "--device", "cpu")
 
 Train = Callable[..., str]
 

@@ -7,6 +7,7 @@ import pytest
 
 from cache.errors import LabelError
 from cache.reader import Cache, open_cache
+from heads.scoring.floors import FLOORS
 from heads.train import train_head
 from heads.training.config import TrainConfig
 from tests.heads.synthetic import features, toy_videos, write_cache
@@ -30,7 +31,7 @@ def test_val_chooses_and_test_is_scored_once(tmp_path: Path, quick: TrainConfig)
     assert test.intervals["auroc"] is not None
     assert train.intervals["auroc"] is None
     assert {(f.name, f.part) for f in record.floors} == {
-        (name, part) for name in ("all-positive", "metadata-only", "mean-pooled") for part in ("val", "test")
+        (name, part) for name in FLOORS for part in ("val", "test")
     }
     assert head.info.trained_on["chosen_on"] == "val"
     assert set(head.info.metrics) == {"val", "test", "train"}

@@ -84,13 +84,13 @@ def test_a_loss_that_explodes_is_kept_as_a_failed_run(
     toy_cache: Cache, quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells, _ = make_cells(quick.updated({"epochs": 1}), read_axes(["lr=1e-3,1e-2"]))
-    real = ablate_work.fit_together
+    real = ablate_work.fit_jobs
 
     def exploding(*arguments: object, **options: object) -> list[object]:
         results: list[object] = list(real(*arguments, **options))  # type: ignore[arg-type]
         return [HeadError("the loss is nan in epoch 1"), *results[1:]]
 
-    monkeypatch.setattr(ablate_work, "fit_together", exploding)
+    monkeypatch.setattr(ablate_work, "fit_jobs", exploding)
     with Sweep(toy_cache, quick, out=tmp_path, n_seeds=1) as sweep:
         records = sweep.train(cells)
         board = sweep.leaderboard(cells, records, baseline=1, n_resamples=0)

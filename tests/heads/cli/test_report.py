@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def head(run: Run, toy_path: Path, tmp_path: Path) -> Path:
-    quick = ("--epochs", 2, "--batch-size", 8, "--set", "n_resamples=20", "--device", "cpu")
+    quick = ("--no-cv", "--epochs", 2, "--batch-size", 8, "--set", "n_resamples=20", "--device", "cpu")
     said = run("train-head", "--features", toy_path, "--out", tmp_path / "h", *quick)
     assert "report.html" in said
     return tmp_path / "h"
@@ -40,7 +40,17 @@ def head(run: Run, toy_path: Path, tmp_path: Path) -> Path:
 
 def test_train_head_with_pictures_and_tensorboard(run: Run, toy_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    quick = ("--features", toy_path, "--epochs", 2, "--set", "n_resamples=0", "--out", tmp_path / "h")
+    quick = (
+        "--no-cv",
+        "--features",
+        toy_path,
+        "--epochs",
+        2,
+        "--set",
+        "n_resamples=0",
+        "--out",
+        tmp_path / "h",
+    )
     run("train-head", *quick, "--src", tmp_path, "--tensorboard", tmp_path / "runs")
     assert list((tmp_path / "runs").glob("events.*"))
     assert "the file is not under --src" in (tmp_path / "h" / "report.html").read_text()

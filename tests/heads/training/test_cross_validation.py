@@ -5,7 +5,6 @@ import html
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +19,15 @@ from heads.cli.train import main
 from heads.data.dataset import HeadDataset, load_dataset
 from heads.report.outputs import write_training
 from heads.report.page import facts, result_tables
-from heads.scoring.bootstrap import Interval
+from heads.scoring.calibration import probabilities
+from heads.scoring.floors import FLOORS
 from heads.scoring.thresholds import choose_threshold
-from heads.train import train_head
-from heads.training import cross_validation
+from heads.train import Ensemble, train_head
+from heads.trained.head import TrainedHead
+from heads.training import out_of_fold
 from heads.training.batched import FitJob
 from heads.training.config import TrainConfig
-from heads.training.cross_validation import (
-    CrossValidation,
-    FoldResult,
-    cross_validate,
-    unlike_out_of_fold_notes,
-)
+from heads.training.cross_validation import CrossValidation, FoldResult, cross_validate
 from tests.heads.synthetic import features, toy_videos, write_cache
 
 
@@ -62,13 +58,13 @@ def brief(quick: TrainConfig) -> TrainConfig:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[FitJob]]:
     """What trained together, pack by pack."""
     seen: list[list[FitJob]] = []
-    real = cross_validation.fit_together
+    real = out_of_fold.fit_jobs
 
     def recording(tokens: object, labels: object, jobs: list[FitJob], **options: object) -> object:
         seen.append(list(jobs))
         return real(tokens, labels, jobs, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cross_validation, "fit_together", recording)
+    monkeypatch.setattr(out_of_fold, "fit_jobs", recording)
     return seen
 
 
@@ -90,11 +86,13 @@ def test_no_head_saw_what_it_scores(split_cache: Cache, brief: TrainConfig, jobs
     row_of = {video_id: row for row, video_id in enumerate(data.ids)}
     kept = [row_of[video_id] for video_id in found.table.ids]
     for number, job in enumerate(pack, start=1):
-        seen = np.concatenate([job.train, job.val])
+        seen = job.train
         held_out = [row for row, fold in zip(kept, found.table.folds, strict=True) if fold == number]
         assert not {data.groups[row] for row in seen} & {data.groups[row] for row in held_out}
         assert {data.splits[row] for row in seen} == {"train", "val"}
         assert sorted([*seen, *held_out]) == kept
+        assert job.config.selection == "last"
+        assert job.val.tolist() == held_out
         assert len(held_out) == told[number - 1].n
     assert tuple(told) == found.folds
     assert [fold.number for fold in found.folds] == [1, 2, 3, 4]
@@ -112,12 +110,16 @@ def test_counts_add_up(split_cache: Cache, brief: TrainConfig) -> None:
     assert "2 of 62 videos have no label and are left out" in found.notes
 
 
-def test_decisions_are_of_each_folds_own_threshold(split_cache: Cache, brief: TrainConfig) -> None:
+def test_decisions_are_by_what_the_other_folds_choose(split_cache: Cache, brief: TrainConfig) -> None:
     found = cross_validate(load(split_cache), brief, k=3)
     table = found.table
     own = {fold.number: fold.threshold for fold in found.folds}
-    assert len(set(own.values())) == 3
     assert table.thresholds.tolist() == [own[fold] for fold in table.folds.tolist()]
+    for number, threshold in own.items():
+        others = table.folds != number
+        assert choose_threshold(table.labels[others], table.probabilities[others]).threshold == threshold
+    expected = probabilities(table.logits, temperature=found.calibration.temperature)
+    assert table.probabilities.tolist() == expected.tolist()
     metrics = found.head.metrics
     assert metrics.threshold is None
     assert metrics.f1 == pytest.approx(f1_score(table.labels, table.flagged))
@@ -128,28 +130,19 @@ def test_decisions_are_of_each_folds_own_threshold(split_cache: Cache, brief: Tr
     assert found.threshold.threshold == over_all.threshold
     assert found.threshold.interval is not None
     assert found.threshold.interval.n_groups == len(set(table.groups))
-    assert [floor.name for floor in found.floors] == ["all-positive", "metadata-only", "mean-pooled"]
+    assert [floor.name for floor in found.floors] == list(FLOORS)
     assert {evaluation.part for evaluation in (found.head, *found.floors)} == {"out-of-fold"}
 
 
 def test_the_folds_are_those_of_a_sweep(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
     config = brief.updated({"seed": 3})
-    found = cross_validate(load(toy_cache), config, k=3)
-    cells, _ = make_cells(config, [])
+    data = load(toy_cache)
+    found = cross_validate(data, config, k=3)
     with Sweep(toy_cache, config, out=tmp_path, n_seeds=1, cv=3) as sweep:
-        records = sweep.train(cells)
-        runs = sweep.plan(cells)
-        board = sweep.leaderboard(cells, records, n_resamples=0)
-    assert len(runs) == 3
-    for fold, run in zip(found.folds, runs, strict=True):
-        record = records[run.key]
-        own = found.table.folds == fold.number
-        assert found.table.probabilities[own].tolist() == list(record.probabilities)
-        assert (fold.threshold, fold.temperature) == (record.threshold, record.temperature)
-        assert fold.best_epoch == record.best_epoch
-    for row, evaluation in zip((board.rows[0], *board.floors), (found.head, *found.floors), strict=True):
-        for name, score in row.scores.items():
-            assert score == pytest.approx(getattr(evaluation.metrics, name))
+        runs = sweep.plan(make_cells(config, [])[0])
+    for number, run in enumerate(runs, start=1):
+        own = np.array(found.table.ids)[found.table.folds == number]
+        assert own.tolist() == [data.ids[row] for row in run.scored]
 
 
 def test_packs_and_repetition_change_nothing(
@@ -158,29 +151,48 @@ def test_packs_and_repetition_change_nothing(
     data = load(toy_cache)
     together = cross_validate(data, brief, k=5)
     same(together, cross_validate(data, brief, k=5))
-    monkeypatch.setattr(cross_validation, "heads_together", lambda **options: 2)
+    monkeypatch.setattr(out_of_fold, "heads_together", lambda **options: 2)
     jobs.clear()
     same(together, cross_validate(data, brief, k=5))
     assert [len(pack) for pack in jobs] == [2, 2, 1]
 
 
-def test_the_checkpoint_and_test_are_the_same_with_folds(
-    split_cache: Cache, brief: TrainConfig, tmp_path: Path
+@pytest.mark.parametrize("ensemble", ["folds", "refit"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"model": "logistic"}, {"delta": "beside", "join": "late"}, {"model": "mlp", "pool": "std"}],
+)
+def test_what_folds_choose_is_what_the_head_has(
+    split_cache: Cache, brief: TrainConfig, tmp_path: Path, ensemble: Ensemble, settings: dict[str, str]
 ) -> None:
-    plain = train_head(split_cache, brief)
-    crossed = train_head(split_cache, brief, cv=3)
-    assert plain.training is not None
-    assert crossed.training is not None
-    assert plain.training.cross_validation is None
-    assert crossed.training.cross_validation is not None
-    assert crossed.training.evaluations == plain.training.evaluations
-    assert crossed.training.seconds["cross-validation"] > 0
-    for head, name in ((plain, "plain"), (crossed, "crossed")):
-        head.save(tmp_path / name)
+    config = TrainConfig(n_resamples=20) if settings.get("model") == "logistic" else brief
+    head = train_head(split_cache, config.updated(settings), cv=3, ensemble=ensemble)
+    assert head.training is not None
+    folds = head.training.cross_validation
+    assert folds is not None
+    assert head.info.threshold == folds.threshold
+    assert head.info.temperature == folds.calibration.temperature
+    assert head.info.trained_on["chosen_on"] == "out-of-fold"
+    assert head.info.trained_on["counts"] == {
+        "train": {"NonFight": 24, "Fight": 24},
+        "test": {"NonFight": 6, "Fight": 6},
+    }
+    assert head.info.members == (3 if ensemble == "folds" else 1)
+    assert [e.part for e in head.training.evaluations] == ["out-of-fold", "test", "train"]
+    assert {(f.name, f.part) for f in head.training.floors} == {
+        (name, part) for name in FLOORS for part in ("out-of-fold", "test")
+    }
+    assert len(head.info.notes) == len(set(head.info.notes))
+
+    again = train_head(split_cache, config.updated(settings), cv=3, ensemble=ensemble)
+    for one, name in ((head, "one"), (again, "again")):
+        one.save(tmp_path / name)
     for file in ("head.json", "head.safetensors"):
-        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "crossed" / file).read_bytes()
-    notes = [*crossed.info.notes, *crossed.training.cross_validation.notes]
-    assert len(notes) == len(set(notes))
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    loaded = TrainedHead.load(tmp_path / "one")
+    np.testing.assert_array_equal(
+        loaded.predict(split_cache).probabilities, head.predict(split_cache).probabilities
+    )
 
 
 def test_too_few_source_groups_are_an_error_before_anything_is_trained(
@@ -196,13 +208,13 @@ def test_too_few_source_groups_are_an_error_before_anything_is_trained(
 def test_a_fold_that_diverges_is_named(
     toy_cache: Cache, brief: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = cross_validation.fit_together
+    real = out_of_fold.fit_jobs
 
     def exploding(*arguments: object, **options: object) -> list[object]:
         first, _, *rest = real(*arguments, **options)  # type: ignore[arg-type]
         return [first, HeadError("the loss is nan in epoch 1; lower --lr"), *rest]
 
-    monkeypatch.setattr(cross_validation, "fit_together", exploding)
+    monkeypatch.setattr(out_of_fold, "fit_jobs", exploding)
     with pytest.raises(HeadError, match="fold 2 of 3: the loss is nan in epoch 1; lower --lr"):
         cross_validate(load(toy_cache), brief, k=3)
 
@@ -216,25 +228,7 @@ def test_a_head_that_knows_nothing_says_so(tmp_path: Path, brief: TrainConfig) -
     assert "no better than" in text
     assert "floor on out-of-fold videos" in text
     one_class = [str(fold.number) for fold in found.folds if fold.degenerate]
-    assert (f"DEGENERATE: in fold {', '.join(one_class)} of 3" in text) == bool(one_class)
-
-
-def test_a_fold_on_another_scale_is_a_note(toy_cache: Cache, brief: TrainConfig) -> None:
-    perfect = cross_validate(load(toy_cache), brief.updated({"epochs": 12, "lr": 0.01}), k=2)
-    bounds = [fold.number for fold in perfect.folds if fold.temperature < 0.051]
-    assert bounds
-    assert any("on another scale" in note for note in perfect.notes)
-
-
-def test_a_threshold_of_val_that_folds_do_not_bear_out_is_a_note() -> None:
-    choice = choose_threshold(np.array([0, 1], np.int8), np.array([0.1, 0.9]))
-    within = replace(choice, interval=Interval(0.4, 0.6, 100, 30))
-    beyond = replace(choice, interval=Interval(0.6, 0.7, 100, 30))
-    assert unlike_out_of_fold_notes(choice, choice) == ()
-    assert unlike_out_of_fold_notes(within, choice) == ()
-    (note,) = unlike_out_of_fold_notes(beyond, choice)
-    assert "threshold 0.5000, chosen on val, lies outside the 95 % interval" in note
-    assert "0.600 to 0.700" in note
+    assert (f"DEGENERATE: without fold {', '.join(one_class)} of 3" in text) == bool(one_class)
 
 
 def test_the_report_shows_it_after_test(split_cache: Cache, brief: TrainConfig) -> None:
@@ -242,12 +236,13 @@ def test_the_report_shows_it_after_test(split_cache: Cache, brief: TrainConfig) 
     record = head.training
     assert record is not None
     tables = result_tables(record)
-    assert [table.title.split(":")[0] for table in tables] == ["test", "out-of-fold", "val", "train"]
-    assert [name for name, _ in tables[1].rows] == ["head", "all-positive", "metadata-only", "mean-pooled"]
+    assert [table.title.split(":")[0] for table in tables] == ["test", "out-of-fold", "train"]
+    assert [name for name, _ in tables[1].rows] == ["head", *FLOORS]
     assert "a head that never saw it or its source group" in tables[1].title
     found = dict(facts(head, record))
     assert "3 folds by source group, 48 videos" in found["cross-validation"]
-    assert "The checkpoint keeps the one chosen on val" in found["out-of-fold threshold"]
+    assert "on out-of-fold" in found["threshold"]
+    assert "the mean of the heads of 3 folds" in found["selection"]
 
 
 def test_an_earlier_file_of_folds_does_not_stay(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
@@ -273,29 +268,25 @@ def test_from_the_command_line(
         assert not stopped.value.code
         return capsys.readouterr().out
 
-    assert "--cv K" in run()
-    said = run("--cv", 3)
+    assert "--cv K" in run("--no-cv")
+    said = run("--model", "attention-pool", "--cv", 3)
     assert "--cv K" not in said
     for words in (
         "fold 3 of 3: 20 videos",
         "out-of-fold: 60 videos, 30 positive; each video was scored by a head that never saw it",
-        "thresholds of the 3 folds 0.",
-        "f1 on all out-of-fold videos",
-        "the checkpoint keeps val's",
+        "thresholds that decided the 3 folds, each chosen on the others: 0.",
+        "f1 on out-of-fold",
+        "the mean of the heads of 3 folds",
         "cross_validation.csv",
     ):
         assert words in said
-    assert (
-        said.index("fold 3 of 3")
-        < said.index("val loss")
-        < said.index("val: 24")
-        < said.index("out-of-fold: 60")
-    )
+    assert said.index("fold 3 of 3") < said.index("out-of-fold: 60")
+    assert "val loss" not in said
 
     stored = json.loads((out / "metrics.json").read_text())["cross_validation"]
-    assert set(stored) == {"k", "head", "floors", "threshold", "folds", "notes"}
+    assert set(stored) == {"k", "head", "floors", "calibration", "threshold", "folds", "notes"}
     assert stored["k"] == len(stored["folds"]) == 3
-    assert set(stored["floors"]) == {"all-positive", "metadata-only", "mean-pooled"}
+    assert set(stored["floors"]) == set(FLOORS)
     with (out / "cross_validation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["id", "label", "fold", "probability", "threshold", "decision"]

@@ -1,0 +1,116 @@
+"""Logistic regression with its strength chosen by log loss on other source groups, through scikit-learn.
+
+A *block* is a table of numbers with a regression of its own; the logits of several blocks are averaged, so that many
+columns of one kind do not drown a few of another.
+Shape legend: V videos, D columns, C strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from heads.data.splits import disjoint_folds
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int8]
+Folds = Sequence[tuple[Int, Int]]
+"""(rows to fit on, rows held out), which cover all rows once."""
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""scikit-learn's C, from strongly to weakly regularised; 1 is its default."""
+WITHOUT_FOLDS = 1e-2
+"""C where source groups are too few to choose it."""
+INNER_FOLDS = 5
+TOLERANCE = 1e-3
+SMALLEST_STD = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regression:
+    """weights: float64 [D], of columns standardised by mean and std, float64 [D]. strength: C."""
+
+    mean: Float
+    std: Float
+    weights: Float
+    intercept: float
+    strength: float
+
+    def logits(self, block: Float) -> Float:
+        """float64 [V] of `block` [V, D]."""
+        found: Float = ((block - self.mean) / self.std) @ self.weights + self.intercept
+        return found
+
+
+def fit_path(block: Float, labels: Labels, rows: Int, strengths: Sequence[float]) -> list[Regression]:
+    """A regression a strength on `rows`, each starting from the one before."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std = block[rows].mean(axis=0), block[rows].std(axis=0)
+    std = np.where(std > SMALLEST_STD, std, 1.0)
+    standardised = (block[rows] - mean) / std
+    model = LogisticRegression(max_iter=5000, tol=TOLERANCE, warm_start=True)
+    found = []
+    for strength in strengths:
+        model.set_params(C=strength).fit(standardised, labels[rows])
+        weights = model.coef_[0].astype(np.float64)
+        found.append(Regression(mean, std, weights, float(model.intercept_[0]), strength))
+    return found
+
+
+def log_losses(logits: Float, labels: Labels) -> Float:
+    """Of each video, in nats; the last axis of `logits` is that of `labels`."""
+    found: Float = np.logaddexp(0.0, logits) - labels * logits
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossFit:
+    """One block, fold by fold. paths: of each fold, a regression a strength. losses: float64 [C, V], of held-out
+    videos; 0 outside the folds.
+    """
+
+    folds: Folds
+    paths: tuple[list[Regression], ...]
+    losses: Float
+
+    def best(self, leaving_out: int | None = None) -> int:
+        """Number of the strength of least held-out loss, over all folds or all but one."""
+        total = self.losses.sum(axis=1)
+        if leaving_out is not None:
+            total = total - self.losses[:, self.folds[leaving_out][1]].sum(axis=1)
+        return int(np.argmin(total))
+
+    def fold_regressions(self) -> list[Regression]:
+        """Each fold's regression, of the strength that the other folds choose."""
+        return [path[self.best(leaving_out=fold)] for fold, path in enumerate(self.paths)]
+
+
+def cross_fit(block: Float, labels: Labels, folds: Folds) -> CrossFit:
+    """Fit every fold at every strength."""
+    losses = np.zeros((len(STRENGTHS), len(block)))
+    paths = []
+    for train, held in folds:
+        path = fit_path(block, labels, train, STRENGTHS)
+        losses[:, held] = log_losses(np.stack([one.logits(block[held]) for one in path]), labels[held])
+        paths.append(path)
+    return CrossFit(folds, tuple(paths), losses)
+
+
+def fit_regression(
+    block: Float, labels: Labels, rows: Int, *, groups: Sequence[str], seed: int = 0
+) -> Regression:
+    """On `rows`, with the strength of least log loss over inner folds that keep source groups together."""
+    inner = disjoint_folds(labels, groups, rows, k=INNER_FOLDS, seed=seed)
+    strength = STRENGTHS[cross_fit(block, labels, inner).best()] if inner else WITHOUT_FOLDS
+    return fit_path(block, labels, rows, [strength])[0]
+
+
+def mean_logits(regressions: Sequence[Regression], blocks: Sequence[Float]) -> Float:
+    """float64 [V]: the mean over blocks."""
+    found: Float = np.mean([one.logits(x) for one, x in zip(regressions, blocks, strict=True)], axis=0)
+    return found

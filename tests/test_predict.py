@@ -23,6 +23,8 @@ from heads.trained.checkpoint import INFO_FILE
 from tests.cli_entry import TINY_MODELS
 from tests.videos import write_text, write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 Run = Callable[..., tuple[int, str, str]]
 NAME = "[x]a[/y].mp4"
 """On a disk: the file `y].mp4` in the folder `[x]a[`."""

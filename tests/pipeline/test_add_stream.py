@@ -17,6 +17,8 @@ from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
 from tests.videos import write_text, write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, TinyBackbone]:

@@ -18,6 +18,8 @@ from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import contents, run
 from tests.videos import truncate, write_over_reporting, write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import GOOD, contents, lock_folder, make_tree, run
 from tests.videos import write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:

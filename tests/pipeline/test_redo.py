@@ -23,6 +23,8 @@ from tests.pipeline.numbered import copy_packets, write_numbered
 from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import contents, run
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 AFFECTED = {
     "fragmented.mp4": {"b_frames": 2, "container_options": FRAGMENTED},

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import COSTLY
+
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "cache", "heads")
 ALLOWED = {"pipeline": {"pipeline", "cache"}, "cache": {"cache"}, "heads": {"heads", "cache"}}
@@ -200,6 +202,11 @@ def test_every_module_has_its_test_file() -> None:
         if path.stem != "__init__" and not mirrored.exists():
             without.add(names(path))
     assert sorted(without) == sorted(elsewhere)
+
+
+def test_costly_tests_are_still_there() -> None:
+    assert not [name for name in COSTLY if not (REPOSITORY / "tests" / name).is_file()]
+    assert len(set(COSTLY)) == len(COSTLY)
 
 
 @pytest.mark.parametrize("test", COVERED_IN)

@@ -22,6 +22,8 @@ COSTLY = (
     *("pipeline/backbones/test_slowfast_planes.py", "pipeline/backbones/test_engine.py"),
     *("heads/test_robustness.py", "heads/training/test_adamw.py", "heads/cli/test_audit.py"),
     *("heads/report/test_tensorboard.py", "heads/cli/test_ablate.py", "test_end_to_end.py"),
+    *("pipeline/backbones/test_batching.py", "pipeline/decoding/test_frames.py", "cache/test_check.py"),
+    *("cache/process/test_ending.py", "heads/trained/test_timeline.py", "heads/report/test_outputs.py"),
 )
 """Modules that take more than about five seconds of processor time, the costliest first. They begin first, so that no process is
 

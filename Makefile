@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
+# two processes, a module at a time, the costly modules first (COSTLY in tests/conftest.py)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
 
-.PHONY: demo test test-slow check install bench clean
+.PHONY: demo quick test test-slow check install bench clean
 
 install: $(STAMP)
 
@@ -18,11 +20,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/onepass demo --out demo-out
 
+quick: $(STAMP)
+	$(PYTEST) -m "not slow and not costly"
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --durations 10 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --durations 10 -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import COSTLY
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "cache", "heads")
@@ -55,9 +58,14 @@ ROOMS = {
 """The rows of each package, lowest first. A room, or a file beside the rooms, imports from rows below its own only."""
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """Every module that a file imports, at any depth, with its line. Of `from heads import train` it is `heads.train`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -66,6 +74,11 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
                 yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
             else:
                 yield str(node.module), node.lineno
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def names(path: Path) -> str:
@@ -207,6 +220,11 @@ def test_every_module_has_its_test_file() -> None:
     assert sorted(without) == sorted(elsewhere)
 
 
+def test_costly_tests_are_still_there() -> None:
+    assert not [name for name in COSTLY if not (REPOSITORY / "tests" / name).is_file()]
+    assert len(set(COSTLY)) == len(COSTLY)
+
+
 @pytest.mark.parametrize("test", COVERED_IN)
 def test_a_module_is_within_reach_of_the_test_that_covers_it(test: str) -> None:
     reached: set[Path] = set()
@@ -227,7 +245,7 @@ SAFE_LOADERS = {"yaml.BaseLoader", "yaml.SafeLoader"}
 
 
 def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 

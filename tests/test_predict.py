@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from heads.trained.checkpoint import INFO_FILE
 from tests.cli_entry import TINY_MODELS
 from tests.videos import write_text, write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 Run = Callable[..., tuple[int, str, str]]
 NAME = "[x]a[/y].mp4"
 """On a disk: the file `y].mp4` in the folder `[x]a[`."""
@@ -27,22 +32,28 @@ EXTRACT = (
     *("--weights", "random", "--clip-model", "tiny-vit", "--runtime", "torch", "--streams", "clip"),
     *("--workers", "1", "--decoder", "pyav", "--max-rejects", "1", "--device", "cpu"),
 )
+CACHE, HEAD = Path("[x]c[/y].zarr"), Path("[x]h[/y]")
 PREDICT = ("--workers", "1", "--decoder", "pyav", "--max-rejects", "1", "--device", "cpu")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def ended_with(words: Sequence[object]) -> int:
+    """`onepass WORDS` in this process, which knows the tiny model: the exit code."""
     import open_clip
 
     open_clip.add_model_config(TINY_MODELS)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["onepass", *map(str, words)])
+        onepass.main()
+    return int(ended.value.code or 0)
 
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["onepass", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            onepass.main()
+        code = ended_with(words)
         said = capsys.readouterr()
         assert "Traceback" not in said.err
-        return int(ended.value.code or 0), said.out, said.err
+        return code, said.out, said.err
 
     return call
 
@@ -63,20 +74,28 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def cache(run: Run, videos: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "[x]c[" / "y].zarr"
-    assert run("extract", "--src", videos, "--out", out, *EXTRACT)[0] == 0
-    return out
-
-
-@pytest.fixture
-def head(run: Run, cache: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "[x]h[" / "y]"
+@pytest.fixture(scope="module")
+def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache of the videos and a head of the cache, made once by the commands. Read-only by agreement."""
+    folder = tmp_path_factory.mktemp("made")
+    cache, head = folder / CACHE, folder / HEAD
     quick = ("--no-cv", "--epochs", 1, "--set", "n_resamples=0", "--device", "cpu")
-    code, said, _ = run("train-head", "--features", cache, "--out", out, *quick)
-    assert code == 0 and str(out) in said and str(cache) in said
-    return out
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr("heads.report.outputs.training_figures", lambda *_: ())
+        assert ended_with(("extract", "--src", videos, "--out", cache, *EXTRACT)) == 0
+        assert ended_with(("train-head", "--features", cache, "--out", head, *quick)) == 0
+    assert str(head) in said.getvalue() and str(cache) in said.getvalue()
+    return folder
+
+
+@pytest.fixture
+def cache(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / CACHE, tmp_path / CACHE))
+
+
+@pytest.fixture
+def head(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / HEAD, tmp_path / HEAD))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -18,6 +18,8 @@ from heads.scoring.cuts import ResampledScores
 from heads.scoring.metrics import auroc
 
 FOLDS = 5
+TREES = 200
+"""Of the random forest."""
 SHORTCUT_LIMIT = 0.55
 """A shortcut is reported when the whole interval of the AUROC lies above this: it is there, and it is not small."""
 
@@ -62,7 +64,7 @@ def metadata_shortcuts(
         return []
     models = {
         "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
-        "random forest": RandomForestClassifier(200, min_samples_leaf=5, random_state=seed),
+        "random forest": RandomForestClassifier(TREES, min_samples_leaf=5, random_state=seed),
     }
     folder = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     if any(len(set(labels[train].tolist())) < 2 for train, _ in folder.split(columns, labels, names)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,22 @@ from cache.reader import open_cache
 from tests.cache.builders import make_reject, make_video, open_writer, read_contents, write_cache
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one cache in both formats. Read-only by agreement."""
+    folder = tmp_path_factory.mktemp("made")
+    for path in (folder / "cache.zarr", folder / "cache.h5"):
+        write_cache(
+            path, [make_video(f"ü{n}.mp4") for n in range(5)], [make_reject("x.mp4"), make_reject("y.mp4")]
+        )
+        write_cache(path, [make_video("ü1.mp4", version=1)], [make_reject("x.mp4", "deadline")])
+    return folder
+
+
 @pytest.fixture
-def source(store: Path) -> Path:
-    write_cache(
-        store, [make_video(f"ü{n}.mp4") for n in range(5)], [make_reject("x.mp4"), make_reject("y.mp4")]
-    )
-    write_cache(store, [make_video("ü1.mp4", version=1)], [make_reject("x.mp4", "deadline")])
+def source(store: Path, made: Path) -> Path:
+    (shutil.copytree if store.suffix == ".zarr" else shutil.copy)(made / store.name, store)
+    shutil.copy(made / f"{store.name}.lock", store.parent)
     return store
 
 

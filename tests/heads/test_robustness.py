@@ -18,6 +18,8 @@ from heads.trained.head import TrainedHead
 from heads.training.losses import HeadLoss
 from tests.heads.synthetic import features, toy_videos, write_cache
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 QUICK = ("--no-cv", "--epochs", "3", "--batch-size", "16", "--set", "n_resamples=20", "--device", "cpu")
 

@@ -7,6 +7,7 @@ apart from a wrong one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -36,17 +37,22 @@ def draw_number(number: int, *, side: int = SIDE) -> NDArray[np.uint8]:
 def read_number(picture: NDArray[Any]) -> int:
     """The number in a picture [H, W, 3] of any size, scaled to [0, 255]; UNREADABLE where a bit and its complement agree."""
     height, width = picture.shape[:2]
-    cells = np.zeros((4, 4))
-    for row in range(4):
-        for column in range(4):
-            top, left = round((row + 0.3) * height / 4), round((column + 0.3) * width / 4)
-            bottom, right = round((row + 0.7) * height / 4), round((column + 0.7) * width / 4)
-            cells[row, column] = float(picture[top:bottom, left:right].astype(np.float64).mean())
-    flat = cells.reshape(-1)
+    rows = _middles(height) @ picture.reshape(height, -1).astype(np.float32)
+    flat = (rows.reshape(4, width, 3).mean(2) @ _middles(width).T).reshape(-1)
     difference = flat[:BITS] - flat[BITS:]
     if np.abs(difference).min() < 40:
         return UNREADABLE
     return sum(int(value > 0) << bit for bit, value in enumerate(difference))
+
+
+@functools.cache
+def _middles(size: int) -> NDArray[np.float32]:
+    """[4, size]: weights that average the middle of each of four blocks along one side."""
+    weights = np.zeros((4, size), np.float32)
+    for block in range(4):
+        first, end = round((block + 0.3) * size / 4), round((block + 0.7) * size / 4)
+        weights[block, first:end] = 1 / (end - first)
+    return weights
 
 
 def write_numbered(

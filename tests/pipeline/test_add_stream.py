@@ -16,45 +16,23 @@ from cache.writer import CacheWriter
 from pipeline import run as run_module
 from pipeline.add_stream import missing_streams, sidecar_path
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
-from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+from tests.pipeline.trees import BAD, GOOD, contents, run
 from tests.videos import write_text, write_video
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, TinyBackbone]:
-    """Runs load tiny backbones; those of the last run are returned."""
-    last: dict[str, TinyBackbone] = {}
-
-    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        last.clear()
-        last.update(tiny_backbones(*config.streams))
-        return dict(last)
-
-    monkeypatch.setattr(run_module, "load_backbones", load)
-    return last
-
-
-@pytest.fixture
-def src(tmp_path: Path) -> Path:
-    return make_tree(tmp_path / "data")
-
-
-@pytest.fixture(params=["zarr", "h5"])
-def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"cache.{request.param}"
+pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
 
 
 def nothing_is_left_beside(out: Path) -> bool:
     return not [path.name for path in out.parent.iterdir() if "adding" in path.name]
 
 
-def test_the_result_equals_both_at_once(src: Path, out: Path, tiny: dict[str, TinyBackbone]) -> None:
+def test_the_result_equals_both_at_once(src: Path, out: Path, tiny: dict[str, Any]) -> None:
     run(src, out, streams=("clip",))
     assert missing_streams(out, ("clip", "slowfast")) == ("slowfast",)
     report = run(src, out)
     assert report.adds_up and report.added_streams == {"slowfast": 5}
     assert report.stored_before == 5 and report.stored_now == 0 and report.tokens == {"slowfast": 20}
-    assert tiny["clip"].batches == [] and tiny["slowfast"].batches
+    assert tiny["last"]["clip"].batches == [] and tiny["last"]["slowfast"].batches
     whole = out.with_name(f"whole{out.suffix}")
     run(src, whole)
     assert contents(out) == contents(whole)

@@ -15,6 +15,8 @@ from pipeline.run import ExtractConfig
 from tests.pipeline import fakes
 from tests.pipeline.trees import BAD, lock_folder, make_tree
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 def forecast(src: Path, out: Path, **pool: float) -> tuple[module.ExtractReport, str]:
     printed = io.StringIO()

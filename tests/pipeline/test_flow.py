@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,13 @@ import pytest
 
 from cache.errors import StorageFull
 from cache.writer import CacheWriter
-from pipeline import run as run_module
 from pipeline.backbones.batching import StreamRunner
 from pipeline.decoding.pool import PoolSettings
 from tests.pipeline import fakes
-from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import contents, run
 from tests.videos import truncate, write_over_reporting, write_video
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        return tiny_backbones(*config.streams)
-
-    monkeypatch.setattr(run_module, "load_backbones", load)
+pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
 
 
 def test_a_decoder_that_fails_in_the_middle_leaves_no_token_behind(

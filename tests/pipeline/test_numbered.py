@@ -27,6 +27,8 @@ from pipeline.verify import plain_frame_indices, plain_token_count
 from tests.pipeline.numbered import SIDE, read_number, write_numbered
 from tests.pipeline.pools import Outcome, run_pool, settings_for
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 DECODERS: tuple[DecoderName, ...] = ("pyav", "decord", "opencv")
 CLIP = StreamPlan("clip", Sampling(fps=2.0), FramePlan("pil-bicubic", SIDE))
 SLOWFAST = StreamPlan("slowfast", Sampling(fps=15.0, window=32, stride=32), FramePlan("linear-fixed", SIDE))
@@ -156,7 +158,7 @@ def _numbers(outcome: Outcome, plans: Sequence[StreamPlan]) -> dict[str, list[li
     for index, plan in enumerate(plans):
         scale = FIXED_POINT_SCALE if plan.frames.dtype == np.int16 else 1
         windows = outcome.tokens.get(index, [])
-        found[plan.name] = [[read_number(frame.astype(np.float64) / scale) for frame in w] for w in windows]
+        found[plan.name] = [[read_number(frame / np.float32(scale)) for frame in w] for w in windows]
     return found
 
 
@@ -167,10 +169,11 @@ def verdict(case: Case, outcome: Outcome, plans: Sequence[StreamPlan]) -> str:
     video, times = outcome.end.video, case.times
     last = float(np.diff(times).max()) if len(times) > 1 else 1.0
     wrong = []
+    numbers = _numbers(outcome, plans)
     if abs(video.duration_seconds - (times[-1] + last)) > last + 2e-3 and len(times) > 1:
         wrong.append(f"{video.duration_seconds:.3f} s long, not {times[-1] + last:.3f}")
     for plan in plans:
-        got = _numbers(outcome, plans)[plan.name]
+        got = numbers[plan.name]
         n_tokens = plain_token_count(video.duration_seconds, plan.sampling)
         due = [
             [

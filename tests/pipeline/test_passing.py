@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,10 @@ from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, extract
 from pipeline.sources.inventory import Inventory
 from tests.pipeline import fakes
-from tests.pipeline.tiny import TinyBackbone, tiny_backbones
-from tests.pipeline.trees import GOOD, contents, lock_folder, make_tree, restamped, run
+from tests.pipeline.trees import GOOD, contents, lock_folder, restamped, run
 from tests.videos import write_video
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        return tiny_backbones(*config.streams)
-
-    monkeypatch.setattr(run_module, "load_backbones", load)
-
-
-@pytest.fixture
-def src(tmp_path: Path) -> Path:
-    return make_tree(tmp_path / "data")
-
-
-@pytest.fixture(params=["zarr", "h5"])
-def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"cache.{request.param}"
+pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
 
 
 def after_the_inventory(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:

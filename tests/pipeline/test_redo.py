@@ -23,6 +23,8 @@ from tests.pipeline.numbered import copy_packets, write_numbered
 from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import contents, run
 
+pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
+
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 AFFECTED = {
     "fragmented.mp4": {"b_frames": 2, "container_options": FRAGMENTED},
@@ -42,11 +44,6 @@ CLEAR: dict[str, dict[str, Any]] = {
     "vp8.webm": {"codec": "libvpx", "codec_options": {"deadline": "realtime", "cpu-used": "8"}},
     "mjpeg.mov": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
 }
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +22,15 @@ from cache.errors import (
 )
 from cache.reader import open_cache
 from cache.writer import CacheWriter
-from pipeline import run as run_module
 from pipeline.cli.extract import conclude
 from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, stop_on_signal
 from pipeline.verify import compare_video
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
-from tests.pipeline.trees import BAD, GOOD, contents, make_tree, restamped, run
+from tests.pipeline.trees import BAD, GOOD, contents, restamped, run
 from tests.videos import write_text, write_video
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Runs load tiny backbones; returns {"changes": keyword arguments for them, "last": those of the last run}."""
-    state: dict[str, Any] = {"changes": {}, "last": {}}
-
-    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        state["last"] = tiny_backbones(*config.streams, **state["changes"])
-        found: Mapping[str, TinyBackbone] = state["last"]
-        return found
-
-    monkeypatch.setattr(run_module, "load_backbones", load)
-    return state
-
-
-@pytest.fixture
-def src(tmp_path: Path) -> Path:
-    return make_tree(tmp_path / "data")
-
-
-@pytest.fixture(params=["zarr", "h5"])
-def out(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return tmp_path / f"cache.{request.param}"
+pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
 
 
 def n_forward(tiny: dict[str, Any]) -> int:

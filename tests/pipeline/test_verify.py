@@ -39,6 +39,8 @@ from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import GOOD, make_tree, run
 from tests.videos import write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(scope="module")
 def src(tmp_path_factory: pytest.TempPathFactory) -> Path:

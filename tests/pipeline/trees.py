@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,12 +45,22 @@ def lock_folder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def make_tree(root: Path) -> Path:
     """Five good videos of different lengths and three broken files in the layout of RWF-2000."""
-    for number, name in enumerate(GOOD):
-        write_video(root / name, seconds=0.7 + 0.4 * number, seed=number, motion="violent")
-    write_truncated(root / "train/Fight/broken.mp4")
-    write_empty(root / "train/NonFight/empty.mp4")
-    write_text(root / "val/NonFight/text.avi")
+    for name, data in _tree_files().items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
     return root
+
+
+@functools.cache
+def _tree_files() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for number, name in enumerate(GOOD):
+            write_video(root / name, seconds=0.7 + 0.4 * number, seed=number, motion="violent")
+        write_truncated(root / "train/Fight/broken.mp4")
+        write_empty(root / "train/NonFight/empty.mp4")
+        write_text(root / "val/NonFight/text.avi")
+        return {name: (root / name).read_bytes() for name in (*GOOD, *BAD)}
 
 
 def run(

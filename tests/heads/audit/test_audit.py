@@ -18,6 +18,13 @@ from tests.heads.synthetic import toy_videos, write_cache
 Videos = list[VideoFeatures]
 
 
+@pytest.fixture(autouse=True)
+def few_trees(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small forest where it is not what is tested."""
+    if "metadata" not in request.function.__name__:
+        monkeypatch.setattr("heads.audit.shortcut.TREES", 20)
+
+
 @pytest.fixture
 def clean() -> Videos:
     """120 videos, pairs from one source, both classes in both splits, sizes that say nothing."""

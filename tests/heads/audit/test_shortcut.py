@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from heads.audit.shortcut import metadata_shortcuts
 
@@ -11,8 +12,10 @@ def made(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return labels, rng.choice([240.0, 480.0, 720.0], size=(n, 4)), [f"g{i // 2}" for i in range(n)]
 
 
-def test_metadata_that_says_nothing_is_not_reported() -> None:
+def test_metadata_that_says_nothing_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(5):
+        if seed:
+            monkeypatch.setattr("heads.audit.shortcut.TREES", 40)
         labels, metadata, groups = made(200, seed=seed)
         assert not any(s.reported() for s in metadata_shortcuts(labels, metadata, groups, n_resamples=200))
 

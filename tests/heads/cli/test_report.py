@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -14,28 +16,38 @@ from heads.cli.train import main
 Run = Callable[..., str]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs train-head or onepass; gives what was printed, or the error with its exit code in front."""
-
-    def call(*words: object) -> str:
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+def ended_with(words: tuple[object, ...]) -> int:
+    """train-head or onepass in this process: the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(word) for word in words])
         try:
             main() if words[0] == "train-head" else onepass.main()
         except SystemExit as stopped:
-            if stopped.code:
-                return f"{stopped.code} {capsys.readouterr().err}"
-        return capsys.readouterr().out
+            return int(stopped.code or 0)
+    return 0
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs train-head or onepass; gives what was printed, or the error with its exit code in front."""
+
+    def call(*words: object) -> str:
+        code = ended_with(words)
+        said = capsys.readouterr()
+        return f"{code} {said.err}" if code else said.out
 
     return call
 
 
-@pytest.fixture
-def head(run: Run, toy_path: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def head(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained head. Read-only by agreement."""
+    out = tmp_path_factory.mktemp("report") / "h"
     quick = ("--no-cv", "--epochs", 2, "--batch-size", 8, "--set", "n_resamples=20", "--device", "cpu")
-    said = run("train-head", "--features", toy_path, "--out", tmp_path / "h", *quick)
-    assert "report.html" in said
-    return tmp_path / "h"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert ended_with(("train-head", "--features", toy_path, "--out", out, *quick)) == 0
+    assert "report.html" in said.getvalue()
+    return out
 
 
 def test_train_head_with_pictures_and_tensorboard(run: Run, toy_path: Path, tmp_path: Path) -> None:

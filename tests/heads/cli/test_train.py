@@ -27,22 +27,28 @@ def train(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProce
     )
 
 
-def test_trains_from_several_caches_with_a_label_file(tmp_path: Path) -> None:
+def test_trains_from_several_caches_with_a_label_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     videos = toy_videos(48)
     write_cache(tmp_path / "a.zarr", videos[:30])
     write_cache(tmp_path / "b.h5", videos[30:])
     labels = tmp_path / "labels.csv"
     lines = [f"{v.row.id},{'harmful' if v.row.label else 'safe'}" for v in videos]
     labels.write_text("\n".join(["id,label", *lines]))
-    done = train(
-        *("--features", tmp_path / "a.zarr", tmp_path / "b.h5", "--out", tmp_path / "head"),
+    words = (
+        *("train-head", "--features", tmp_path / "a.zarr", tmp_path / "b.h5", "--out", tmp_path / "head"),
         *("--labels", labels, "--epochs", "2", "--batch-size", "8", "--lr", "1e-3", "--seed", "3"),
         *("--set", "n_resamples=20", "--pos-weight", "1.5", "--model", "mlp"),
     )
-    assert done.returncode == 0, done.stderr
-    assert "48 videos matched (24 harmful, 24 safe)" in done.stdout
-    assert "pos_weight 1.5000 (given)" in done.stdout
-    assert "RANDOM backbone weights" in done.stdout
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    assert not stopped.value.code, captured.err
+    assert "48 videos matched (24 harmful, 24 safe)" in captured.out
+    assert "pos_weight 1.5000 (given)" in captured.out
+    assert "RANDOM backbone weights" in captured.out
     head = TrainedHead.load(tmp_path / "head")
     assert head.info.label_names == ("safe", "harmful")
     assert head.info.config.seed == 3

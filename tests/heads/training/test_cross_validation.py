@@ -245,6 +245,7 @@ def test_the_report_shows_it_after_test(split_cache: Cache, brief: TrainConfig) 
     assert "the mean of the heads of 3 folds" in found["selection"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_an_earlier_file_of_folds_does_not_stay(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
     brief = brief.updated({"n_resamples": 0})
     written = write_training(train_head(toy_cache, brief, cv=2), tmp_path)
@@ -254,6 +255,7 @@ def test_an_earlier_file_of_folds_does_not_stay(toy_cache: Cache, brief: TrainCo
     assert json.loads((tmp_path / "metrics.json").read_text())["cross_validation"] is None
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_from_the_command_line(
     toy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

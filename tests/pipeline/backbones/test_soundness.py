@@ -13,6 +13,12 @@ from pipeline.backbones.soundness import MOST_ERROR, require_sound
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of 8 pixels: a processor is slow at convolutions in bf16."""
+    monkeypatch.setattr(soundness, "SIDE", 8)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_sound_device_passes(precision: Precision) -> None:
     require_sound.cache_clear()

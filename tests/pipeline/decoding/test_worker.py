@@ -34,6 +34,8 @@ from tests.pipeline.pools import run_pool, settings_for
 from tests.pipeline.trees import lock_folder
 from tests.videos import flip_bytes, write_video
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 def test_a_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"

@@ -14,6 +14,8 @@ from tests.pipeline.numbered import draw_number, read_number
 from tests.pipeline.pools import run_pool
 from tests.videos import write_image
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 def write_animation(path: Path, durations_ms: list[int]) -> Path:
     frames = [Image.fromarray(draw_number(number)) for number in range(len(durations_ms))]

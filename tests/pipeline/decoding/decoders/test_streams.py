@@ -15,6 +15,8 @@ from pipeline.decoding.worker import SHORT_SHARE
 from tests.pipeline.numbered import draw_number, read_number
 from tests.pipeline.pools import run_pool
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 def write_streams(path: Path, *streams: tuple[str, int, int], default: int | None = None) -> Path:
     """A file with one video stream for each (codec, number of pictures at 10 a second, side); pictures of stream n say n + 1."""

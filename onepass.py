@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,7 @@ from heads.cli.audit import audit_command
 from heads.cli.export import export_onnx_command
 from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
-from pipeline.cli.extract import conclude, extract_command
+from pipeline.cli.extract import GOES_ON, conclude, extract_command
 from pipeline.cli.verify import verify_command
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ app.command(name="inspect")(inspect_command)
 app.command(name="verify")(verify_command)
 app.command(name="convert")(convert_command)
 
+FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
 
@@ -127,6 +128,52 @@ def predict(
             for number, path in enumerate(sources)
         ]
         run.score(caches, configs, scratch=scratch)
+
+
+def predict_videos(
+    head: str | Path | TrainedHead,
+    paths: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    clip_weights: str | None = None,
+    slowfast_weights: str | None = None,
+    on_line: Callable[[str], object] | None = None,
+) -> list[dict[str, Any]]:
+    """Score videos with a trained head, from Python: what `onepass predict` writes, as one mapping a video.
+
+    >>> for row in predict_videos("heads-out/first", ["new_clips"]):  # doctest: +SKIP
+    ...     print(row["id"], row["probability"], row["decision"])
+
+    paths: videos, folders or manifests, extracted with the head's own settings into a folder that is removed. clip_weights,
+    slowfast_weights: where weights that came from a file lie now. on_line: called with every line that the extraction
+    prints. A video that was rejected has no score: its row has the reason. Raises an OnepassError as the command does.
+    """
+    from cache.reader import open_cache
+    from heads import TrainedHead
+    from heads.report.score_file import score_rows
+    from pipeline import run_config
+    from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
+
+    trained = head if isinstance(head, TrainedHead) else TrainedHead.load(head)
+    base = _head_settings(
+        trained,
+        device=device,
+        workers=workers,
+        decoder="pyav",
+        clip_weights=clip_weights,
+        slowfast_weights=slowfast_weights,
+        max_rejects=1.0,
+    )
+    require_temp_folder()
+    rows: list[dict[str, Any]] = []
+    with ScratchFolder(PREDICT_PREFIX) as scratch:
+        for number, path in enumerate(map(Path, paths)):
+            config = replace(base, src=path, out=scratch.path / f"{number}.zarr")
+            run_config(config, on_line=on_line)
+            with open_cache(config.out) as cache:
+                rows += score_rows(trained.predict(cache), cache, path=str(path))
+    return rows
 
 
 class _Scoring:
@@ -217,7 +264,8 @@ class _Scoring:
             ) from error
         for report, config in ends:
             if report.interrupted or not self._failed:
-                conclude(report, config)
+                stays = scratch is None or not config.out.is_relative_to(scratch.path)
+                conclude(report, config, interrupted_says=GOES_ON if stays else FEATURES_DROPPED)
         if self._failed:
             path, failure = self._failed[0]
             n_paths = len(caches) + len(configs)

@@ -95,6 +95,11 @@ class KnownInputs(Mapping[str, KnownInput]):
         for video_id in ids:
             self._rejects.supersede(video_id)
 
+    def restamp(self, mtimes_ns: Mapping[int, int]) -> None:
+        """Take over new times of change, by row of `videos/`."""
+        for row, mtime_ns in mtimes_ns.items():
+            self._videos.mtime_ns[row] = mtime_ns
+
     def update(self, stored: Sequence[VideoRow], rejected: Sequence[Reject]) -> None:
         """Take over a commit that succeeded."""
         for video_id in [*(video.id for video in stored), *(reject.id for reject in rejected)]:

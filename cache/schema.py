@@ -58,6 +58,8 @@ REJECT_COLUMNS: Mapping[str, ColumnKind] = MappingProxyType(
 
 RELABEL_COLUMNS = ("label", "label_name", "split", "source")
 """The columns that `CacheWriter.relabel` may change."""
+CHANGEABLE_COLUMNS = (*RELABEL_COLUMNS, "mtime_ns")
+"""The columns of a stored video that may change in place; the last one by `CacheWriter.restamp`."""
 
 REJECT_REASONS: Mapping[str, str] = MappingProxyType(
     {

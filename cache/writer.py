@@ -241,6 +241,28 @@ class CacheWriter:
                 relabel.finish(appender)
         return len(changed)
 
+    def restamp(self, mtimes_ns: Mapping[str, int]) -> int:
+        """Take over new times of change of files whose contents are what was stored; returns how many differed.
+
+        In one atomic step, as `relabel`. Raises `CacheError` for ids that are not stored, and `StorageFull`.
+        """
+        self._require_usable()
+        rows = self._known.video_rows
+        unknown = [video_id for video_id in mtimes_ns if video_id not in rows]
+        if unknown:
+            raise CacheError(f"{unknown[0]!r} is not stored in {self.path}")
+        changes = {
+            rows[video_id]: mtime_ns
+            for video_id, mtime_ns in mtimes_ns.items()
+            if self._known[video_id].mtime_ns != mtime_ns
+        }
+        if changes:
+            with self._change() as appender:
+                relabel.start(appender, relabel.Journal({"mtime_ns": changes}, None))
+                relabel.finish(appender)
+            self._known.restamp(changes)
+        return len(changes)
+
     def attach_stream(self, sidecar_path: str | Path) -> None:
         """Add a stream from another cache, in one atomic step.
 

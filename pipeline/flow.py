@@ -64,6 +64,7 @@ class Flow:
         self._assembler = Assembler(backbones, dtype=settings.dtype)
         self._stored: list[VideoFeatures] = []
         self._rejected: list[Reject] = []
+        self._stamps: dict[str, int] = {}
         self._replaced: set[str] = set()
         self._last_commit = time.monotonic()
 
@@ -129,7 +130,9 @@ class Flow:
         elif isinstance(event, Finished):
             self._assembler.finished(event)
         elif isinstance(event, Unchanged):
-            self._assembler.unchanged(event.number)
+            item = self._assembler.unchanged(event.number)
+            if event.stamp is not None:
+                self._stamps[item.source.id] = event.stamp[1]
             self._report.unchanged += 1
             self._report.stored_before += 1
             self._progress.video(rejected=False)
@@ -194,7 +197,7 @@ class Flow:
         self._progress.video(rejected=True)
 
     def _commit_if_due(self) -> None:
-        count = len(self._stored) + len(self._rejected)
+        count = len(self._stored) + len(self._rejected) + len(self._stamps)
         late = time.monotonic() - self._last_commit >= self._settings.commit_seconds
         if count >= self._settings.commit_videos or (count and late):
             self._commit()
@@ -204,6 +207,9 @@ class Flow:
         if self._stored or self._rejected:
             self._writer.commit(self._stored, self._rejected)
             self._stored, self._rejected = [], []
+        if self._stamps:
+            self._writer.restamp(self._stamps)
+            self._stamps = {}
         self._last_commit = time.monotonic()
         self._report.write_seconds += time.perf_counter() - began
 

@@ -36,6 +36,7 @@ ROOMS = {
         "config",
         "add_stream dry_run",
         "run",
+        "api",
         "cli",
     ),
     "heads": (

@@ -270,3 +270,18 @@ def test_home_in_quotes_is_home(
     monkeypatch.chdir(tmp_path)
     assert run("convert", cache, "~/c.h5")[0] == 0
     assert (tmp_path / "c.h5").is_file() and "~" not in os.listdir(tmp_path)  # noqa: PTH208
+
+
+def test_scores_from_python_are_the_command_s(head: Path, videos: Path, run: Run, tmp_path: Path) -> None:
+    code, _, _ = run("predict", videos, "--head", head, "--out", tmp_path / "s.csv", *PREDICT)
+    assert code == 0
+    with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    lines: list[str] = []
+    rows = onepass.predict_videos(head, [videos], device="cpu", workers=1, on_line=lines.append)
+    assert [row["id"] for row in rows] == [row["id"] for row in written]
+    for row, line in zip(rows, written, strict=True):
+        assert (row["reject_reason"] or "") == line["reject_reason"]
+        if row["probability"] is not None:
+            assert row["probability"] == pytest.approx(float(line["probability"]), abs=1e-9)
+    assert any(line.startswith("found ") for line in lines)

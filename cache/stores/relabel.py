@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt
-from cache.schema import RELABEL_COLUMNS
+from cache.schema import CHANGEABLE_COLUMNS
 from cache.stores import files
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ JOURNAL_NAME = "relabel.json"
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """New values by column name (of `RELABEL_COLUMNS`) and row. label_names: new names, None to keep them."""
+    """New values by column name (of `CHANGEABLE_COLUMNS`) and row. label_names: new names, None to keep them."""
 
     columns: Mapping[str, Mapping[int, Any]]
     label_names: tuple[str, str] | None
@@ -59,7 +59,7 @@ def read_journal(cache: Path) -> Journal | None:
         found = json.loads(raw)
         columns = {
             name: dict(zip(found["columns"][name]["rows"], found["columns"][name]["values"], strict=True))
-            for name in RELABEL_COLUMNS
+            for name in CHANGEABLE_COLUMNS
             if name in found["columns"]
         }
         names = found["label_names"]

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt, CacheError, CacheNotFound
-from cache.schema import RELABEL_COLUMNS, StreamSpec
+from cache.schema import CHANGEABLE_COLUMNS, StreamSpec
 from cache.stores import files, relabel
 from cache.stores.layout import CacheAttributes, all_specs, empty_rows, stream_from_attributes
 from cache.stores.zarr_meta import decode_strings
 
-_RELABELLED = frozenset(f"videos/{name}" for name in RELABEL_COLUMNS)
+_RELABELLED = frozenset(f"videos/{name}" for name in CHANGEABLE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,10 +212,13 @@ def extract_command(
     conclude(result, config)
 
 
-def conclude(result: ExtractReport, config: ExtractConfig) -> None:
-    """Exit code of a run. Raises RejectLimitExceeded or typer.Exit where it is not 0."""
+GOES_ON = "what was whole is committed; run the same command again to resume"
+
+
+def conclude(result: ExtractReport, config: ExtractConfig, *, interrupted_says: str = GOES_ON) -> None:
+    """Exit code of a run. Raises RejectLimitExceeded or typer.Exit where it is not 0. interrupted_says: what is left then."""
     if result.interrupted:
-        typer.echo("interrupted: what was whole is committed; run the same command again to resume", err=True)
+        typer.echo(f"interrupted: {interrupted_says}", err=True)
         raise typer.Exit(INTERRUPTED)
     if not result.adds_up:
         raise AssertionError(

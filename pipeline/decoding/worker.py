@@ -101,10 +101,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The file has the digest it had before."""
+    """The file has the digest it had before. `stamp`: size and time of the file that was read."""
 
     number: int
     digest: str
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +341,10 @@ def _run(
 
 def _judged(message: Message, watch: FileWatch, path: str, heartbeat: Heartbeat) -> Message:
     """The outcome with the stamp of the file that was read, or passing trouble in its place."""
+    if isinstance(message, Unchanged):
+        return replace(
+            message, stamp=watch.stamp
+        )  # from before it was read: a change meanwhile shows next time
     if not isinstance(message, Finished | Failed):
         return message
     clean, detail = False, ""

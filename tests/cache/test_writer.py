@@ -345,6 +345,21 @@ def test_relabel_changes_labels_only(store: Path) -> None:
         assert cache.tokens("clip", 2).values.tobytes() == videos[2].tokens["clip"].values.tobytes()
 
 
+def test_restamp_changes_times_only_and_once(store: Path) -> None:
+    videos = [make_video(name) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    write_cache(store, videos)
+    with open_writer(store) as writer:
+        assert writer.restamp({"b.mp4": 77, "c.mp4": videos[2].row.mtime_ns}) == 1
+        assert writer.known()["b.mp4"].mtime_ns == 77
+        assert writer.restamp({"b.mp4": 77}) == 0
+        with pytest.raises(CacheError, match="'nosuch.mp4' is not stored in"):
+            writer.restamp({"nosuch.mp4": 1})
+    with open_cache(store) as cache:
+        assert cache.videos.mtime_ns.tolist() == [videos[0].row.mtime_ns, 77, videos[2].row.mtime_ns]
+        assert cache.videos.label.tolist() == [video.row.label for video in videos]
+        assert cache.tokens("clip", 1).values.tobytes() == videos[1].tokens["clip"].values.tobytes()
+
+
 def test_attach_stream_follows_this_caches_order(store: Path) -> None:
     names = ["a.mp4", "b.mp4", "c.mp4"]
     write_cache(store, [make_video(name) for name in names])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cache.convert import convert
+from tests.videos import write_video
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -20,6 +21,8 @@ def test_the_snippets_run(toy_path: Path, tmp_path: Path, monkeypatch: pytest.Mo
         pytest.importorskip(package)
     snippets = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     assert len(snippets) >= 8
+    for split, name in (("train", "Fight"), ("val", "NonFight")):
+        write_video(tmp_path / "RWF-2000" / split / name / "a_0.mp4", seconds=0.6)
     (tmp_path / "cache").mkdir()
     convert(toy_path, tmp_path / "cache" / "v1.zarr")
     monkeypatch.chdir(tmp_path)

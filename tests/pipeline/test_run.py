@@ -29,7 +29,7 @@ from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, stop_on_signal
 from pipeline.verify import compare_video
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
-from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+from tests.pipeline.trees import BAD, GOOD, contents, make_tree, restamped, run
 from tests.videos import write_text, write_video
 
 
@@ -142,7 +142,9 @@ def test_a_touched_file_is_recognised_by_its_digest(src: Path, out: Path, tiny: 
     report = run(src, out)
     assert report.unchanged == 1 and report.stored_now == 0 and report.adds_up
     assert n_forward(tiny) == 0
-    assert contents(out) == before
+    assert contents(out) == restamped(before, 10**9, GOOD[0])
+    again = run(src, out)  # what was learnt is kept: the file is not read again
+    assert again.unchanged == 0 and again.stored_before == 5 and again.adds_up
 
 
 def test_a_changed_file_replaces_its_old_features(src: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,4 +86,13 @@ def contents(path: Path) -> dict[str, Any]:
         return {"videos": videos, "rejects": rejects, "label_names": cache.label_names}
 
 
-__all__ = ["BAD", "GOOD", "contents", "flip_bytes", "make_rwf_tree", "make_tree", "run"]
+def restamped(found: dict[str, Any], mtime_ns: int, *names: str) -> dict[str, Any]:
+    """The same contents where these files have another time of change."""
+    videos = dict(found["videos"])
+    for name in names:
+        row, tokens = videos[name]
+        videos[name] = (replace(row, mtime_ns=mtime_ns), tokens)
+    return {**found, "videos": videos}
+
+
+__all__ = ["BAD", "GOOD", "contents", "flip_bytes", "make_rwf_tree", "make_tree", "restamped", "run"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from heads.training.adamw import AdamW
@@ -53,3 +54,33 @@ assert not isinstance(result, Exception)
 assert "torch._dynamo" not in sys.modules, "seconds of start-up"
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_where_torch_lacks_the_kernel_its_optimiser_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(7, 5), torch.randn(5)]
+    sides = []
+    for missing in (False, True):
+        if missing:
+            monkeypatch.delattr(torch, "_fused_adamw_")
+        parameters = [torch.nn.Parameter(x.clone()) for x in start]
+        scale = torch.tensor(4.0)
+        groups = [
+            {"params": parameters[:1], "lr": 1e-2, "weight_decay": 0.1, "divisor": scale},
+            {"params": parameters[1:], "lr": 1e-2, "weight_decay": 0.0, "divisor": None},
+        ]
+        optimizer = AdamW(groups)
+        torch.manual_seed(1)
+        for number in range(6):
+            optimizer.zero_grad()
+            for index, parameter in enumerate(parameters):
+                gradient = torch.randn_like(parameter)
+                if (number + index) % 3:
+                    parameter.grad = gradient
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-2 / (1 + number)
+            optimizer.step()
+        sides.append(parameters)
+    for own, other in zip(*sides, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(sides[0][0], start[0])

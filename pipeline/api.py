@@ -1,0 +1,98 @@
+"""Stage 1 from Python: what the command does, without a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from cache.process.terminal import make_console
+from pipeline.backbones.load import STREAMS, BackboneConfig
+from pipeline.config import ExtractConfig
+from pipeline.decoding.pool import PoolSettings, default_workers
+from pipeline.reporting.report import ExtractReport
+
+OnLine = Callable[[str], object]
+
+
+def extract(
+    src: str | Path,
+    out: str | Path,
+    *,
+    streams: tuple[str, ...] | list[str] = STREAMS,
+    weights: str | None = None,
+    labels: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    decoder: Literal["pyav", "decord", "opencv"] = "pyav",
+    workers: int = 0,
+    max_rejects: float = 1.0,
+    dry_run: bool = False,
+    on_line: OnLine | None = None,
+    **settings: Any,
+) -> ExtractReport:
+    """Decode every video of a source once and write its features to a cache; run again, it resumes or adds.
+
+    >>> report = extract("RWF-2000", "cache/v1.zarr", weights="random", on_line=print)  # doctest: +SKIP
+    >>> report.found == report.stored + report.rejected, report.rejects  # doctest: +SKIP
+
+    src: a folder, a video, or a manifest. out: `.zarr` or `.h5`. streams: `clip`, `slowfast`. weights: for all streams
+    (`random` for a dry run); None: the published ones, and `clip_weights=`, `slowfast_weights=` for one. labels: a file that
+    joins them. device: auto, cpu, cuda, cuda:N. workers: decode processes, 0: one a core. max_rejects: share of rejects above
+    which RejectLimitExceeded is raised (after everything is stored). dry_run: look at every file, store nothing. on_line:
+    called with every line that the command would print. settings: any other field of `BackboneConfig` (clip_model, clip_fps,
+    slowfast_stride, seed, runtime, batch_sizes, ...) or `ExtractConfig` (dtype, min_seconds, redo, ...).
+
+    Returns the report: counts, rejects by id with their reasons, notes, seconds. Raises an OnepassError (`cache.errors`) where
+    the command ends with one line, and TypeError for a setting that does not exist.
+    """
+    of_models = {
+        name: settings.pop(name) for name in list(settings) if name in BackboneConfig.__dataclass_fields__
+    }
+    if weights is not None:
+        of_models = {"clip_weights": weights, "slowfast_weights": weights} | of_models
+    config = ExtractConfig(
+        src=Path(src),
+        out=Path(out),
+        labels=None if labels is None else Path(labels),
+        backbones=BackboneConfig(streams=tuple(streams), device=device, precision=precision, **of_models),
+        decoder=decoder,
+        max_rejects=max_rejects,
+        **{"pool": PoolSettings(workers=workers or default_workers())} | settings,
+    )
+    return run_config(config, dry_run=dry_run, on_line=on_line)
+
+
+def run_config(
+    config: ExtractConfig, *, dry_run: bool = False, on_line: OnLine | None = None
+) -> ExtractReport:
+    """The same for settings that are at hand. Raises as `extract`."""
+    from cache.errors import RejectLimitExceeded
+    from pipeline.dry_run import dry_run as probe
+    from pipeline.run import extract as run
+
+    console = make_console(file=_Lines(on_line), width=200)
+    report = (probe if dry_run else run)(config, console=console)
+    for line in report.lines():
+        console.print(line)
+    if not report.interrupted and report.reject_share > config.max_rejects:
+        raise RejectLimitExceeded(
+            f"{report.rejected} of {report.found} inputs were rejected ({report.reject_share:.1%}), over max_rejects "
+            f"{config.max_rejects:g}; report.rejects of a run with a higher limit names the reasons"
+        )
+    return report
+
+
+class _Lines(io.TextIOBase):
+    """A file that hands over whole lines."""
+
+    def __init__(self, on_line: OnLine | None) -> None:
+        self._on_line, self._open = on_line, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._open = (self._open + text).split("\n")
+        if self._on_line is not None:
+            for line in lines:
+                self._on_line(line)
+        return len(text)

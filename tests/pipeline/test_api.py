@@ -1,0 +1,84 @@
+"""Extracting from Python is the command: the same cache, the same lines, the same errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline
+from cache.errors import InputError, RejectLimitExceeded, SourceError
+from pipeline import run as run_module
+from tests.pipeline.tiny import TinyBackbone, tiny_backbones
+from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
+        return tiny_backbones(*config.streams)
+
+    monkeypatch.setattr(run_module, "load_backbones", load)
+
+
+def test_it_makes_the_command_s_cache_and_tells_its_lines(tmp_path: Path) -> None:
+    src = make_tree(tmp_path / "data")
+    lines: list[str] = []
+    report = pipeline.extract(
+        src, str(tmp_path / "a.zarr"), weights="random", workers=2, on_line=lines.append
+    )
+    assert report.found == report.stored + report.rejected == 8 and report.adds_up
+    assert report.rejects.keys() == BAD.keys()
+    assert "found      8 = 5 stored + 3 rejected: adds up" in lines
+    assert not [line for line in lines if "\n" in line]
+    run(src, tmp_path / "b.zarr")
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+    again = pipeline.extract(src, tmp_path / "a.zarr", weights="random")
+    assert (again.stored_now, again.stored_before) == (0, len(GOOD))
+
+
+def test_it_prints_nothing_by_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pipeline.extract(make_tree(tmp_path / "data"), tmp_path / "a.zarr", streams=["clip"], weights="random")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_dry_run_stores_nothing(tmp_path: Path) -> None:
+    report = pipeline.extract(make_tree(tmp_path / "data"), tmp_path / "a.zarr", dry_run=True)
+    assert not (tmp_path / "a.zarr").exists() and report.rejected == 3
+
+
+def test_errors_are_the_command_s(tmp_path: Path) -> None:
+    src = make_tree(tmp_path / "data")
+    with pytest.raises(RejectLimitExceeded, match="3 of 8 inputs were rejected"):
+        pipeline.extract(src, tmp_path / "a.zarr", weights="random", max_rejects=0.1)
+    assert len(contents(tmp_path / "a.zarr")["videos"]) == 5, "everything is stored before that is said"
+    with pytest.raises(InputError, match="--streams sound"):
+        pipeline.extract(src, tmp_path / "b.zarr", streams=["sound"])
+    with pytest.raises(SourceError):
+        pipeline.extract(tmp_path / "nowhere", tmp_path / "b.zarr")
+    with pytest.raises(TypeError, match="wokers"):
+        pipeline.extract(src, tmp_path / "b.zarr", wokers=3)
+
+
+def test_settings_reach_the_models_and_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
+        seen.append(config)
+        return tiny_backbones(*config.streams)
+
+    monkeypatch.setattr(run_module, "load_backbones", load)
+    src = make_tree(tmp_path / "data")
+    given = {"seed": 3, "batch_sizes": (("clip", 2),), "min_seconds": 1.0}
+    report = pipeline.extract(src, tmp_path / "a.zarr", streams=["clip"], weights="random", **given)
+    assert (seen[0].seed, seen[0].batch_sizes, seen[0].clip_weights) == (3, (("clip", 2),), "random")
+    assert {reason for reason, _ in report.rejects.values()} > {"too-short"}
+
+
+def test_the_public_names_are_these() -> None:
+    assert pipeline.__all__ == ["BackboneConfig", "ExtractConfig", "ExtractReport", "extract", "run_config"]
+    assert all(getattr(pipeline, name) is not None for name in pipeline.__all__)
+    with pytest.raises(AttributeError, match="module 'pipeline' has no attribute 'nothing'"):
+        _ = pipeline.nothing

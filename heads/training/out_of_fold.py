@@ -54,15 +54,23 @@ class FoldHeads:
 
 
 def fit_fold_heads(
-    dataset: HeadDataset, config: TrainConfig, folds: Folds, *, device: Device = "auto"
+    dataset: HeadDataset,
+    config: TrainConfig,
+    folds: Folds,
+    *,
+    device: Device = "auto",
+    known: Sequence[FoldHeads] = (),
 ) -> FoldHeads:
-    """Train K heads. Raises HeadError naming the fold whose loss stops being finite."""
+    """Train K heads. known: others of these folds, whose regressions on the same numbers are not fitted again.
+
+    Raises HeadError naming the fold whose loss stops being finite.
+    """
     config = replace(config, selection="last")
     fold_of = np.zeros(len(dataset), dtype=np.int64)
     for number, (_, fold) in enumerate(folds, start=1):
         fold_of[fold] = number
     if config.model.architecture == "logistic":
-        return _logistic(dataset, config, folds, fold_of)
+        return _logistic(dataset, config, folds, fold_of, known)
     results = _fit(dataset, config, folds, device)
     logits = np.full(len(dataset), np.nan)
     if is_late(config.model, dataset.stream_dims):
@@ -73,10 +81,16 @@ def fit_fold_heads(
     return FoldHeads(config, folds, tuple(results), fold_of, logits)
 
 
-def _logistic(dataset: HeadDataset, config: TrainConfig, folds: Folds, fold_of: Int) -> FoldHeads:
+def _logistic(
+    dataset: HeadDataset, config: TrainConfig, folds: Folds, fold_of: Int, known: Sequence[FoldHeads]
+) -> FoldHeads:
     dims, labels = dataset.stream_dims, dataset.labels
     blocks = statistics_blocks(config.model, dims, dataset.tokens)
-    fits = [cross_fit(block, labels, folds) for block in blocks]
+    fitted = [pair for heads in known for pair in zip(heads.blocks, heads.cross_fits, strict=True)]
+    fits = []
+    for block in blocks:
+        same = (fit for other, fit in fitted if fit.folds is folds and _alike(other, block))
+        fits.append(next(same, None) or cross_fit(block, labels, folds))
     of_fold = list(zip(*(fit.fold_regressions() for fit in fits), strict=True))
     logits = np.full(len(dataset), np.nan)
     results = []
@@ -88,6 +102,13 @@ def _logistic(dataset: HeadDataset, config: TrainConfig, folds: Folds, fold_of: 
         row = only_row(_any_objective(job), loss, found[job.val], labels)
         results.append(FitResult(as_head(config.model, dims, regressions), (row,), 1, 1.0, "fp64"))
     return FoldHeads(config, folds, tuple(results), fold_of, logits, tuple(fits), tuple(blocks))
+
+
+def _alike(one: Float, other: Float) -> bool:
+    """The same numbers, up to the rounding of a sum in float32."""
+    return one.shape == other.shape and np.allclose(
+        one, other, rtol=1e-4, atol=1e-5 * float(np.abs(one).max())
+    )
 
 
 def _any_objective(job: FitJob) -> FitJob:

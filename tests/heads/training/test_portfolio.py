@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import InputError
 from cache.reader import Cache, open_cache
-from heads.cli.train import choose_auto, main
+from heads.cli.train import choose_auto, main, read_ensemble
 from heads.data.dataset import HeadDataset, load_dataset
 from heads.train import train_head
 from heads.trained.head import TrainedHead
@@ -154,3 +154,9 @@ def test_options_of_a_model_need_the_model() -> None:
         choose_auto("auto", "final-model-4", TrainConfig(), no_cv=False)
     with pytest.raises(InputError, match="logistic is a regression without epochs, batch_size, lr"):
         TrainConfig().updated({"model": "logistic", "lr": 1e-2})
+
+
+def test_what_is_stored_of_folds_is_named() -> None:
+    assert [read_ensemble(name) for name in (None, "folds", "refit")] == [None, "folds", "refit"]
+    with pytest.raises(InputError, match="--ensemble must be folds or refit, got 'mean'"):
+        read_ensemble("mean")

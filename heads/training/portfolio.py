@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache.errors import HeadError
+from cache.errors import HeadError, LabelError
 from heads.data.dataset import HeadDataset
 from heads.data.splits import disjoint_folds
 from heads.models.ensemble import count_parameters
@@ -88,19 +88,25 @@ class Comparison:
 
 
 def usual_folds(dataset: HeadDataset, rows: npt.NDArray[np.int64]) -> int:
-    """How many folds these rows allow, up to 5, and 2 where even that is too many (which is then an error)."""
-    groups = [{dataset.groups[i] for i in rows if dataset.labels[i] == label} for label in (0, 1)]
-    return max(2, min(USUAL_FOLDS, *map(len, groups)))
+    """How many folds these rows allow, 2 to 5. Raises LabelError where source groups are too few for two."""
+    negative, positive = (
+        len({dataset.groups[i] for i in rows if dataset.labels[i] == label}) for label in (0, 1)
+    )
+    if min(negative, positive) < 2:
+        raise LabelError(
+            f"{len(rows)} labelled videos come from {negative} source groups with negatives and {positive} with "
+            "positives: too few for folds. Give more videos, or let val decide with --no-cv"
+        )
+    return min(USUAL_FOLDS, negative, positive)
 
 
 def affordable_folds(
     dataset: HeadDataset, config: TrainConfig, rows: npt.NDArray[np.int64], *, auto: bool
 ) -> int | None:
     """`usual_folds`; None where a named head would take more than about a minute for them, or groups are too few."""
-    k = usual_folds(dataset, rows)
     if auto:
-        return k
-    folds = disjoint_folds(dataset.labels, dataset.groups, rows, k=k, seed=config.seed)
+        return usual_folds(dataset, rows)
+    folds = disjoint_folds(dataset.labels, dataset.groups, rows, k=USUAL_FOLDS, seed=config.seed)
     return len(folds) if folds and operations(config, dataset, folds) <= MOST_OPERATIONS else None
 
 

@@ -10,6 +10,7 @@ import pytest
 from cache.errors import HeadError, InputError, LabelError
 from cache.labels.join import LabelEntry, LabelJoin, LabelNames, join_labels
 from cache.reader import Cache, open_cache
+from heads.scoring.floors import FLOORS
 from heads.scoring.thresholds import ThresholdConfig
 from heads.train import train_head
 from heads.trained.checkpoint import save_info
@@ -130,7 +131,7 @@ def test_writing_keeps_what_it_was(head: TrainedHead, toy_cache: Cache, tmp_path
     assert loaded.predict(toy_cache).threshold == choice.threshold
     assert list(loaded.info.metrics) == ["val"]
     assert loaded.info.metrics["val"]["precision"] == 1.0
-    assert set(loaded.info.floors) == {"all-positive on val", "metadata-only on val", "mean-pooled on val"}
+    assert set(loaded.info.floors) == {f"{name} on val" for name in FLOORS}
     (entry,) = loaded.info.threshold_history
     assert entry["threshold"]["threshold"] == before
     assert set(entry["metrics"]) == {"val", "train"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError
+from cache.errors import InputError, LabelError
 from cache.reader import Cache, open_cache
 from heads.cli.train import choose_auto, main, read_ensemble
 from heads.data.dataset import HeadDataset, load_dataset
@@ -96,6 +96,10 @@ def test_folds_are_as_many_as_groups_allow(data: HeadDataset) -> None:
     assert usual_folds(data, rows) == 5
     few = rows[np.isin(data.groups, ["source0", "source1", "source2", "source3", "source4", "source5"])]
     assert usual_folds(data, few) == 3
+    with pytest.raises(
+        LabelError, match="1 source groups with negatives and 1 with positives: too few for folds"
+    ):
+        usual_folds(data, rows[np.isin(data.groups, ["source0", "source1"])])
 
 
 def test_features_without_change_are_not_lost(tmp_path: Path) -> None:

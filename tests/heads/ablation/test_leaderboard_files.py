@@ -51,7 +51,7 @@ def test_the_page_stands_alone(swept: tuple[Leaderboard, list[Progress]]) -> Non
     board, _ = swept
     text = leaderboard_html(board, command="onepass ablate <b>").decode()
     page = Page(text)
-    assert page.n_rows == 1 + 4 + 3
+    assert page.n_rows == 1 + 4 + 4
     assert len(page.references) == 3
     assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
     assert not re.search(
@@ -67,7 +67,7 @@ def test_the_page_stands_alone(swept: tuple[Leaderboard, list[Progress]]) -> Non
 def test_the_csv_has_a_line_a_cell_and_a_floor(swept: tuple[Leaderboard, list[Progress]]) -> None:
     board, _ = swept
     rows = list(csv.DictReader(io.StringIO(leaderboard_csv(board).decode())))
-    assert [row["kind"] for row in rows] == ["cell"] * 4 + ["floor"] * 3
+    assert [row["kind"] for row in rows] == ["cell"] * 4 + ["floor"] * 4
     assert [row["rank"] for row in rows[:4]] == ["1", "2", "3", "4"]
     for row, shown in zip(rows, board.rows, strict=False):
         assert row["setting:optim.lr"] == dict(shown.settings)["optim.lr"]

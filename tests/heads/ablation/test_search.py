@@ -32,7 +32,7 @@ def test_the_same_search_walks_the_same_path_and_trains_nothing_twice(
         def refuse(*arguments: object, **options: object) -> None:
             raise AssertionError("a finished run was trained again")
 
-        monkeypatch.setattr(ablate_work, "fit_together", refuse)
+        monkeypatch.setattr(ablate_work, "fit_jobs", refuse)
         again, found = search(sweep, read_axes(AXES), n_cells=10)
         assert [cell.label for cell in again] == [cell.label for cell in cells]
         assert found == records

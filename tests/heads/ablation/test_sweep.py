@@ -34,7 +34,7 @@ def refuse_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("a finished run was trained again")
 
-    monkeypatch.setattr(ablate_work, "fit_together", refuse)
+    monkeypatch.setattr(ablate_work, "fit_jobs", refuse)
 
 
 def test_a_sweep_gives_what_train_head_gives(toy_cache: Cache, brief: TrainConfig, tmp_path: Path) -> None:
@@ -57,6 +57,7 @@ def test_a_sweep_gives_what_train_head_gives(toy_cache: Cache, brief: TrainConfi
         "all-positive",
         "metadata-only",
         "mean-pooled of clip+slowfast",
+        "statistics of clip+slowfast",
     ]
 
 

@@ -73,7 +73,7 @@ def test_train_head_with_pictures_and_tensorboard(run: Run, toy_path: Path, tmp_
 def test_predict_writes_the_score_over_time(run: Run, head: Path, toy_path: Path, tmp_path: Path) -> None:
     words = ("onepass", "predict", toy_path, "--head", head, "--out", tmp_path / "scores.csv")
     said = run(*words, "--timeline", tmp_path / "t.csv")
-    assert "windows of 60 videos; attention: share of the head's attention" in said
+    assert "windows of 60 videos; sliding: probability" in said
     with (tmp_path / "t.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({row["id"] for row in rows}) == 60
@@ -89,8 +89,11 @@ def test_predict_writes_the_score_over_time(run: Run, head: Path, toy_path: Path
     ("words", "message"),
     [
         (("--timeline", "t.txt"), ".csv or .json"),
-        (("--timeline", "t.csv", "--timeline-method", "guess"), "auto, attention or sliding"),
-        (("--timeline", "t.csv", "--timeline-window", 2), "takes no window"),
+        (("--timeline", "t.csv", "--timeline-method", "guess"), "must be sliding or attention"),
+        (
+            ("--timeline", "t.csv", "--timeline-method", "attention", "--timeline-window", 2),
+            "takes no window",
+        ),
         (("--timeline", "t.csv", "--timeline-method", "sliding", "--timeline-window", 0), "above 0"),
     ],
 )

@@ -24,5 +24,5 @@ def test_attention_weights_sum_to_one_over_real_tokens() -> None:
 
 def test_every_pool_gives_one_vector_a_video() -> None:
     for kind in POOLS:
-        assert TokenPool(kind, 2)(X, MASK).shape == (1, 2)
+        assert TokenPool(kind, 2)(X, MASK).shape == (1, 4 if kind == "mean-std" else 2)
     torch.testing.assert_close(TokenPool("cls", 2)(X, MASK), X[:, 0])

@@ -11,6 +11,7 @@ from cache.reader import Cache, open_cache
 from cache.schema import VideoFeatures
 from heads import TrainedHead, evaluate_head
 from heads.report.score_file import agreement_lines
+from heads.scoring.floors import FLOORS
 from heads.train import train_head
 from heads.trained.evaluation import source_notes, source_scores
 from heads.trained.record import PART_ROLES, PredictionTable
@@ -54,7 +55,7 @@ def test_unseen_videos_are_scored_as_predict_does_beside_floors_of_their_own(
     assert {
         i: pytest.approx(p, abs=1e-5) for i, p in zip(found.table.ids, found.table.probabilities, strict=True)
     } == expected
-    assert [floor.name for floor in found.floors] == ["all-positive", "metadata-only", "mean-pooled"]
+    assert [floor.name for floor in found.floors] == list(FLOORS)
     assert all(interval is not None for interval in found.head.intervals.values())
     assert found.floors[2].metrics.auroc is not None and found.floors[2].metrics.auroc > 0.9
     assert found.floors[2].metrics.threshold is None  # out of fold: each video has that of its fold

@@ -24,7 +24,7 @@ from heads.ablation.runs import Run, RunRecord
 from heads.data.dataset import HeadDataset, StreamInput, any_random, weights_line
 from heads.scoring.bootstrap import Interval, group_bootstrap, interval_notes
 from heads.scoring.cuts import ResampledScores
-from heads.scoring.floors import MEAN_POOLED, missing_floor_notes
+from heads.scoring.floors import MEAN_POOLED, STATISTICS_FLOOR, missing_floor_notes
 
 Metric = Literal["auroc", "average_precision", "f1"]
 METRICS: tuple[Metric, ...] = ("auroc", "average_precision", "f1")
@@ -176,7 +176,7 @@ def build_leaderboard(
         entries.append(_entry(cell.label, cell.settings, own, places, len(scored)))
     pooled = "+".join(stream.name for stream in dataset.streams)
     for name, found in floors.items():
-        label = f"{name} of {pooled}" if name == MEAN_POOLED else name
+        label = f"{name} of {pooled}" if name in (MEAN_POOLED, STATISTICS_FLOOR) else name
         entries.append(_entry(label, (), list(found), places, len(scored)))
     labels, groups = dataset.labels[scored], [dataset.groups[row] for row in scored]
     rows = _rows(

@@ -20,7 +20,7 @@ import pytest
 from cache.reader import open_cache
 from pipeline.cli import extract as cli
 from tests.cli_entry import TINY_MODELS
-from tests.pipeline.trees import BAD, GOOD, contents, make_tree
+from tests.pipeline.trees import BAD, GOOD, contents, make_tree, restamped
 from tests.videos import write_video
 
 REPOSITORY = Path(__file__).parents[1]
@@ -178,6 +178,7 @@ def test_touched_changed_and_new_files(tmp_path: Path) -> None:
     assert "1 touched files with unchanged contents" in done.stdout
     assert "found      9 = 6 stored + 3 rejected: adds up" in done.stdout
     after = contents(out)["videos"]
+    before = restamped({"videos": before}, 10**9, GOOD[0])["videos"]
     assert {k for k in after if after[k] != before.get(k)} == {GOOD[1], "val/Fight/new.mp4"}
     assert after[GOOD[1]][0].duration_seconds == pytest.approx(1.9)
 

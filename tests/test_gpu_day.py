@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-STEPS = ("environment", "videos", "load", "runner", "extraction", "verify", "nvdec")
+STEPS = ("environment", "videos", "load", "extraction", "verify")
 
 
 @pytest.mark.slow

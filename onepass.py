@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,8 +68,14 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     workers: Annotated[int, typer.Option(help="Decode processes; 0: one a core.")] = 0,
     decoder: Annotated[str, typer.Option(help="pyav, decord or opencv.")] = "pyav",
-    clip_weights: Annotated[str | None, typer.Option(help="FILE, where CLIP weights came from one.")] = None,
-    slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
+    weights_file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=FILE", help="Where weights that came from a file lie (repeatable)."),
+    ] = None,
+    clip_weights: Annotated[str | None, typer.Option(help="Short for --weights-file clip=FILE.")] = None,
+    slowfast_weights: Annotated[
+        str | None, typer.Option(help="Short for --weights-file slowfast=FILE.")
+    ] = None,
     max_rejects: Annotated[
         float, typer.Option(help="Share of rejects up to which the exit code is 0.")
     ] = 0.1,
@@ -121,8 +127,7 @@ def predict(
         device=device,
         workers=workers,
         decoder=decoder,
-        clip_weights=clip_weights,
-        slowfast_weights=slowfast_weights,
+        files=_weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights),
         max_rejects=max_rejects,
     )
     from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
@@ -143,8 +148,7 @@ def predict_videos(
     *,
     device: str = "auto",
     workers: int = 0,
-    clip_weights: str | None = None,
-    slowfast_weights: str | None = None,
+    weights_files: Mapping[str, str] | None = None,
     on_line: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Score videos with a trained head, from Python: what `onepass predict` writes, as one mapping a video.
@@ -152,9 +156,9 @@ def predict_videos(
     >>> for row in predict_videos("heads-out/first", ["new_clips"]):  # doctest: +SKIP
     ...     print(row["id"], row["probability"], row["decision"])
 
-    paths: videos, folders or manifests, extracted with the head's own settings into a folder that is removed. clip_weights,
-    slowfast_weights: where weights that came from a file lie now. on_line: called with every line that the extraction
-    prints. A video that was rejected has no score: its row has the reason. Raises an OnepassError as the command does.
+    paths: videos, folders or manifests, extracted with the head's own settings into a folder that is removed. weights_files:
+    where weights that came from a file lie now, by stream. on_line: called with every line that the extraction prints. A video
+    that was rejected has no score: its row has the reason. Raises an OnepassError as the command does.
     """
     from cache.reader import open_cache
     from heads import TrainedHead
@@ -168,8 +172,7 @@ def predict_videos(
         device=device,
         workers=workers,
         decoder="pyav",
-        clip_weights=clip_weights,
-        slowfast_weights=slowfast_weights,
+        files=weights_files,
         max_rejects=1.0,
     )
     require_temp_folder()
@@ -351,14 +354,19 @@ class _OverTime:
         return f"timeline   {self._request.path}: {n_windows} windows of {len(self._found)} videos; {meaning}"
 
 
+def _weights_files(given: list[str], **short: str | None) -> dict[str, str]:
+    from pipeline.backbones.load import weights_files
+
+    return weights_files(given, **short)
+
+
 def _head_settings(
     trained: TrainedHead,
     *,
     device: str,
     workers: int,
     decoder: str,
-    clip_weights: str | None,
-    slowfast_weights: str | None,
+    files: Mapping[str, str] | None,
     max_rejects: float,
 ) -> ExtractConfig:
     """The extraction that gives what the head was trained on."""
@@ -369,8 +377,7 @@ def _head_settings(
     backbones = config_from_fingerprints(
         {stream.name: stream.fingerprint for stream in trained.info.streams},
         device=device,
-        clip_weights=clip_weights,
-        slowfast_weights=slowfast_weights,
+        files=files,
     )
     return ExtractConfig(
         src=Path(),

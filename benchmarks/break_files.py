@@ -281,7 +281,7 @@ def main() -> None:
         config = ExtractConfig(
             src=folder,
             out=out / "cache.zarr",
-            backbones=BackboneConfig(
+            backbones=BackboneConfig.of(
                 streams=tuple(options.streams.split(",")),
                 clip_model=options.clip_model,
                 clip_weights="random",

@@ -90,9 +90,9 @@ def main() -> None:
     step = max(1, len(everything) // arguments.count)
     sources = list(everything[::step][: arguments.count])
     random: dict[str, Any] = {"clip_weights": "random", "slowfast_weights": "random", "device": "cpu"}
-    config = BackboneConfig(**random, runtime=arguments.runtime, precision=arguments.precision)
+    config = BackboneConfig.of(**random, runtime=arguments.runtime, precision=arguments.precision)
     fast = load_backbones(config)
-    plain = list(load_backbones(BackboneConfig(**random, runtime="torch", precision="fp32")).values())
+    plain = list(load_backbones(BackboneConfig.of(**random, runtime="torch", precision="fp32")).values())
     flops = {backbone.name: token_flops(backbone) for backbone in plain}
     native = config.resolved_precision() == "bf16" and cpu_has_bf16()
     precision: Precision = "bf16" if native else "fp32"

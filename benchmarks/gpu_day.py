@@ -295,7 +295,7 @@ def backbones(
     from pipeline.backbones.load import BackboneConfig, load_backbones
 
     return load_backbones(
-        BackboneConfig(
+        BackboneConfig.of(
             streams=(only,) if only else ("clip", "slowfast"),
             clip_weights="random",
             slowfast_weights="random",

@@ -118,7 +118,7 @@ def extract_here(src: Path, out: Path, *, models: str, decoder: str) -> None:
     backbones: dict[str, Any]
     if models == "real":
         backbones = dict(
-            load_backbones(BackboneConfig(clip_weights="random", slowfast_weights="random", device="cpu"))
+            load_backbones(BackboneConfig.of(clip_weights="random", slowfast_weights="random", device="cpu"))
         )
     else:
         clip = StreamPlan("clip", Sampling(2.0), FramePlan("pil-bicubic", 224))

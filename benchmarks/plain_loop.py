@@ -81,7 +81,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     sources = discover(arguments.src).sources
     paths = [source.path for source in sources[:: max(1, len(sources) // arguments.count)]][: arguments.count]
-    config = BackboneConfig(clip_weights="random", slowfast_weights="random", precision="fp32", device="cpu")
+    config = BackboneConfig.of(
+        clip_weights="random", slowfast_weights="random", precision="fp32", device="cpu"
+    )
     result = plain_loop(paths, list(load_backbones(config).values()))
     print(f"{result.n_videos} videos, {result.n_tokens} tokens in {result.seconds:.1f} s: "
           f"{result.n_videos / result.seconds:.3f} videos/s")  # fmt: skip

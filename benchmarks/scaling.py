@@ -53,7 +53,7 @@ def exponent(points: Points) -> float:
 
 def extraction(src: Path, counts: list[int], workers: list[int]) -> dict[str, Points]:
     """Seconds of a CLIP extraction by number of videos, a curve a number of decode workers."""
-    backbones = load_backbones(BackboneConfig(streams=("clip",), clip_weights="random", device="cpu"))
+    backbones = load_backbones(BackboneConfig.of(streams=("clip",), clip_weights="random", device="cpu"))
     found = discover(src).sources
     specs = [StreamSpec(name, b.dim, "float16", b.fingerprint()) for name, b in backbones.items()]
     curves: dict[str, Points] = {}

@@ -115,7 +115,7 @@ def is_passing(reason: str, digest: str) -> bool:
 MAX_DETAIL_CHARACTERS = 2000
 """`Reject.detail` is cut to this length: a decoder's noise must not fill the cache."""
 
-_STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def storable_text(text: str) -> str:
@@ -317,7 +317,7 @@ class StreamSpec:
     fingerprint: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not _STREAM_NAME.fullmatch(self.name):
+        if not STREAM_NAME.fullmatch(self.name):
             raise ValueError(f"stream name {self.name!r} must be lower-case letters, digits, '-' or '_'")
         if self.dim < 1:
             raise ValueError(f"stream {self.name}: dim must be at least 1, not {self.dim}")

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cache.process.terminal import make_console
-from pipeline.backbones.load import STREAMS, BackboneConfig
+from pipeline.backbones.choice import DEFAULT_STREAMS, StreamChoice, choose_streams
+from pipeline.backbones.load import BackboneConfig
 from pipeline.config import ExtractConfig
 from pipeline.decoding.pool import PoolSettings, default_workers
 from pipeline.reporting.report import ExtractReport
 
 OnLine = Callable[[str], object]
+_OF_STREAMS = frozenset(inspect.signature(choose_streams).parameters) - {"asked", "weights"}
 
 
 def extract(
     src: str | Path,
     out: str | Path,
     *,
-    streams: tuple[str, ...] | list[str] = STREAMS,
+    streams: Sequence[str | StreamChoice] = DEFAULT_STREAMS,
     weights: str | None = None,
     labels: str | Path | None = None,
     device: str = "auto",
@@ -37,26 +40,26 @@ def extract(
     >>> report = extract("RWF-2000", "cache/v1.zarr", weights="random", on_line=print)  # doctest: +SKIP
     >>> report.found == report.stored + report.rejected, report.rejects  # doctest: +SKIP
 
-    src: a folder, a video, or a manifest. out: `.zarr` or `.h5`. streams: `clip`, `slowfast`. weights: for all streams
-    (`random` for a dry run); None: the published ones, and `clip_weights=`, `slowfast_weights=` for one. labels: a file that
-    joins them. device: auto, cpu, cuda, cuda:N. workers: decode processes, 0: one a core. max_rejects: share of rejects above
-    which RejectLimitExceeded is raised (after everything is stored). dry_run: look at every file, store nothing. on_line:
-    called with every line that the command would print. settings: any other field of `BackboneConfig` (clip_model, clip_fps,
-    slowfast_stride, seed, runtime, batch_sizes, ...) or `ExtractConfig` (dtype, min_seconds, redo, ...).
+    src: a folder, a video, or a manifest. out: `.zarr` or `.h5`. streams: names of recipes (`clip`, `slowfast`, `image`,
+    `motion`) or `NAME=KIND:MODEL,key=value`, as `--stream` takes them. weights: for all streams that do not name their own
+    (`random` for a dry run); None: the published ones. labels: a file that joins them. device: auto, cpu, cuda, cuda:N. workers:
+    decode processes, 0: one a core. max_rejects: share of rejects above which RejectLimitExceeded is raised (after everything is
+    stored). dry_run: look at every file, store nothing. on_line: called with every line that the command would print. settings:
+    seed, clip_model, clip_weights, clip_tag, clip_fps, slowfast_weights, slowfast_stride, any other field of `BackboneConfig`
+    (runtime, batch_sizes, ...) or of `ExtractConfig` (dtype, min_seconds, redo, ...).
 
     Returns the report: counts, rejects by id with their reasons, notes, seconds. Raises an OnepassError (`cache.errors`) where
     the command ends with one line, and TypeError for a setting that does not exist.
     """
-    of_models = {
-        name: settings.pop(name) for name in list(settings) if name in BackboneConfig.__dataclass_fields__
-    }
-    if weights is not None:
-        of_models = {"clip_weights": weights, "slowfast_weights": weights} | of_models
+    known = {*BackboneConfig.__dataclass_fields__, *_OF_STREAMS}
+    of_models = {name: settings.pop(name) for name in list(settings) if name in known}
     config = ExtractConfig(
         src=Path(src),
         out=Path(out),
         labels=None if labels is None else Path(labels),
-        backbones=BackboneConfig(streams=tuple(streams), device=device, precision=precision, **of_models),
+        backbones=BackboneConfig.of(
+            streams, weights=weights, device=device, precision=precision, **of_models
+        ),
         decoder=decoder,
         max_rejects=max_rejects,
         **{"pool": PoolSettings(workers=workers or default_workers())} | settings,

@@ -12,6 +12,7 @@ from cache.schema import StreamSpec, TokenDtype
 from cache.stores.open import cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, device_libraries, device_name
+from pipeline.backbones.choice import recipe_of
 from pipeline.backbones.load import BackboneConfig
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
 from pipeline.decoding.pool import PoolSettings
@@ -95,6 +96,7 @@ def open_writer(
             "source": portable_path(config.src),
             "decoder": config.decoder,
             "device": device_name(device),
+            "recipe": recipe_of(config.backbones.streams),
             "batches": {name: backbone.batching.batch_size for name, backbone in backbones.items()},
             "libraries": device_libraries(device),
         },

@@ -62,7 +62,7 @@ def extract(
     with stop_on_signal() as stop:
         if not config.redo:
             require_present_rules(config.out)
-        missing = missing_streams(config.out, config.backbones.streams)
+        missing = missing_streams(config.out, config.backbones.names)
         resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
         worth_measuring = len(tree.sources) >= CALIBRATE_FROM_VIDEOS
@@ -213,17 +213,14 @@ def describe(
     report.precision = config.backbones.resolved_precision()
     for name, fields in prints.items():
         console.print(
-            f"stream {name}: {fields['model']}, weights {report.weights[name]}, {report.precision} on {report.device}, "
+            f"stream {name}: {fields['model']}, weights {report.weights[name]}, {fields['precision']} on {report.device}, "
             f"{backbones[name].batching}",
             highlight=False,
             markup=False,
         )
-    if "clip" in backbones:
-        from pipeline.backbones.clip import file_note
-
-        report.note = file_note(config.backbones.clip())
-        if report.note:
-            console.print(f"note: {report.note}", highlight=False, markup=False)
+    report.note = " ".join(filter(None, (backbone.note for backbone in backbones.values())))
+    if report.note:
+        console.print(f"note: {report.note}", highlight=False, markup=False)
 
 
 @contextlib.contextmanager

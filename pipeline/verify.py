@@ -89,7 +89,7 @@ def check_weights(cache: Cache, backbones: Mapping[str, Backbone]) -> None:
         if stored["digest"] != here["digest"]:
             raise FingerprintMismatch(
                 f"stream {name}: the cache was made with weights {stored['digest'][:19]}..., these are "
-                f"{here['digest'][:19]}...; give the same file with --{name}-weights"
+                f"{here['digest'][:19]}...; give the same file with --weights-file {name}=FILE"
             )
 
 

@@ -190,7 +190,10 @@ COVERED_IN = {
     "heads/trained/test_timeline.py": "heads/report/timeline_file",
     "heads/training/test_batched.py": "heads/training/epochs",
     "pipeline/backbones/test_engine.py": "pipeline/backbones/runtime",
-    "pipeline/backbones/test_parity.py": "pipeline/backbones/clip pipeline/backbones/slowfast",
+    "pipeline/backbones/test_load.py": (
+        "pipeline/backbones/kinds/open_clip pipeline/backbones/kinds/pytorchvideo pipeline/backbones/network"
+    ),
+    "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (
         "pipeline/decoding/decoders/decord pipeline/decoding/decoders/opencv pipeline/decoding/decoders/pyav "
         "pipeline/decoding/decoders/reordering pipeline/decoding/decoders/tiff"

@@ -81,6 +81,8 @@ class Backbone(Protocol):
     plan: StreamPlan
     batching: Batching
     """How windows go through it; the runner pads the last batch, so that a token never depends on what it ran beside."""
+    note: str
+    """What a user should know of it, or empty."""
 
     @property
     def queue(self) -> ForwardQueue | None:
@@ -92,7 +94,7 @@ class Backbone(Protocol):
         ...
 
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
-        """Features of prepared frames ([B, T, H, W, C], dtype of `plan.frames`, on the device): float32 [B, D] there."""
+        """Features of what the workers hand over ([B, *plan.token_shape], `plan.token_dtype`, on the device): float32 [B, D]."""
         ...
 
     def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:

@@ -46,8 +46,8 @@ class StreamRunner:
         self._launcher = make_launcher(backbone, device)
         self._batch_size = backbone.batching.batch_size
         plan = backbone.plan
-        shape = (self._batch_size, plan.sampling.window, *plan.frames.shape)
-        dtype = torch.uint8 if plan.frames.dtype == np.uint8 else torch.int16
+        shape = (self._batch_size, *plan.token_shape)
+        dtype = torch.from_numpy(np.empty(0, plan.token_dtype)).dtype
         count = self._launcher.in_flight + (self._launcher.in_flight > 1)
         self._buffers = [self._launcher.buffer(shape, dtype) for _ in range(count)]
         self._free = list(range(1, count))

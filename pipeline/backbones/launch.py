@@ -45,6 +45,8 @@ class Launcher(Protocol):
 
 def make_launcher(backbone: Backbone, device: torch.device) -> Launcher:
     """The launcher for a backbone on its device."""
+    if backbone.plan.reduce:
+        return InlineLauncher(backbone)  # the worker did the work
     if device.type == "cuda":
         return CudaLauncher(backbone, device)
     return QueueLauncher(backbone.queue) if backbone.queue is not None else InlineLauncher(backbone)

@@ -1,77 +1,64 @@
-"""Which backbones a run wants, and their loading."""
+"""The streams of a run, settled and loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
-from cache.fingerprint import weights_name
+from pipeline.backbones.choice import DEFAULT_STREAMS, StreamChoice, choose_streams
+from pipeline.backbones.kind import Machine, Settled, choice_from_fingerprint, kind_named, settle
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.backbones.base import Backbone, GpuEngine, Precision
     from pipeline.backbones.calibrate import Say
-    from pipeline.backbones.clip import ClipConfig
-    from pipeline.backbones.slowfast import SlowFastConfig
 
-STREAMS = ("clip", "slowfast")
-MAX_CLIP_FPS = 1000.0
 MAX_BATCH = 4096
-RANDOM = "random"
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneConfig:
-    """Streams and their weights. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
+    """Streams, and where they run. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
 
-    clip_tag: published tag that a file of CLIP weights holds. runtime: auto, torch or openvino. batch_sizes: windows a forward
-    pass by stream; what is not named is measured or has its default. gpu_engine: graph or eager, with the same features.
+    runtime: auto, torch or openvino. batch_sizes: windows a forward pass by stream; what is not named is measured or has its
+    default. gpu_engine: graph or eager, with the same features. A stream's own precision and runtime win.
     """
 
-    streams: tuple[str, ...] = STREAMS
-    clip_model: str = "ViT-B-32"
-    clip_weights: str = "openai"
-    clip_tag: str = ""
-    clip_fps: float = 2.0
-    slowfast_weights: str = "kinetics400"
-    slowfast_stride: int = 32
-    seed: int = 0
+    streams: tuple[StreamChoice, ...] = field(default_factory=partial(choose_streams, DEFAULT_STREAMS))
     device: str = "auto"
     precision: str = "auto"
     runtime: str = "auto"
     batch_sizes: tuple[tuple[str, int], ...] = ()
     gpu_engine: str = "graph"
 
+    @classmethod
+    def of(cls, streams: Sequence[str | StreamChoice] = DEFAULT_STREAMS, **settings: Any) -> BackboneConfig:
+        """From names and descriptions of streams. settings: fields of this class, or what `choose_streams` takes."""
+        own = {name: settings.pop(name) for name in list(settings) if name in cls.__dataclass_fields__}
+        return cls(choose_streams(streams, **settings), **own)
+
     def __post_init__(self) -> None:
-        if not self.streams:
-            raise InputError(f"--streams: name at least one of {', '.join(STREAMS)}")
-        unknown = [name for name in self.streams if name not in STREAMS]
-        if unknown:
-            raise InputError(
-                f"--streams {','.join(unknown)}: no such stream; choose from {', '.join(STREAMS)}"
-            )
-        if len(set(self.streams)) != len(self.streams):
-            raise InputError(f"--streams {','.join(self.streams)}: each stream once")
-        if not 0 < self.clip_fps <= MAX_CLIP_FPS:
-            raise InputError(f"--clip-fps {self.clip_fps}: above 0 and at most {MAX_CLIP_FPS:g}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed {self.seed}: between 0 and 2**63 - 1")
         for name, size in self.batch_sizes:
-            if name not in self.streams:
+            if name not in self.names:
                 raise InputError(
-                    f"--batch {name}={size}: no such stream; choose from {', '.join(self.streams)}"
+                    f"--batch {name}={size}: no such stream; choose from {', '.join(self.names)}"
                 )
             if not 1 <= size <= MAX_BATCH:
                 raise InputError(f"--batch {name}={size}: between 1 and {MAX_BATCH} windows")
         if self.gpu_engine not in ("graph", "eager"):
             raise InputError(f"--gpu-engine {self.gpu_engine}: choose graph or eager")
-        if not 1 <= self.slowfast_stride <= 32:
-            raise InputError(f"--slowfast-stride {self.slowfast_stride}: between 1 and 32 grid samples")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The streams' names, in order."""
+        return tuple(choice.name for choice in self.streams)
 
     def torch_device(self) -> torch.device:
         """The device the models run on. Raises InputError where it is missing."""
@@ -79,140 +66,74 @@ class BackboneConfig:
 
         return resolve_device(self.device)
 
-    def resolved_precision(self) -> Precision:
-        """The precision the models run in. Raises InputError for what the device cannot do."""
+    def resolved_precision(self, choice: StreamChoice | None = None) -> Precision:
+        """The precision the models run in, or one stream's. Raises InputError for what the device cannot do."""
         from pipeline.backbones.base import resolve_precision
 
-        return resolve_precision(self.precision, self.torch_device())
+        return resolve_precision((choice and choice.precision) or self.precision, self.torch_device())
 
-    def clip(self) -> ClipConfig:
-        """The CLIP stream's part."""
-        from pipeline.backbones.clip import ClipConfig
-
-        return ClipConfig(
-            model=self.clip_model,
-            weights=self.clip_weights,
-            seed=self.seed,
-            fps=self.clip_fps,
-            tag=self.clip_tag,
-        )
-
-    def slowfast(self) -> SlowFastConfig:
-        """The SlowFast stream's part."""
-        from pipeline.backbones.slowfast import SlowFastConfig
-
-        return SlowFastConfig(weights=self.slowfast_weights, seed=self.seed, stride=self.slowfast_stride)
+    def settled(self) -> tuple[Settled, ...]:
+        """Every stream made certain by its kind, before anything is downloaded. Raises InputError, WeightsError."""
+        with _library_noise_dropped():
+            return tuple(settle(choice) for choice in self.streams)
 
 
 def config_from_fingerprints(
     fingerprints: Mapping[str, Mapping[str, Any]],
     *,
     device: str = "auto",
-    clip_weights: str | None = None,
-    slowfast_weights: str | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> BackboneConfig:
     """The settings that made these fingerprints, to make more of the same.
 
-    `clip_weights`, `slowfast_weights`: where weights that came from a file lie now. Raises InputError where one is needed and not
-    given, where a stream was not made by `extract`, or where streams disagree on precision.
+    files: where weights that came from a file lie now, by stream. Raises InputError where one is needed and not given, for one of
+    no stream, and where a stream was not made by a kind that is here.
     """
-    for name, fields in fingerprints.items():
-        _require_ours(name, fields)
-    chosen: dict[str, Any] = {
-        "streams": tuple(name for name in STREAMS if name in fingerprints),
-        "device": device,
-    }
-    given = {"clip": clip_weights, "slowfast": slowfast_weights}
-    for name, fields in fingerprints.items():
-        weights = fields["weights"]
-        if weights["tag"] == "file" and not given[name]:
-            raise InputError(
-                f"the {name} weights came from a file: say where it lies with --{name}-weights FILE"
-            )
-        chosen[f"{name}_weights"] = given[name] or weights["tag"]
-        if "seed" in weights:
-            chosen["seed"] = weights["seed"]
-    precisions = {fields["precision"] for fields in fingerprints.values()}
-    if len(precisions) != 1:
-        raise InputError(f"the streams were made in different precisions: {', '.join(sorted(precisions))}")
-    chosen["precision"] = precisions.pop()
-    runtimes = {fields["runtime"] for fields in fingerprints.values()}
-    chosen["runtime"] = runtimes.pop() if len(runtimes) == 1 else "auto"
-    if "clip" in fingerprints:
-        chosen["clip_model"] = fingerprints["clip"]["model"]
-        chosen["clip_tag"] = fingerprints["clip"]["weights"].get("published_as", "")
-        chosen["clip_fps"] = fingerprints["clip"]["sampling"]["fps"]
-    if "slowfast" in fingerprints:
-        chosen["slowfast_stride"] = fingerprints["slowfast"]["sampling"]["stride"]
-    return BackboneConfig(**chosen)
-
-
-def _require_ours(name: str, fields: Mapping[str, Any]) -> None:
-    """Raise InputError unless `extract` can make the stream again from what its fingerprint says."""
-    sampling, weights = fields.get("sampling"), fields.get("weights")
-    sampling = sampling if isinstance(sampling, Mapping) else {}
-    tag = weights.get("tag") if isinstance(weights, Mapping) else None
-    rate = {"clip": "fps", "slowfast": "stride"}.get(name, "")
-    known = name in STREAMS and fields.get("stream") == name
-    known = known and all(isinstance(fields.get(key), str) for key in ("model", "precision", "runtime"))
-    if known and isinstance(tag, str) and isinstance(sampling.get(rate), int | float):
-        return
-    made = f"{fields.get('model', 'an unknown model')}, weights {weights_name(fields)}"
-    raise InputError(
-        f"stream {name} was made by {made}, not by extract of this version, which makes {' and '.join(STREAMS)}: it cannot be "
-        "extracted from videos here, but a cache that holds it can be scored and trained on as it is"
-    )
+    files = {name: path for name, path in (files or {}).items() if path}
+    if unknown := sorted(files.keys() - fingerprints.keys()):
+        raise InputError(
+            f"--weights-file {unknown[0]}={files[unknown[0]]}: no such stream; choose from {', '.join(fingerprints)}"
+        )
+    streams = [
+        choice_from_fingerprint(name, fields, file=files.get(name)) for name, fields in fingerprints.items()
+    ]
+    return BackboneConfig(tuple(streams), device=device)
 
 
 def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> dict[str, Backbone]:
-    """Load the streams of `config`, in the order of STREAMS. Raises WeightsError or InputError.
+    """Load what `config.streams` names. Raises InputError, WeightsError, DeviceError.
 
-    calibrate: told when it is measured which batches are fastest here, which takes up to a minute, once a machine
-    (`backbones/calibrate.py`); None: the default, unless it was measured before.
+    Preprocessing is settled for all before weights are loaded for one. calibrate: told when it is measured which batches are
+    fastest here, which takes up to a minute, once a machine (`backbones/calibrate.py`); None: the default, unless it was measured
+    before.
     """
     from pipeline.backbones.runtime import resolve_runtime
 
-    device, precision = config.torch_device(), config.resolved_precision()
-    runtime = resolve_runtime(config.runtime, device)
+    device = config.torch_device()
     sizes = dict(config.batch_sizes)
     engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
+    machines = {
+        choice.name: Machine(
+            device,
+            config.resolved_precision(choice),
+            resolve_runtime(choice.runtime or config.runtime, device),
+            calibrate,
+            sizes.get(choice.name),
+            engine,
+        )
+        for choice in config.streams
+    }
+    settled = config.settled()
     if device.type == "cuda":
         from pipeline.backbones.soundness import require_sound
 
-        require_sound(device, precision)
-    backbones: dict[str, Backbone] = {}
-    with warnings.catch_warnings():
-        # the libraries' own: torch.jit.script at import, QuickGELU notes that the fingerprint answers
-        warnings.simplefilter("ignore")
-        logging.getLogger().addFilter(_drop_random_note)
-        try:
-            if "clip" in config.streams:
-                from pipeline.backbones.clip import ClipBackbone
-
-                backbones["clip"] = ClipBackbone(
-                    config.clip(),
-                    device=device,
-                    precision=precision,
-                    runtime=runtime,
-                    calibrate=calibrate,
-                    batch_size=sizes.get("clip"),
-                    gpu_engine=engine,
-                )
-            if "slowfast" in config.streams:
-                from pipeline.backbones.slowfast import SlowFastBackbone
-
-                backbones["slowfast"] = SlowFastBackbone(
-                    config.slowfast(),
-                    device=device,
-                    precision=precision,
-                    runtime=runtime,
-                    calibrate=calibrate,
-                    batch_size=sizes.get("slowfast"),
-                    gpu_engine=engine,
-                )
-        finally:
-            logging.getLogger().removeFilter(_drop_random_note)
-    return backbones
+        for precision in sorted({machine.precision for machine in machines.values()}):
+            require_sound(device, precision)
+    with _library_noise_dropped():
+        return {
+            one.choice.name: kind_named(one.choice.kind).load(one, machines[one.choice.name])
+            for one in settled
+        }
 
 
 def parse_batch_sizes(given: Sequence[str]) -> tuple[tuple[str, int], ...]:
@@ -226,6 +147,31 @@ def parse_batch_sizes(given: Sequence[str]) -> tuple[tuple[str, int], ...]:
     return tuple(found.items())
 
 
+def weights_files(given: Sequence[str], **short: str | None) -> dict[str, str]:
+    """`STREAM=FILE` as typed, and files by the streams' own flags. Raises InputError for anything else and for one twice."""
+    found = {name: path for name, path in short.items() if path}
+    for item in given:
+        name, _, path = item.partition("=")
+        if not name or not path or name in found:
+            raise InputError(f"--weights-file {item}: write STREAM=FILE, each stream once")
+        found[name] = path
+    return found
+
+
+@contextlib.contextmanager
+def _library_noise_dropped() -> Iterator[None]:
+    """Without the libraries' own warnings: torch.jit.script at import, QuickGELU notes that the fingerprint answers, and what
+
+    open_clip says of random weights, which every output here says already.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger().addFilter(_drop_random_note)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeFilter(_drop_random_note)
+
+
 def _drop_random_note(record: logging.LogRecord) -> bool:
-    """open_clip warns that random weights are random; every output here says so already."""
     return "No pretrained weights loaded" not in record.getMessage()

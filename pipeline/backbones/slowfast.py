@@ -12,48 +12,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pytorchvideo.models.slowfast import create_slowfast
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cache.errors import WeightsError
-from pipeline.backbones.base import DTYPES, GpuEngine, Precision, library_versions, seeded
-from pipeline.backbones.calibrate import Say
+from pipeline.backbones.base import DTYPES, library_versions
 from pipeline.backbones.engine import Engine
-from pipeline.backbones.runtime import Runtime, runtime_libraries
+from pipeline.backbones.kind import Machine, Settled, identity
+from pipeline.backbones.kinds.pytorchvideo import ALPHA, MEAN, N_FRAMES, SIZE, STD
+from pipeline.backbones.runtime import runtime_libraries
 from pipeline.backbones.slowfast_planes import PlanesSlowFast
-from pipeline.backbones.weights import (
-    RANDOM,
-    WeightsRecord,
-    load_exactly,
-    looks_like_file,
-    read_state_dict,
-    state_digest,
-)
-from pipeline.decoding.decode import StreamPlan
-from pipeline.decoding.frames import FIXED_POINT_SCALE, FramePlan, RgbFrame
-from pipeline.decoding.sampling import Sampling
+from pipeline.backbones.weights import WeightsRecord
+from pipeline.decoding.frames import FIXED_POINT_SCALE, RgbFrame
 
-FLAG = "--slowfast-weights"
-CHECKPOINT_URL = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/SLOWFAST_8x8_R50.pyth"
-"""pytorchvideo/models/hub/slowfast.py, key slowfast_r50."""
-KINETICS_TAG = "kinetics400"
 CPU_BATCHES = (1, 2)
 CUDA_BATCHES = (8, 4, 16)
 """Windows a forward pass that calibration tries; the first is the default."""
-SIZE = 256
-N_FRAMES = 32
-ALPHA = 4
-MEAN = 0.45
-STD = 0.225
 POOL = 7
 """Head pool of the published model (made for 224 pixels, an 8x8 map at 256 keeps 2x2 positions)."""
 FOLDED = (
@@ -66,43 +45,17 @@ FOLDED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SlowFastConfig:
-    """weights: `kinetics400`, a file, or `random`. stride: grid samples between windows; 32 leaves no overlap."""
-
-    weights: str = KINETICS_TAG
-    seed: int = 0
-    stride: int = N_FRAMES
-
-
 class SlowFastBackbone:
-    """Frozen slowfast_r50. Raises WeightsError while loading."""
+    """Frozen slowfast_r50."""
 
-    name = "slowfast"
-
-    def __init__(
-        self,
-        config: SlowFastConfig,
-        *,
-        device: torch.device,
-        precision: Precision,
-        runtime: Runtime = "torch",
-        calibrate: Say | None = None,
-        batch_size: int | None = None,
-        gpu_engine: GpuEngine = "graph",
-    ) -> None:
-        self._config = config
-        self._precision: Precision = precision
+    def __init__(self, settled: Settled, plain: Any, weights: WeightsRecord, machine: Machine) -> None:
+        self._settled, self._plain, self._weights, self._machine = settled, plain, weights, machine
+        self.name, self.plan = settled.choice.name, settled.plan
+        self.note = settled.note
+        device, precision, runtime = machine.device, machine.precision, machine.runtime
         self._dtype = DTYPES[precision]
-        self._plain, self._weights = load_model(config)
-        fast = fold_batchnorm(copy.deepcopy(self._plain))
-        self._runtime: Runtime = runtime
+        fast = fold_batchnorm(copy.deepcopy(plain))
         self._slow_index = slow_frame_index().to(device)
-        self.plan = StreamPlan(
-            self.name,
-            Sampling(fps=15.0, window=N_FRAMES, stride=config.stride),
-            FramePlan("linear-fixed", SIZE),
-        )
         self.dim = int(fast.blocks[6].proj.in_features)
         self._planes: PlanesSlowFast | None = None
         if runtime == "openvino":
@@ -122,11 +75,11 @@ class SlowFastBackbone:
             device=device,
             precision=precision,
             runtime=runtime,
-            name="slowfast",
-            weights_key=f"slowfast {self._weights.digest}",
-            calibrate=calibrate,
-            batch_size=batch_size,
-            gpu_engine=gpu_engine,
+            name=self.name,
+            weights_key=f"slowfast {weights.digest}",
+            calibrate=machine.calibrate,
+            batch_size=machine.batch_size,
+            gpu_engine=machine.gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue
 
@@ -174,65 +127,17 @@ class SlowFastBackbone:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that can change a feature."""
+        runtime = self._machine.runtime
         return {
-            "stream": self.name,
-            "model": "slowfast_r50",
+            **identity(self._settled),
             "weights": self._weights.as_fields(),
-            "preprocessing": {
-                "resize": "bilinear, short side, 7 fractional bits",
-                "size": SIZE,
-                "crop": "centre",
-                "mean": MEAN,
-                "std": STD,
-            },
-            "sampling": {
-                "fps": 15.0,
-                "window": N_FRAMES,
-                "stride": self._config.stride,
-                "alpha": ALPHA,
-                "choice": "nearest",
-            },
+            "preprocessing": dict(self._settled.preprocessing),
+            "sampling": dict(self._settled.sampling),
             "feature": "pooled pathways before projection, mean over space and time",
-            "precision": self._precision,
-            "runtime": self._runtime,
-            "libraries": library_versions(*runtime_libraries(self._runtime), "pytorchvideo", "opencv-python"),
+            "precision": self._machine.precision,
+            "runtime": runtime,
+            "libraries": library_versions(*runtime_libraries(runtime), "pytorchvideo", "opencv-python"),
         }
-
-
-def load_model(config: SlowFastConfig) -> tuple[Any, WeightsRecord]:
-    """slowfast_r50 (float32, eval, CPU) and the record of its weights."""
-    with seeded(config.seed):
-        # the published model: pytorchvideo/models/hub/slowfast.py
-        model: Any = create_slowfast(model_depth=50, slowfast_fusion_conv_kernel_size=(7, 1, 1))
-    if config.weights == RANDOM:
-        tag, seed, file = RANDOM, config.seed, ""
-    elif looks_like_file(config.weights):
-        state = read_state_dict(Path(config.weights), flag=FLAG)
-        load_exactly(model, state, origin=f"{FLAG} {config.weights}")
-        tag, seed, file = "file", None, config.weights
-    elif config.weights == KINETICS_TAG:
-        load_exactly(model, _download(), origin=f"{FLAG} {KINETICS_TAG}")
-        tag, seed, file = KINETICS_TAG, None, ""
-    else:
-        raise WeightsError(f"{FLAG} {config.weights}: choose {KINETICS_TAG}, a file, or {RANDOM}")
-    model.eval().requires_grad_(False)
-    return model, WeightsRecord(tag, state_digest(model.state_dict()), seed=seed, file=file)
-
-
-def _download() -> dict[str, torch.Tensor]:
-    try:
-        loaded = torch.hub.load_state_dict_from_url(
-            CHECKPOINT_URL, map_location="cpu", progress=True, weights_only=True
-        )
-    except Exception as error:  # urllib, ssl and file system errors all mean: the file is not here
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise WeightsError(
-            f"{FLAG} {KINETICS_TAG}: cannot be downloaded ({type(error).__name__}). Get {CHECKPOINT_URL} on a machine with "
-            f"network and put it into {folder}, or pass {FLAG} PATH/TO/SLOWFAST_8x8_R50.pyth; "
-            f"or use {FLAG} {RANDOM} for a dry run"
-        ) from error
-    state: dict[str, torch.Tensor] = loaded.get("model_state", loaded)
-    return state
 
 
 def slow_frame_index() -> torch.Tensor:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from cache.errors import WeightsError
+from pipeline.backbones.choice import RANDOM
 
-RANDOM = "random"
 WRAPPERS = ("model_state", "state_dict", "model")
 
 
@@ -42,11 +42,6 @@ class WeightsRecord:
         if self.published_as:
             fields["published_as"] = self.published_as
         return fields
-
-
-def looks_like_file(weights: str) -> bool:
-    """True for what is meant as a path rather than a tag."""
-    return "/" in weights or Path(weights).suffix in {".pt", ".pth", ".pyth", ".bin", ".safetensors", ".ckpt"}
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:

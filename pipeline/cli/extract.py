@@ -48,28 +48,51 @@ def extract_command(
         ),
     ] = False,
     streams: Annotated[
-        str, typer.Option(help="Backbones, comma-separated.", rich_help_panel=MODELS)
-    ] = "clip,slowfast",
+        str | None,
+        typer.Option(
+            help="Built-in recipes: clip, slowfast, image, motion (default: clip,slowfast).",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=KIND:MODEL[,KEY=VALUE...]",
+            help="Any frozen backbone as a stream (repeatable); onepass streams lists the kinds.",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Streams written down: YAML, see docs/streams.md.", rich_help_panel=MODELS),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(help="For all streams: 'random' (seeded, for dry runs).", rich_help_panel=MODELS),
     ] = None,
-    clip_model: Annotated[str, typer.Option(help="open_clip model.", rich_help_panel=MODELS)] = "ViT-B-32",
+    clip_model: Annotated[
+        str | None, typer.Option(help="open_clip model (default: ViT-B-32).", rich_help_panel=MODELS)
+    ] = None,
     clip_weights: Annotated[
         str | None, typer.Option(help="Tag, FILE or 'random' (default: openai).", rich_help_panel=MODELS)
     ] = None,
     clip_tag: Annotated[
-        str, typer.Option(help="Published tag whose weights the FILE holds.", rich_help_panel=MODELS)
-    ] = "",
+        str | None, typer.Option(help="Published tag whose weights the FILE holds.", rich_help_panel=MODELS)
+    ] = None,
     slowfast_weights: Annotated[
         str | None,
         typer.Option(help="kinetics400, FILE or 'random' (default: kinetics400).", rich_help_panel=MODELS),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.", rich_help_panel=MODELS)] = 0,
-    clip_fps: Annotated[float, typer.Option(help="CLIP frames per second.", rich_help_panel=MODELS)] = 2.0,
+    clip_fps: Annotated[
+        float | None, typer.Option(help="CLIP frames per second (default: 2).", rich_help_panel=MODELS)
+    ] = None,
     slowfast_stride: Annotated[
-        int, typer.Option(help="15 fps samples between SlowFast windows of 32.", rich_help_panel=MODELS)
-    ] = 32,
+        int | None,
+        typer.Option(
+            help="15 fps samples between SlowFast windows of 32 (default: 32).", rich_help_panel=MODELS
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=MODELS)] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MODELS)] = "auto",
     runtime: Annotated[
@@ -150,7 +173,7 @@ def extract_command(
         Path | None, typer.Option(help="Write the summary as JSON.", rich_help_panel=OUTCOME)
     ] = None,
 ) -> None:
-    """Decode every video once and write CLIP and SlowFast features to a cache. Run it again to resume or to add videos."""
+    """Decode every video once and write the features of frozen backbones to a cache. Run it again to resume or to add videos."""
     from pipeline.config import ExtractConfig
     from pipeline.decoding.scratch import require_temp_folder
     from pipeline.run import extract
@@ -169,11 +192,12 @@ def extract_command(
         positive=positive,
         allow_unmatched=allow_unmatched,
         backbones=_backbones(
-            streams=tuple(name.strip() for name in streams.split(",") if name.strip()),
+            _asked(streams, stream or [], recipe),
+            weights=weights,
             clip_model=clip_model,
-            clip_weights=clip_weights or weights or "openai",
+            clip_weights=clip_weights,
             clip_tag=clip_tag,
-            slowfast_weights=slowfast_weights or weights or "kinetics400",
+            slowfast_weights=slowfast_weights,
             seed=seed,
             clip_fps=clip_fps,
             slowfast_stride=slowfast_stride,
@@ -237,10 +261,21 @@ def conclude(result: ExtractReport, config: ExtractConfig, *, interrupted_says: 
         )
 
 
-def _backbones(*, batch: list[str], **fields: Any) -> Any:
+def _asked(streams: str | None, described: list[str], recipe: Path | None) -> list[Any]:
+    """What is asked for, in order: named recipes, described streams, those of a file; the default where nothing is."""
+    from pipeline.backbones.choice import DEFAULT_STREAMS, read_recipe
+
+    named = [name.strip() for name in streams.split(",") if name.strip()] if streams is not None else []
+    written = read_recipe(recipe) if recipe is not None else ()
+    if streams is None and not described and not written:
+        named = list(DEFAULT_STREAMS)
+    return [*named, *described, *written]
+
+
+def _backbones(asked: list[Any], *, batch: list[str], **settings: Any) -> Any:
     from pipeline.backbones.load import BackboneConfig, parse_batch_sizes
 
-    return BackboneConfig(**fields, batch_sizes=parse_batch_sizes(batch))
+    return BackboneConfig.of(asked, batch_sizes=parse_batch_sizes(batch), **settings)
 
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:

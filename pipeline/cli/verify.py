@@ -22,8 +22,14 @@ def verify_command(
         typer.Option("--decoders", help="Only name videos that older decoding rules may have got wrong."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the choice of videos.")] = 0,
-    clip_weights: Annotated[str | None, typer.Option(help="FILE, where CLIP weights came from one.")] = None,
-    slowfast_weights: Annotated[str | None, typer.Option(help="FILE, likewise for SlowFast.")] = None,
+    weights_file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=FILE", help="Where weights that came from a file lie (repeatable)."),
+    ] = None,
+    clip_weights: Annotated[str | None, typer.Option(help="Short for --weights-file clip=FILE.")] = None,
+    slowfast_weights: Annotated[
+        str | None, typer.Option(help="Short for --weights-file slowfast=FILE.")
+    ] = None,
 ) -> None:
     """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
     from dataclasses import replace
@@ -33,7 +39,7 @@ def verify_command(
     from cache.check import check_cache
     from cache.process.terminal import make_console
     from cache.reader import open_cache
-    from pipeline.backbones.load import config_from_fingerprints, load_backbones
+    from pipeline.backbones.load import config_from_fingerprints, load_backbones, weights_files
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
     from pipeline.sources.tree import discover
@@ -61,11 +67,11 @@ def verify_command(
         if not len(opened):
             raise InputError(f"{cache}: holds no videos to verify; extract some first")
         fingerprints = {name: info.fingerprint for name, info in opened.streams.items()}
-        config = config_from_fingerprints(
-            fingerprints, device="cpu", clip_weights=clip_weights, slowfast_weights=slowfast_weights
-        )
+        files = weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights)
+        config = config_from_fingerprints(fingerprints, device="cpu", files=files)
         # only the plain models are run, so what made the cache need not be here
-        backbones = load_backbones(replace(config, precision="fp32", runtime="torch"))
+        plain = tuple(replace(choice, precision="fp32", runtime="torch") for choice in config.streams)
+        backbones = load_backbones(replace(config, streams=plain))
         check_weights(opened, backbones)
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSource
 from pipeline.decoding.frames import FramePlan, PreparedFrame, prepare_frame
@@ -13,16 +20,50 @@ from pipeline.decoding.sampling import GridCursor, Sampling
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """What one stream needs from the decode: its time grid and its frame preparation."""
+    """What one stream needs from the decode: its time grid and its frame preparation.
+
+    reduce: `module:function` that makes one float32 vector [reduced_width] of a window's prepared frames in the decode worker,
+    for streams that need no network; empty: the frames themselves leave the worker.
+    """
 
     name: str
     sampling: Sampling
     frames: FramePlan
+    reduce: str = ""
+    reduced_width: int = 0
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """What leaves the worker for one token: prepared frames [T, H, W, C], or what they were reduced to, [D]."""
+        return (self.reduced_width,) if self.reduce else (self.sampling.window, *self.frames.shape)
+
+    @property
+    def token_dtype(self) -> np.dtype[Any]:
+        """dtype of it."""
+        return np.dtype(np.float32) if self.reduce else self.frames.dtype
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of the prepared frames behind one token."""
-        return self.sampling.window * self.frames.nbytes
+        """Bytes of it."""
+        return math.prod(self.token_shape) * self.token_dtype.itemsize
+
+    def fill(self, window: Sequence[PreparedFrame], target: NDArray[Any]) -> None:
+        """Write one token's window into `target`, an array of its shape and dtype."""
+        if self.reduce:
+            target[...] = reduction(self.reduce)(window)
+        else:
+            np.stack(window, out=target)
+
+
+Reduction = Callable[[Sequence[PreparedFrame]], NDArray[np.float32]]
+
+
+@cache
+def reduction(path: str) -> Reduction:
+    """The function that `module:function` names."""
+    module, _, name = path.partition(":")
+    found: Reduction = getattr(importlib.import_module(module), name)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""Frame preparation in the decode worker: resize and centre crop, with the arithmetic of the model's own preprocessing.
+"""Frame preparation in the decode worker: resize and crop, with the arithmetic of the model's own preprocessing.
 
-Only what the backbone needs leaves the worker. Two recipes, each equal to the reference it stands for:
+Only what the backbone needs leaves the worker. Each recipe is equal to the reference that it stands for:
 
-`pil-bicubic`     open_clip's image transform: PIL bicubic with antialiasing, short side to `size`, centre crop. uint8 out,
-                  bit for bit what open_clip's own transform sees before it scales to floats.
+`pil-...`         the image transforms of open_clip and timm: PIL with antialiasing, then a centre crop. uint8 out, bit for bit
+                  what their own transforms see before they scale to floats.
 `linear-fixed`    pytorchvideo's short-side scale: bilinear without antialiasing on half-pixel centres. Rounding to uint8 here
                   would cost up to 1.2e-3 relative error in SlowFast features (measured on real clips), more than the parity
                   bound, so samples keep 7 fractional bits: int16 = grey level * 128.
+`linear-rounded`  the same, rounded to whole grey levels: torchvision's resize of uint8 videos. uint8 out.
+`grey`            one channel, the long side scaled to `size` by averaging over areas: uint8 [H, W], for measures of motion.
 
 Nothing here imports torch: a decode worker starts in a fraction of a second and stays small.
 """
@@ -14,8 +16,9 @@ Nothing here imports torch: a decode worker starts in a fraction of a second and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -23,86 +26,151 @@ from numpy.typing import NDArray
 
 FIXED_POINT_SCALE = 128
 """int16 units per grey level of `linear-fixed` frames: the largest power of two for which 255 * scale fits int16."""
+SMALLEST_GREY = 16
+"""Pixels of the short side of a `grey` frame at least: dense flow works on patches of 8."""
 
-Recipe = Literal["pil-bicubic", "linear-fixed"]
+Recipe = Literal["pil-bicubic", "pil-bilinear", "pil-lanczos", "linear-fixed", "linear-rounded", "grey"]
+Fit = Literal["short", "exact", "cover", "inside"]
 RgbFrame = NDArray[np.uint8]
 PreparedFrame = NDArray[np.uint8] | NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
 class FramePlan:
-    """What a stream wants a frame to look like: `recipe` and the side of the square it ends as, in pixels."""
+    """What a stream wants a frame to look like.
+
+    size, width: pixels of what is cut out of the middle; width 0: a square. scaled: height and width of the box that the frame
+    is scaled to before; empty: what is cut out. fit: `short` scales the short side to the (square) box's side and rounds the
+    long one down; `exact` gives up the aspect ratio; `cover` keeps it and covers the box; `inside` keeps it, stays inside, and
+    fills up with `fill` (RGB, 0 to 255). `grey` frames take `size` alone, as their long side.
+    """
 
     recipe: Recipe
     size: int
+    width: int = 0
+    scaled: tuple[int, ...] = ()
+    fit: Fit = "short"
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"frame size must be at least 1 pixel, got {self.size}")
+        if self.size < 1 or self.width < 0 or any(side < 1 for side in self.scaled):
+            raise ValueError(
+                f"frame sizes are at least 1 pixel, got {self.size}, {self.width}, {self.scaled}"
+            )
+        if self.recipe not in get_args(Recipe) or self.fit not in get_args(Fit):
+            raise ValueError(f"unknown recipe or fit: {self.recipe}, {self.fit}")
+        box = self.box
+        if self.fit == "short" and box[0] != box[1]:
+            raise ValueError(f"the short side is scaled to one length, got {box}")
+
+    @property
+    def box(self) -> tuple[int, int]:
+        """Height and width that the frame is scaled to."""
+        height, width = self.scaled or (self.size, self.width or self.size)
+        return height, width
 
     @property
     def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.int16]:
         """dtype of a prepared frame."""
-        return np.dtype(np.uint8) if self.recipe == "pil-bicubic" else np.dtype(np.int16)
+        return np.dtype(np.int16) if self.recipe == "linear-fixed" else np.dtype(np.uint8)
+
+    @property
+    def levels(self) -> int:
+        """Units of a prepared frame that stand for one grey level."""
+        return FIXED_POINT_SCALE if self.recipe == "linear-fixed" else 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """[H, W, C] of a prepared frame."""
-        return (self.size, self.size, 3)
+        """[H, W, C] of a prepared frame in colour."""
+        return (self.size, self.width or self.size, 3)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one prepared frame."""
+        """Bytes of one prepared frame in colour."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def prepare_frame(rgb: RgbFrame, plan: FramePlan) -> PreparedFrame:
-    """Resize the short side of `rgb` (uint8 [H, W, 3], RGB) to `plan.size` and crop the centre square.
-
-    Returns [size, size, 3] in `plan.dtype`.
-    """
+    """Resize and crop `rgb` (uint8 [H, W, 3], RGB) as `plan` says; in colour `plan.shape` in `plan.dtype`."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
-    return _pil_bicubic(rgb, plan.size) if plan.recipe == "pil-bicubic" else _linear_fixed(rgb, plan.size)
+    if plan.recipe == "grey":
+        return _grey(rgb, plan.size)
+    if plan.recipe.startswith("pil-"):
+        return _pil(rgb, plan)
+    return _linear(rgb, plan)
 
 
-def _short_side_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width after scaling the short side to `size`; the long side is rounded down.
+def scaled_shape(shape: Sequence[int], plan: FramePlan, *, whole: bool) -> tuple[int, int]:
+    """Height and width that a frame of `shape` [H, W, ...] is scaled to.
 
-    Both references do so: torchvision's resize (`int(size * long / short)`) and pytorchvideo's `short_side_scale`
-    (`floor(long / short * size)`); the order of operations below is pytorchvideo's.
+    whole: the long side is rounded as torchvision's resize does (`int(size * long / short)`), else as pytorchvideo's
+    `short_side_scale` (`floor(long / short * size)`); the order of operations matters to the last bit.
     """
+    height, width = shape[:2]
+    box_height, box_width = plan.box
+    if plan.fit == "exact":
+        return box_height, box_width
+    if plan.fit != "short":  # timm's and open_clip's ResizeKeepRatio
+        ratios = height / box_height, width / box_width
+        ratio = max(ratios) if plan.fit == "inside" else min(ratios)
+        return round(height / ratio), round(width / ratio)
+    side = box_height
+    if whole:
+        return (int(side * height / width), side) if width <= height else (side, int(side * width / height))
     if width < height:
-        return math.floor((float(height) / width) * size), size
-    return size, math.floor((float(width) / height) * size)
+        return math.floor((float(height) / width) * side), side
+    return side, math.floor((float(width) / height) * side)
 
 
-def _crop_offset(length: int, size: int) -> int:
+def crop_offset(length: int, size: int) -> int:
     """torchvision's centre crop: half the excess, rounded half to even."""
     return round((length - size) / 2.0)
 
 
-def _pil_bicubic(rgb: RgbFrame, size: int) -> NDArray[np.uint8]:
+def _pil(rgb: RgbFrame, plan: FramePlan) -> NDArray[np.uint8]:
     from PIL import Image
 
-    height, width = rgb.shape[:2]
-    # torchvision's own order of operations for the long side
-    new_height, new_width = (
-        (int(size * height / width), size) if width <= height else (size, int(size * width / height))
-    )
+    filters = {
+        "pil-bicubic": Image.Resampling.BICUBIC,
+        "pil-bilinear": Image.Resampling.BILINEAR,
+        "pil-lanczos": Image.Resampling.LANCZOS,
+    }
+    new_height, new_width = scaled_shape(rgb.shape, plan, whole=True)
     image = Image.fromarray(rgb)
-    if (new_width, new_height) != (width, height):
-        image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-    left, top = _crop_offset(new_width, size), _crop_offset(new_height, size)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    if (new_width, new_height) != image.size:
+        image = image.resize((new_width, new_height), filters[plan.recipe])
+    height, width = plan.shape[:2]
+    if new_height < height or new_width < width:
+        wide = Image.new("RGB", (max(width, new_width), max(height, new_height)), plan.fill)
+        wide.paste(image, (max(0, width - new_width) // 2, max(0, height - new_height) // 2))
+        image = wide
+    left, top = crop_offset(image.width, width), crop_offset(image.height, height)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def _linear_fixed(rgb: RgbFrame, size: int) -> NDArray[np.int16]:
-    new_height, new_width = _short_side_shape(rgb.shape[0], rgb.shape[1], size)
-    wide = np.multiply(rgb, FIXED_POINT_SCALE, dtype=np.int16)
+def _linear(rgb: RgbFrame, plan: FramePlan) -> PreparedFrame:
+    new_height, new_width = scaled_shape(rgb.shape, plan, whole=plan.recipe == "linear-rounded")
+    fixed = plan.recipe == "linear-fixed"
+    wide: NDArray[Any] = (
+        np.multiply(rgb, FIXED_POINT_SCALE, dtype=np.int16) if fixed else rgb.astype(np.float32)
+    )
     if (new_height, new_width) != rgb.shape[:2]:
-        wide = cv2.resize(wide, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(
-            np.int16, copy=False
-        )
-    top, left = _crop_offset(new_height, size), _crop_offset(new_width, size)
-    return wide[top : top + size, left : left + size].copy()  # a view would keep the whole frame alive
+        resized = cv2.resize(wide, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        wide = resized.astype(wide.dtype, copy=False)
+    height, width = plan.shape[:2]
+    top, left = crop_offset(new_height, height), crop_offset(new_width, width)
+    cut = wide[top : top + height, left : left + width]
+    # a view would keep the whole frame alive
+    return cut.copy() if fixed else np.rint(cut).astype(np.uint8)
+
+
+def _grey(rgb: RgbFrame, long_side: int) -> NDArray[np.uint8]:
+    height, width = rgb.shape[:2]
+    scale = long_side / max(height, width)
+    new_height, new_width = (max(SMALLEST_GREY, round(side * scale)) for side in (height, width))
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    small: NDArray[np.uint8] = np.asarray(
+        cv2.resize(grey, (new_width, new_height), interpolation=cv2.INTER_AREA), dtype=np.uint8
+    )
+    return small

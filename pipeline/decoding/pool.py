@@ -52,7 +52,7 @@ LENT_SECONDS = 0.001
 """How often it is asked whether lent frames have been read."""
 LENT_DEADLINE_SECONDS = 30.0
 """How long the end waits for frames that are still being read."""
-CLIP_TOKENS_PER_SLOT = 16
+FRAMES_PER_SLOT = 16
 START_ALLOWANCE_SECONDS = 30.0
 """A fresh worker imports its decoders first; a slow disk must not count as a stall."""
 
@@ -135,7 +135,10 @@ class DecodePool:
         self._settings, self._pin = settings, pin
         plans = worker_settings.plans
         slot_bytes = max(
-            (plan.token_bytes * (1 if plan.sampling.window > 1 else CLIP_TOKENS_PER_SLOT) for plan in plans),
+            (
+                plan.token_bytes * (1 if plan.sampling.window > 1 and not plan.reduce else FRAMES_PER_SLOT)
+                for plan in plans
+            ),
             default=1,
         )
         # every stream may hold one slot open, and one more must move
@@ -265,7 +268,7 @@ class DecodePool:
         plan = self._worker_settings.plans[message.stream]
         start = message.slot * self._worker_settings.slot_bytes
         raw = item.buffer[start : start + message.count * plan.token_bytes]
-        frames = raw.view(plan.frames.dtype).reshape(message.count, plan.sampling.window, *plan.frames.shape)
+        frames = raw.view(plan.token_dtype).reshape(message.count, *plan.token_shape)
         return TokenFrames(message.number, message.stream, message.first, frames)
 
     def _watch(self, away_seconds: float) -> Iterator[Event]:

@@ -177,8 +177,8 @@ class SlotWriter:
         slot, count = self._open[stream]
         plan = self._plans[stream]
         start = count * plan.token_bytes
-        target = self._slots[slot][start : start + plan.token_bytes].view(plan.frames.dtype)
-        np.stack(window, out=target.reshape(len(window), *plan.frames.shape))
+        target = self._slots[slot][start : start + plan.token_bytes].view(plan.token_dtype)
+        plan.fill(window, target.reshape(plan.token_shape))
         self._open[stream] = (slot, count + 1)
         if count + 1 == self._capacity[stream]:
             self._send(stream)

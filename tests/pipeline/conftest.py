@@ -51,7 +51,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     state: dict[str, Any] = {"changes": {}, "last": {}}
 
     def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        loaded = tiny_backbones(*config.streams, **state["changes"])
+        loaded = tiny_backbones(*config.names, **state["changes"])
         state["last"] = loaded
         return loaded
 

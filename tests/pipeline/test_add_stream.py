@@ -156,7 +156,7 @@ def test_what_is_there_is_checked_before_a_stream_is_computed(
     loaded: dict[str, TinyBackbone] = {}
 
     def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        loaded.update(tiny_backbones(*config.streams, **({"seed": 1} if change == "seed" else {})))
+        loaded.update(tiny_backbones(*config.names, **({"seed": 1} if change == "seed" else {})))
         return dict(loaded)
 
     monkeypatch.setattr(run_module, "load_backbones", load)
@@ -164,7 +164,7 @@ def test_what_is_there_is_checked_before_a_stream_is_computed(
         run(src, out, dtype="float32" if change == "dtype" else "float16")
     assert loaded["slowfast"].batches == []
     assert contents(out) == before and nothing_is_left_beside(out)
-    monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+    monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
     assert run(src, out).added_streams == {"slowfast": 5}
 
 

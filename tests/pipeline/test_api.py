@@ -18,7 +18,7 @@ from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        return tiny_backbones(*config.streams)
+        return tiny_backbones(*config.names)
 
     monkeypatch.setattr(run_module, "load_backbones", load)
 
@@ -67,13 +67,14 @@ def test_settings_reach_the_models_and_the_run(tmp_path: Path, monkeypatch: pyte
 
     def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
         seen.append(config)
-        return tiny_backbones(*config.streams)
+        return tiny_backbones(*config.names)
 
     monkeypatch.setattr(run_module, "load_backbones", load)
     src = make_tree(tmp_path / "data")
     given = {"seed": 3, "batch_sizes": (("clip", 2),), "min_seconds": 1.0}
     report = pipeline.extract(src, tmp_path / "a.zarr", streams=["clip"], weights="random", **given)
-    assert (seen[0].seed, seen[0].batch_sizes, seen[0].clip_weights) == (3, (("clip", 2),), "random")
+    (choice,) = seen[0].streams
+    assert (choice.seed, seen[0].batch_sizes, choice.weights) == (3, (("clip", 2),), "random")
     assert {reason for reason, _ in report.rejects.values()} > {"too-short"}
 
 

@@ -58,7 +58,7 @@ def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(src: Path) -> Path:
     """A cache by the present rules. Read-only by agreement."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
         run(src, src.parent / "fresh.zarr")
     return src.parent / "fresh.zarr"
 

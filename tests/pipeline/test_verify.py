@@ -51,7 +51,7 @@ def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def right(src: Path) -> Path:
     """A right cache of tiny features. Read-only by agreement."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
         run(src, src.parent / "right.zarr")
     return src.parent / "right.zarr"
 
@@ -59,7 +59,7 @@ def right(src: Path) -> Path:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipeline.backbones.load.load_backbones", lambda config, **_: tiny_backbones(*config.streams)
+        "pipeline.backbones.load.load_backbones", lambda config, **_: tiny_backbones(*config.names)
     )
 
 
@@ -167,7 +167,7 @@ def test_a_sample_needs_a_video(right: Path, src: Path) -> None:
 
 def test_a_long_video_is_sampled_and_order_does_not_matter(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
         write_video(tmp_path / "data/a.mp4", seconds=12, seed=3)
         run(tmp_path / "data", tmp_path / "c.zarr")
     with open_cache(tmp_path / "c.zarr") as cache:
@@ -253,7 +253,7 @@ def test_tokens_may_share_a_frame(decoder: str, src: Path, capsys: pytest.Captur
     folder = src.parent / f"slow_{decoder}"
     write_video(folder / "a.mp4", times_seconds=[0.0, 3.0, 6.0, 9.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
         run(folder, src.parent / f"slow_{decoder}.zarr", decoder=decoder)
     verify(src.parent / f"slow_{decoder}.zarr", folder)
     assert "frames confirmed by" in capsys.readouterr().out

@@ -26,6 +26,7 @@ class TinyBackbone:
         self.dim = dim
         self.batch_size = batch_size
         self.queue = None
+        self.note = ""
         self.batching = Batching(batch_size)
         self.seed = seed
         self.batches: list[int] = []

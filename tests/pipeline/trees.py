@@ -68,7 +68,7 @@ def run(
 ) -> ExtractReport:
     """One extraction with one worker; what it printed is dropped."""
     settings: dict[str, Any] = {
-        "backbones": BackboneConfig(streams=streams, clip_weights="random", slowfast_weights="random"),
+        "backbones": BackboneConfig.of(streams=streams, clip_weights="random", slowfast_weights="random"),
         "pool": PoolSettings(workers=1),
         "decoder": "pyav",
         "max_rejects": 1.0,

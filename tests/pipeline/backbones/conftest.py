@@ -39,7 +39,7 @@ def backbone() -> Iterator[Loader]:
         if precision == "bf16" and not cpu_has_bf16():
             pytest.skip("this CPU does not multiply bfloat16")
         if (stream, precision) not in loaded:
-            config = BackboneConfig(
+            config = BackboneConfig.of(
                 streams=(stream,),
                 clip_weights="random",
                 slowfast_weights="random",

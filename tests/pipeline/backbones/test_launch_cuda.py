@@ -37,7 +37,7 @@ def on_device(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> FakeDevice
     """`extract` runs tiny backbones on the stand-in."""
 
     def load(config: Any, **_: Any) -> Mapping[str, TinyBackbone]:
-        return tiny_backbones(*config.streams)
+        return tiny_backbones(*config.names)
 
     monkeypatch.setattr(run_module, "load_backbones", load)
     monkeypatch.setattr(BackboneConfig, "torch_device", lambda _: CUDA)
@@ -106,7 +106,7 @@ def test_a_cache_made_on_the_device_is_the_one_made_without(
     assert on_device.ever_registered >= 2 and not on_device.registered, "pinned memory was not given back"
     monkeypatch.undo()
     monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
-    monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.streams))
+    monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
     run(src, tmp_path / "plain.zarr", **kept)
     assert contents(tmp_path / "device.zarr")["videos"] == contents(tmp_path / "plain.zarr")["videos"]
 

@@ -174,7 +174,7 @@ def test_openvino(
 
     if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this CPU does not multiply bfloat16")
-    config = BackboneConfig(
+    config = BackboneConfig.of(
         streams=(stream,),
         clip_weights="random",
         slowfast_weights="random",

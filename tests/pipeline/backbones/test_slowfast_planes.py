@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.backbones.slowfast import (
-    SlowFastConfig,
-    fold_batchnorm,
-    load_model,
-    slow_frame_index,
-)
+from pipeline.backbones.choice import StreamChoice
+from pipeline.backbones.kind import settle
+from pipeline.backbones.kinds.pytorchvideo import load_model
+from pipeline.backbones.slowfast import fold_batchnorm, slow_frame_index
 from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
 
 SIDE = 64
@@ -23,7 +21,7 @@ SIDE = 64
 @pytest.fixture(scope="module")
 def blocks() -> Any:
     """Folded blocks whose BatchNorms did something: at the start of a training their statistics are 0 and 1."""
-    model, _ = load_model(SlowFastConfig("random"))
+    model, _ = load_model(settle(StreamChoice("slowfast", "pytorchvideo", "slowfast_r50", weights="random")))
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):

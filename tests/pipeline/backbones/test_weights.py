@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cache.errors import WeightsError
+from pipeline.backbones.choice import looks_like_file
 from pipeline.backbones.weights import (
     WeightsRecord,
     load_exactly,
-    looks_like_file,
     read_state_dict,
     state_digest,
 )

@@ -193,6 +193,7 @@ COVERED_IN = {
     "pipeline/backbones/test_load.py": (
         "pipeline/backbones/kinds/open_clip pipeline/backbones/kinds/pytorchvideo pipeline/backbones/network"
     ),
+    "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/motion",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (
         "pipeline/decoding/decoders/decord pipeline/decoding/decoders/opencv pipeline/decoding/decoders/pyav "

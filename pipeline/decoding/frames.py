@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 FIXED_POINT_SCALE = 128
 """int16 units per grey level of `linear-fixed` frames: the largest power of two for which 255 * scale fits int16."""
-SMALLEST_GREY = 16
-"""Pixels of the short side of a `grey` frame at least: dense flow works on patches of 8."""
+SMALLEST_GREY = 32
+"""Pixels of the short side of a `grey` frame at least: OpenCV's DIS flow dies of a picture of 24 by 160."""
 
 Recipe = Literal["pil-bicubic", "pil-bilinear", "pil-lanczos", "linear-fixed", "linear-rounded", "grey"]
 Fit = Literal["short", "exact", "cover", "inside"]

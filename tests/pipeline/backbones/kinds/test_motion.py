@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cache.fingerprint import is_random, weights_name
 from cache.reader import open_cache
+from pipeline.backbones.choice import parse_stream
+from pipeline.backbones.kind import settle
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
+from pipeline.backbones.motion import MotionBackbone
 from pipeline.decoding.motion import TOKEN_WIDTH
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.trees import GOOD, contents, make_tree, run
@@ -41,6 +45,15 @@ def test_it_is_extracted_and_equals_the_plain_measure(tmp_path: Path) -> None:
             found += verified.comparisons
         (verdict,) = verdicts(cache, found)
         assert verdict.ok and verdict.worst_relative_error == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_it_hands_on_is_a_copy() -> None:
+    """The runner fills its buffer again before the features are collected."""
+    backbone = MotionBackbone(settle(parse_stream("motion")))
+    measured = torch.ones(3, TOKEN_WIDTH)
+    found = backbone.embed(measured)
+    measured.zero_()
+    assert (found == 1).all() and backbone.queue is None
 
 
 def test_it_is_added_to_a_cache_that_has_other_streams(tmp_path: Path) -> None:

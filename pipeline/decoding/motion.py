@@ -21,12 +21,15 @@ PERCENTILES = (0.5, 0.9, 0.99)
 CHANGED_LEVELS = (0.05, 0.15)
 """Shares of the grey range; how many pixels change by more is counted."""
 N_DIRECTIONS = 8
+FLOW_STEP = 2
+"""Every second vector in both directions is looked at: DIS lays its patches of 8 pixels wider than that."""
 SMALLEST_DIFFERENCE = 1e-3
 """Added before the logarithm, as a share of the grey range: a quarter of a grey level."""
 SMALLEST_FLOW = 1e-4
 """Likewise, as a share of the long side: a sixtieth of a pixel. Sizes of motion are ratios (near to and far from the camera)."""
 PAIR_WIDTH = 2 + len(PERCENTILES) + len(CHANGED_LEVELS) + 2 * (2 + len(PERCENTILES)) + N_DIRECTIONS
 TOKEN_WIDTH = 2 * PAIR_WIDTH
+LEVELS = np.arange(256) / 255
 
 
 def motion_statistics(frames: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -44,24 +47,23 @@ def pair_statistics(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDAr
 
     magnitude of the flow less its median, and of the latter by direction (shares of the long side).
     """
-    difference = cv2.absdiff(before, after)
-    vectors = _flow().calc(before, after, None) * np.float32(1 / LONG_SIDE)
+    vectors = _flow().calc(before, after, None)[::FLOW_STEP, ::FLOW_STEP] * np.float32(1 / LONG_SIDE)
     x, y = vectors[..., 0].ravel(), vectors[..., 1].ravel()
     own_x, own_y = x - _median(x), y - _median(y)
     magnitude, own = cv2.magnitude(x, y).ravel(), cv2.magnitude(own_x, own_y).ravel()
-    # whole eighths of a turn, from the left against the clock
-    eighth = (cv2.phase(own_x, own_y).ravel() * np.float32(N_DIRECTIONS / (2 * np.pi))).astype(np.int64)
-    directions = np.bincount(eighth % N_DIRECTIONS, weights=own, minlength=N_DIRECTIONS) / own.size
-    of_difference = _of_levels(difference)
+    # whole eighths of a turn, counted from the right towards the bottom
+    eighth = (cv2.phase(own_x, own_y).ravel() * np.float32(N_DIRECTIONS / (2 * np.pi))).astype(np.intp)
+    np.minimum(eighth, N_DIRECTIONS - 1, out=eighth)
+    directions = np.bincount(eighth, weights=own, minlength=N_DIRECTIONS) / own.size
     of_flow = np.log(np.concatenate([_spread(magnitude), _spread(own), directions]) + SMALLEST_FLOW)
-    return np.concatenate([of_difference, of_flow]).astype(np.float32)
+    return np.concatenate([_of_levels(cv2.absdiff(before, after)), of_flow]).astype(np.float32)
 
 
 def _of_levels(difference: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Logarithms of mean, standard deviation, percentiles and shares changed, from the counts of the 256 levels."""
-    counts = np.bincount(difference.ravel(), minlength=256)
+    counts = cv2.calcHist([difference], [0], None, [256], [0, 256]).ravel().astype(np.float64)
     shares = counts / difference.size
-    levels = np.arange(256) / 255
+    levels = LEVELS
     mean = float(shares @ levels)
     deviation = math.sqrt(max(0.0, float(shares @ (levels - mean) ** 2)))
     below = np.cumsum(counts)

@@ -47,10 +47,6 @@ class Assembler:
         """Id of a video in flight."""
         return self._open[number].input.source.id
 
-    def attempt(self, number: int) -> int:
-        """Number of the current attempt; tokens of earlier ones are dropped."""
-        return self._open[number].attempt
-
     def restart(self, number: int) -> None:
         """The decode starts over: forget the tokens so far."""
         video = self._open[number]

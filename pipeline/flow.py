@@ -120,9 +120,8 @@ class Flow:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenFrames):
-            attempt = self._assembler.attempt(event.number)
             runner = self._runners[self._names[event.stream]]
-            event.read = runner.add(event.number, attempt, event.first, event.frames)
+            event.read = runner.add(event.number, event.attempt, event.first, event.frames)
             self._progress.tokens(len(event.frames))
         elif isinstance(event, Restarted):
             self._report.fallbacks[self._assembler.id(event.number)] = event.why

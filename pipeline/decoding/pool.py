@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -30,6 +30,7 @@ from cache.errors import OnepassError
 from cache.process.interrupts import deaf_children
 from cache.process.terminal import open_standard_descriptors
 from pipeline.decoding import worker
+from pipeline.decoding.decoders.base import takes_over
 from pipeline.decoding.frames import PreparedFrame
 from pipeline.decoding.scratch import NOISE_PREFIX, ScratchFolder
 from pipeline.decoding.shared_block import SHARED_MEMORY, SharedBlock
@@ -83,10 +84,12 @@ Pin = Callable[[Any], Callable[[], None]]
 class TokenFrames:
     """Prepared frames [count, window, H, W, C] of consecutive tokens; a view that is valid until the next event,
 
-    or, where whoever took the event sets `read`, until that says that the frames have been read.
+    or, where whoever took the event sets `read`, until that says that the frames have been read. attempt: how often the decode of
+    the video had started over by then.
     """
 
     number: int
+    attempt: int
     stream: int
     first: int
     frames: NDArray[Any]
@@ -149,6 +152,7 @@ class DecodePool:
         self._scratch = ScratchFolder(NOISE_PREFIX)
         self._workers: list[_Worker] = []
         self._queue: deque[Task] = deque()
+        self._starts_over: Counter[int] = Counter()
         self._lent: list[_Lent] = []
         self._unpins: list[Callable[[], None]] = []
         self._last_watch = 0.0
@@ -244,8 +248,11 @@ class DecodePool:
                 else:
                     self._lent.append(_Lent(item, message.slot, event.read))
             else:
-                if not isinstance(message, Restarted):
+                if isinstance(message, Restarted):
+                    self._starts_over[message.number] += 1
+                else:
                     item.task = None
+                    self._starts_over.pop(message.number, None)
                     self._assign(source)
                 yield message
 
@@ -269,7 +276,8 @@ class DecodePool:
         start = message.slot * self._worker_settings.slot_bytes
         raw = item.buffer[start : start + message.count * plan.token_bytes]
         frames = raw.view(plan.token_dtype).reshape(message.count, *plan.token_shape)
-        return TokenFrames(message.number, message.stream, message.first, frames)
+        attempt = self._starts_over[message.number]
+        return TokenFrames(message.number, attempt, message.stream, message.first, frames)
 
     def _watch(self, away_seconds: float) -> Iterator[Event]:
         # this process itself stood still (Ctrl-Z, a long step): its workers may have too
@@ -291,7 +299,7 @@ class DecodePool:
                 )
 
     def _lost(self, item: _Worker, reason: str, detail: str) -> Iterator[Event]:
-        """Kill and replace a worker; give its video to PyAV once more, else reject it.
+        """Kill and replace a worker; give its video to the decoder that takes over, else reject it.
 
         A worker that never began says nothing of its video, which waits for the next one. Raises OnepassError where none begins.
         """
@@ -312,11 +320,13 @@ class DecodePool:
         self.restarts += 1
         if not item.began:
             self._queue.append(task)
-        elif task.decoder == "pyav":
+        elif (other := takes_over(task.decoder)) is None:
+            self._starts_over.pop(task.number, None)
             yield Failed(task.number, reason, detail)
         else:
-            self._queue.append(replace(task, decoder="pyav"))
-            yield Restarted(task.number, "pyav", f"{task.decoder}: {reason}: {detail}")
+            self._queue.append(replace(task, decoder=other))
+            self._starts_over[task.number] += 1
+            yield Restarted(task.number, other, f"{task.decoder}: {reason}: {detail}")
 
     def _obituary(self, item: _Worker) -> str:
         item.process.join(timeout=5)

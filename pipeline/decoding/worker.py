@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.decoding.decode import DecodedVideo, StreamPlan, decode_video
-from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, open_frames
+from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, open_frames, takes_over
 from pipeline.decoding.frames import PreparedFrame
 from pipeline.decoding.trouble import FileWatch, Stamp, fault, reading_trouble
 
@@ -311,10 +311,11 @@ def _run(
         slots.start(task.number)
         slots.wait_seconds = 0.0
         began = time.perf_counter()
+        other = takes_over(decoder)
         try:
             video = _decode(task, decoder, slots, settings, heartbeat, noise)
         except DecodeProblem as problem:
-            if decoder == "pyav":
+            if other is None:
                 detail = "; ".join(part for part in (problem.detail, noise.tail()) if part)
                 return Failed(task.number, problem.reason, detail, digest, tuple(notes))
             why = f"{decoder}: {problem.detail}"
@@ -324,7 +325,7 @@ def _run(
             return Failed(task.number, "out-of-memory", "the decoder ran out of memory", digest, tuple(notes))
         except Exception as error:  # noqa: BLE001 - any fault in a decoder costs one video, with its evidence
             traceback.print_exc()
-            if decoder == "pyav":
+            if other is None:
                 return Failed(task.number, *fault(error), digest, tuple(notes))
             why = f"{decoder}: {type(error).__name__}: {error}"
         else:
@@ -334,7 +335,8 @@ def _run(
                 task.number, digest, video.decoder, video, seconds, slots.wait_seconds, tuple(notes)
             )
         notes.append(why)
-        decoder = "pyav"
+        assert other is not None
+        decoder = other
         noise.reset()
         connection.send(Restarted(task.number, decoder, why))
 
@@ -394,7 +396,7 @@ def _decode(
         video = decode_video(source, settings.plans, emit=slots.emit, beat=beat)
     finally:
         source.close()
-    if decoder != "pyav" and (complaint := noise.tail() or _damage(video)):
+    if takes_over(decoder) and (complaint := noise.tail() or _damage(video)):
         raise DecodeProblem("decode-errors", complaint)
     share = min(1.0, video.n_errors / max(1, video.n_frames))  # a lost packet is an error that gives no frame
     if share > settings.max_error_share:

@@ -73,6 +73,11 @@ class FrameSource(Protocol):
     def close(self) -> None: ...
 
 
+def takes_over(decoder: DecoderName) -> DecoderName | None:
+    """Who reads a video again that `decoder` could not read whole; None: it had the last word."""
+    return None if decoder in ("pyav", "pillow") else "pyav"
+
+
 def checked_path(path: Path) -> Path:
     """The path as FFmpeg must see it: absolute, since it takes `12:30.mp4` for a protocol.
 

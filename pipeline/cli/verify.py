@@ -43,7 +43,7 @@ def verify_command(
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
     from pipeline.sources.tree import discover
-    from pipeline.verify import Comparison, check_weights, compare_video, verdicts
+    from pipeline.verify import Comparison, check_weights, compare_video, stream_centres, verdicts
 
     console = make_console()
     if sample < 1:
@@ -74,6 +74,7 @@ def verify_command(
         backbones = load_backbones(replace(config, streams=plain))
         check_weights(opened, backbones)
         rng = np.random.default_rng(seed)
+        centres = stream_centres(opened)
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
         comparisons: list[Comparison] = []
         failures: list[str] = []
@@ -85,7 +86,9 @@ def verify_command(
                 failures.append(f"{video_id}: not in {src}")
                 continue
             try:
-                verified = compare_video(opened, int(index), paths[video_id], backbones, rng=rng)
+                verified = compare_video(
+                    opened, int(index), paths[video_id], backbones, rng=rng, centres=centres
+                )
             except DecodeProblem as problem:
                 failures.append(f"{video_id}: {problem}")
                 continue
@@ -106,11 +109,7 @@ def verify_command(
             )
         results = verdicts(opened, comparisons)
         for verdict in results:
-            console.print(
-                f"stream {verdict.stream} ({verdict.precision}): {verdict.n_tokens} tokens, worst cosine "
-                f"{verdict.worst_cosine:.6f}, worst relative error {verdict.worst_relative_error:.1e}; bound: {verdict.bound}: "
-                f"{'ok' if verdict.ok else 'BELOW THE BOUND'}"
-            )
+            console.print(str(verdict), markup=False)
     for text in misplaced:
         console.print(f"misplaced: {text}")
     for failure in failures:

@@ -42,6 +42,9 @@ from tests.videos import write_video
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
+GOOD_ONE = next(iter(GOOD))
+
+
 @pytest.fixture(scope="module")
 def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("verify") / "data")
@@ -64,11 +67,19 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _rewritten(
-    right: Path, out: Path, change: Callable[[str, str, StreamTokens], StreamTokens], **columns: Any
+    right: Path,
+    out: Path,
+    change: Callable[[str, str, StreamTokens], StreamTokens],
+    *,
+    precision: str = "fp32",
+    **columns: Any,
 ) -> Path:
     """A copy of the cache whose tokens went through `change(video id, stream, tokens)`; columns: of every row."""
     with open_cache(right) as cache:
-        specs = [StreamSpec(n, i.dim, i.dtype, i.fingerprint) for n, i in cache.streams.items()]
+        specs = [
+            StreamSpec(n, i.dim, i.dtype, {**i.fingerprint, "precision": precision})
+            for n, i in cache.streams.items()
+        ]
         videos = []
         for index in range(cache.n_videos):
             row = replace(cache.videos.row(index), **columns)
@@ -146,7 +157,7 @@ def test_an_unknown_digest_is_no_changed_file(right: Path, src: Path, tmp_path: 
 
 
 def test_other_weights_are_refused(right: Path) -> None:
-    with open_cache(right) as cache, pytest.raises(FingerprintMismatch, match="--clip-weights"):
+    with open_cache(right) as cache, pytest.raises(FingerprintMismatch, match="--weights-file clip=FILE"):
         check_weights(cache, tiny_backbones(seed=1))
 
 
@@ -205,6 +216,55 @@ def test_bounds(precision: str, n_tokens: int, cosine: float, error: float, ok: 
     verdict = StreamVerdict("clip", precision, n_tokens, cosine, error)
     assert verdict.ok is ok
     assert ("relative error" in verdict.bound) == (precision == "fp32")
+
+
+@pytest.mark.parametrize(
+    ("centred", "n_centred", "ok"), [(0.991, 3, True), (0.989, 3, False), (math.nan, 0, True)]
+)
+def test_without_the_mean_tokens_have_a_bound_of_their_own(centred: float, n_centred: int, ok: bool) -> None:
+    verdict = StreamVerdict("slowfast", "bf16", 4, 0.9999, 1e-3, centred, n_centred)
+    assert verdict.ok is ok and ("BELOW" in str(verdict)) is not ok
+    assert ("all like the mean" in str(verdict)) == (n_centred == 0)
+
+
+def test_a_token_of_another_video_is_found_however_alike_all_are(
+    right: Path,
+    src: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Features that are nearly one direction, exchanged by a little: the cosine passes, the one without the mean does not."""
+    base, part = 40.0 * np.ones(8), 16.0
+
+    def load(config: Any, **_: Any) -> dict[str, Any]:
+        backbones = tiny_backbones(*config.names)
+        for backbone in backbones.values():
+            monkeypatch.setattr(
+                backbone, "embed_plainly", partial(_alike, backbone.embed_plainly, base, part)
+            )
+        return backbones
+
+    def alike(video_id: str, name: str, tokens: StreamTokens) -> StreamTokens:
+        return StreamTokens((base + part * tokens.values).astype(np.float16), tokens.spans)
+
+    def turned(video_id: str, name: str, tokens: StreamTokens) -> StreamTokens:
+        values = alike(video_id, name, tokens).values
+        if name == "clip" and video_id == GOOD_ONE:
+            values = (values + 1.5 * np.resize([1, -1], 8)).astype(np.float16)
+        return StreamTokens(values, tokens.spans)
+
+    monkeypatch.setattr("pipeline.backbones.load.load_backbones", load)
+    verify(_rewritten(right, tmp_path / "right.zarr", alike, precision="bf16"), src)
+    assert capsys.readouterr().out.count(": ok") == 2
+    with pytest.raises(ParityError, match="1 of 2 streams below the bound"):
+        verify(_rewritten(right, tmp_path / "wrong.zarr", turned, precision="bf16"), src)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "BELOW" in line]
+    assert "worst cosine 0.999" in line and "without the mean 0." in line
+
+
+def _alike(embed: Any, base: NDArray[Any], part: float, frames: Any) -> NDArray[np.float32]:
+    return np.asarray(base + part * embed(frames), np.float32)
 
 
 def test_not_a_number_is_the_worst_value(right: Path) -> None:

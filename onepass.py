@@ -25,6 +25,7 @@ from heads.cli.probe import probe_command
 from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
 from pipeline.cli.extract import GOES_ON, conclude, extract_command
+from pipeline.cli.plan import plan_command
 from pipeline.cli.verify import verify_command
 
 if TYPE_CHECKING:
@@ -54,9 +55,41 @@ app.command(name="threshold")(threshold_command)
 app.command(name="export-onnx")(export_onnx_command)
 app.command(name="inspect")(inspect_command)
 app.command(name="verify")(verify_command)
+app.command(name="plan")(plan_command)
 app.command(name="convert")(convert_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Caches to join, such as the shards of one source.")],
+    out: Annotated[Path, typer.Option(help="Cache to write: .zarr or .h5.")],
+    src: Annotated[
+        Path | None, typer.Option(help="The source of all parts: every input must be in one of them.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at --out.")] = False,
+    allow_library_mismatch: Annotated[
+        bool, typer.Option(help="Accept parts made with other library versions.")
+    ] = False,
+) -> None:
+    """Join parts into one cache: nothing lost, nothing twice. Run it again to resume."""
+    from cache.merge import merge as join
+
+    require_cache_output("--out", out)
+    listed = None
+    if src is not None:
+        from pipeline.sources.tree import discover
+
+        listed = [source.id for source in discover(src).sources]
+    found = join(parts, out, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch)
+    known = f" = {len(listed)} in {src}" if listed is not None else ""
+    twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
+    typer.echo(
+        f"{out}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
+    )
+
+
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
 

@@ -23,33 +23,40 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
     Raises `CacheError` (target exists, or is the source), `CacheLocked`, `CacheCorrupt`, `StorageFull`.
     """
     source, target = Path(source), Path(target).resolve()
-    with open_cache(source) as cache:
-        if source.resolve() == target:
-            raise CacheError(f"{source} cannot be converted into itself; give another name")
-        form = cache_format(target)
+    if source.resolve() == target:
+        open_cache(source).close()
+        raise CacheError(f"{source} cannot be converted into itself; give another name")
+    cache_format(target)
+    with open_cache(source):
         with files.storage_errors(target):
             files.make_directory(target.parent)
         lock = CacheLock(target)
         try:
-            _require_replaceable(target, overwrite)
-            with files.storage_errors(target):
-                copying.clean_leftovers(target)
-            attributes = CacheAttributes(
-                dataset=cache.dataset,
-                label_names=cache.label_names,
-                provenance=cache.provenance,
-                store_id=uuid.uuid4().hex,
-            )
-            if form == "zarr":
-                copying.copy_to_zarr(cache, target, attributes)
-            else:
-                copying.copy_to_hdf5(cache, target, attributes)
-                copying.remove_staging(target)
+            write_copy(source, target, overwrite=overwrite)
         finally:
             lock.release()
 
 
-def _require_replaceable(target: Path, overwrite: bool) -> None:
+def write_copy(source: Path, target: Path, *, overwrite: bool) -> None:
+    """The same for whoever holds the lock of `target`."""
+    require_replaceable(target, overwrite)
+    with open_cache(source) as cache:
+        with files.storage_errors(target):
+            copying.clean_leftovers(target)
+        attributes = CacheAttributes(
+            dataset=cache.dataset,
+            label_names=cache.label_names,
+            provenance=cache.provenance,
+            store_id=uuid.uuid4().hex,
+        )
+        if cache_format(target) == "zarr":
+            copying.copy_to_zarr(cache, target, attributes)
+        else:
+            copying.copy_to_hdf5(cache, target, attributes)
+            copying.remove_staging(target)
+
+
+def require_replaceable(target: Path, overwrite: bool) -> None:
     """Raise `CacheError` unless `target` is free, or is a cache that may be overwritten."""
     if target.is_dir() and cache_format(target) == "zarr" and not any(target.iterdir()):
         return

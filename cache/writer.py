@@ -167,6 +167,11 @@ class CacheWriter:
         """The streams that every stored video must have."""
         return tuple(self._streams.values())
 
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What is kept of how the cache was made."""
+        return self._attributes.provenance
+
     def known(self) -> KnownInputs:
         """The live inputs by id, stored and rejected; follows commits."""
         return self._known
@@ -300,6 +305,16 @@ class CacheWriter:
                 appender.streams.update(before)
                 raise
         self._streams = streams
+
+    def describe(self, provenance: Mapping[str, Any]) -> None:
+        """Set entries of the provenance, in one atomic step; None takes one away. Nothing is written where all are so already."""
+        self._require_usable()
+        found = {**self._attributes.provenance, **provenance}
+        found = {key: value for key, value in found.items() if value is not None}
+        if found == dict(self._attributes.provenance):
+            return
+        with self._change() as appender:
+            appender.commit(dataclasses.replace(self._attributes, provenance=found))
 
     def close(self) -> None:
         """Publish an `.h5` cache that changed, and let go of the lock. Harmless when done twice.

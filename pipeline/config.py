@@ -19,6 +19,7 @@ from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
 from pipeline.sources.labelled import ResolvedSources
 from pipeline.sources.names import portable_path
+from pipeline.sources.shards import Shard
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""
@@ -44,6 +45,7 @@ class ExtractConfig:
     duplicates: Literal["keep", "reject"] = "keep"
     retry_rejects: bool = False
     redo: Literal["", "affected", "all"] = ""
+    shard: Shard | None = None
     profile: bool = False
     ignore_libraries: bool = False
     commit_videos: int = 64
@@ -57,6 +59,11 @@ class ExtractConfig:
         if not self.min_seconds >= 0 or self.commit_videos < 1 or not self.commit_seconds > 0:
             raise InputError(
                 "--min-seconds must not be negative; commits need at least one video and a positive time"
+            )
+        if self.shard is not None and self.duplicates == "reject":
+            raise InputError(
+                "--duplicates reject: a shard does not see the videos of the others; extract with keep, and onepass audit of the "
+                "merged cache names equal videos"
             )
 
 

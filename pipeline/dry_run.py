@@ -18,8 +18,13 @@ from pipeline.sources.labelled import resolve_labels
 from pipeline.sources.tree import discover
 
 
-def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
-    """Probe every source. The report counts what opened as not reached: nothing is stored."""
+def dry_run(
+    config: ExtractConfig, *, console: Console, declared_seconds: dict[str, float] | None = None
+) -> ExtractReport:
+    """Probe every source. The report counts what opened as not reached: nothing is stored.
+
+    declared_seconds: filled with the declared duration of each input that opened, by id.
+    """
     tree = discover(config.src)
     resolved = resolve_labels(
         tree,
@@ -30,10 +35,11 @@ def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
     )
     for line in resolved.lines:
         console.print(line, highlight=False, markup=False)
-    report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(tree.sources))
+    sources = resolved.sources if config.shard is None else config.shard.share(resolved).sources
+    report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(sources))
     report.note_skipped(tree.skipped)
     seconds: list[float] = []
-    tasks = [Task(number, str(source.path), "pyav", probe=True) for number, source in enumerate(tree.sources)]
+    tasks = [Task(number, str(source.path), "pyav", probe=True) for number, source in enumerate(sources)]
     pool_settings = PoolSettings(workers=config.pool.workers, deadline_seconds=config.pool.deadline_seconds)
     with (
         DecodePool(
@@ -45,8 +51,10 @@ def dry_run(config: ExtractConfig, *, console: Console) -> ExtractReport:
             if isinstance(event, Probed):
                 report.not_reached += 1
                 seconds.append(event.declared.duration_seconds)
+                if declared_seconds is not None:
+                    declared_seconds[sources[event.number].id] = event.declared.duration_seconds
             elif isinstance(event, Failed):
-                report.rejects[tree.sources[event.number].id] = (event.reason, event.detail)
+                report.rejects[sources[event.number].id] = (event.reason, event.detail)
                 report.rejected_now += 1
             progress.video(rejected=isinstance(event, Failed))
     _print(report, math.fsum(seconds), console)  # the same in whatever order the probes end

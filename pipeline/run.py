@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cache.errors import InputError
 from cache.fingerprint import weights_name
+from cache.merge import SHARD, shard_provenance
 from cache.process.interrupts import handling
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
@@ -57,7 +58,11 @@ def extract(
     for line in resolved.lines:
         console.print(line, highlight=False, markup=False)
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
-    report.found = len(tree.sources)
+    if config.shard is not None:
+        resolved = config.shard.share(resolved)
+        share = f"shard {config.shard}: {len(resolved.sources)} of {len(tree.sources)} inputs"
+        console.print(share, highlight=False, markup=False)
+    report.found = len(resolved.sources)
     report.note_skipped(tree.skipped)
     with stop_on_signal() as stop:
         if not config.redo:
@@ -65,7 +70,7 @@ def extract(
         missing = missing_streams(config.out, config.backbones.names)
         resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
-        worth_measuring = len(tree.sources) >= CALIBRATE_FROM_VIDEOS
+        worth_measuring = len(resolved.sources) >= CALIBRATE_FROM_VIDEOS
         if backbones is None:
             backbones = load_backbones(
                 config.backbones,
@@ -162,6 +167,7 @@ def fill_cache(
     redo: Collection[str] = (),
 ) -> None:
     """Bring the cache up to date with the sources, extracting `redo` again; fills in `report`."""
+    _require_same_share(writer, config)
     known = writer.known()
     # other decoding rules may give another verdict, so a redo tries rejects again
     retry = config.retry_rejects or bool(config.redo)
@@ -170,6 +176,8 @@ def fill_cache(
     report.gone = len(inventory.gone)
     for line in inventory.lines():
         console.print(line, highlight=False, markup=False)
+    if inventory.work:
+        _describe_shard(writer, config, resolved, finished=False)
     _relabel(writer, inventory, resolved, report)
     writer.withdraw(inventory.listed)
     if not inventory.work:
@@ -180,6 +188,31 @@ def fill_cache(
         for work in filter(None, rounds):
             flow = make_flow(config, backbones, writer=writer, digests=digests)
             flow.run(work, report=report, console=console, stop=stop)
+    _describe_shard(writer, config, resolved, finished=not report.not_reached)
+
+
+def _require_same_share(writer: CacheWriter, config: ExtractConfig) -> None:
+    """Raise InputError where the cache holds another share of the source than this run is for."""
+    if not writer.known():
+        return
+    held, shard = writer.provenance.get(SHARD), config.shard
+    mine = (shard.index, shard.of, shard.plan) if shard is not None else None
+    theirs = (held["index"], held["of"], held["plan"]) if held else None
+    if mine != theirs:
+        what = f"shard {held['index']}/{held['of']}" if held else "a source that was not divided"
+        plan = " by another plan" if held and mine and mine[:2] == theirs[:2] else ""  # type: ignore[index]
+        raise InputError(f"{config.out} holds {what}{plan}: give each shard an --out of its own")
+
+
+def _describe_shard(
+    writer: CacheWriter, config: ExtractConfig, resolved: ResolvedSources, *, finished: bool
+) -> None:
+    """A part says which share it is and whether all of it has ended, for `onepass merge`."""
+    if (shard := config.shard) is not None:
+        found = len(resolved.sources)
+        writer.describe(
+            shard_provenance(shard.index, shard.of, plan=shard.plan, found=found, finished=finished)
+        )
 
 
 def _relabel(

@@ -31,6 +31,7 @@ ROOMS = {
         "process lock known reader",
         "batch check copying",
         "convert writer",
+        "merge",
         "cli",
     ),
     "pipeline": (
@@ -208,6 +209,7 @@ COVERED_IN = {
     "pipeline/test_verify.py": "pipeline/cli/verify",
     "test_cli_extract.py": "pipeline/cli/extract",
     "test_onepass_cli.py": "cache/cli",
+    "test_shards.py": "pipeline/cli/plan",
 }
 """Modules without a test file of their own, by the test of the one caller or of the kind through which they are tested."""
 

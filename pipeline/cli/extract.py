@@ -163,6 +163,18 @@ def extract_command(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time went.", rich_help_panel=OUTCOME)
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Extract this share of the source only; see onepass merge.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Which video is in which shard: what onepass plan wrote.", rich_help_panel=SOURCES),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -220,6 +232,7 @@ def extract_command(
         redo=_choice("--redo", redo, ("affected", "all")) if redo else "",
         profile=profile,
         ignore_libraries=allow_library_mismatch,
+        shard=_shard(shard, plan),
     )
     if dry_run:
         from pipeline.dry_run import dry_run as probe
@@ -276,6 +289,18 @@ def _backbones(asked: list[Any], *, batch: list[str], **settings: Any) -> Any:
     from pipeline.backbones.load import BackboneConfig, parse_batch_sizes
 
     return BackboneConfig.of(asked, batch_sizes=parse_batch_sizes(batch), **settings)
+
+
+def _shard(shard: str | None, plan: Path | None) -> Any:
+    from pipeline.sources.shards import parse_shard
+
+    if shard is None:
+        if plan is not None:
+            raise InputError(
+                f"--plan {plan}: says who extracts what; name this machine's share with --shard I/N"
+            )
+        return None
+    return parse_shard(shard, plan)
 
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:

@@ -1,0 +1,266 @@
+"""Joining the parts that several machines wrote into one cache.
+
+What is merged grows beside the target, commit by commit, so that a killed merge goes on where it stood; the target appears
+complete or not at all. Nothing is averaged, dropped or taken twice: every id of every part is accounted for, or the merge ends
+with an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.convert import require_replaceable, write_copy
+from cache.errors import CacheError
+from cache.lock import CacheLock
+from cache.reader import Cache, open_cache
+from cache.schema import Reject, VideoFeatures
+from cache.stores import files
+from cache.stores.compatible import require_compatible
+from cache.stores.open import cache_format
+from cache.writer import CacheWriter
+
+SHARD = "shard"
+"""Key of a part's provenance: {"index": 2, "of": 7, "plan": "", "found": 31, "finished": true}."""
+MERGING_SUFFIX = ".merging.zarr"
+BATCH_VIDEOS = 64
+BATCH_BYTES = 64 << 20
+FEW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Counts: of parts, stored videos, rejects, and ids that two parts held alike."""
+
+    n_parts: int
+    n_videos: int
+    n_rejects: int
+    n_twice: int
+
+
+def merge(
+    parts: Sequence[str | Path],
+    target: str | Path,
+    *,
+    listed: Collection[str] | None = None,
+    overwrite: bool = False,
+    ignore_libraries: bool = False,
+) -> Merged:
+    """Write all that `parts` hold to a new cache `target`; the suffixes choose the formats.
+
+    listed: ids of all inputs of the source; each must be stored or rejected in a part, and no other may be. Raises CacheError
+    where a shard is missing, unfinished or given twice, where an id stands in two parts with other contents, where parts do not
+    belong together (FingerprintMismatch names the fields), where the target exists, and StorageFull, after which the same command
+    goes on.
+    """
+    paths = [Path(part) for part in parts]
+    target = Path(target).resolve()
+    if len({path.resolve() for path in paths}) != len(paths) or target in {path.resolve() for path in paths}:
+        raise CacheError(
+            "a part is given twice, or is the cache to write: give each part once and another --out"
+        )
+    opened = [open_cache(path) for path in paths]
+    try:
+        for other in opened[1:]:
+            require_compatible(opened[0].stores[0], other.stores[0], ignore_libraries=ignore_libraries)
+        shards = _require_all_shards(opened)
+        twice = _require_distinct(opened)
+        if listed is not None:
+            _require_listed(opened, set(listed))
+        with files.storage_errors(target):
+            files.make_directory(target.parent)
+        lock = CacheLock(target)
+        try:
+            require_replaceable(target, overwrite)
+            staging = target.with_name(f"{target.name}{MERGING_SUFFIX}")
+            _fill(staging, opened, twice)
+            _publish(staging, target, overwrite=overwrite)
+        finally:
+            lock.release()
+        n_videos = len({str(i) for cache in opened for i in cache.videos.id})
+        n_rejects = len({str(i) for cache in opened for i in cache.rejects.id})
+    finally:
+        for cache in opened:
+            cache.close()
+    return Merged(shards or len(paths), n_videos, n_rejects, sum(len(ids) for ids in twice))
+
+
+def _require_all_shards(opened: Sequence[Cache]) -> int:
+    """Raise CacheError unless the parts are no shards at all, or all shards of one split, each once and each at its end."""
+    said = [cache.provenance.get(SHARD) for cache in opened]
+    if not any(said):
+        return 0
+    if bare := [cache.paths[0] for cache, shard in zip(opened, said, strict=True) if not shard]:
+        raise CacheError(f"{bare[0]} is no shard, the other parts are: merge shards of one source only")
+    splits = {(int(shard["of"]), str(shard["plan"])) for shard in said if shard}
+    if len(splits) > 1:
+        found = ", ".join(f"{cache.paths[0].name} is {_name(cache)}" for cache in opened[:FEW])
+        raise CacheError(
+            f"the parts are shards of different splits ({found}): merge those of one --shard I/N and one --plan"
+        )
+    by_index: dict[int, list[Cache]] = {}
+    for cache, shard in zip(opened, said, strict=True):
+        assert shard is not None
+        by_index.setdefault(int(shard["index"]), []).append(cache)
+    of = splits.pop()[0]
+    if missing := [f"{place}/{of}" for place in range(1, of + 1) if place not in by_index]:
+        raise CacheError(
+            f"{len(missing)} of {of} shards are missing: {_few(missing)}; extract them, or name their parts"
+        )
+    for cache in opened:
+        shard = cache.provenance[SHARD]
+        if not shard["finished"]:
+            ended = len(cache) + len(cache.rejects)
+            raise CacheError(
+                f"{cache.paths[0]} (shard {_name(cache)}) is not finished: {ended} of {shard['found']} inputs have ended; "
+                "run its extract again"
+            )
+    return of
+
+
+def _name(cache: Cache) -> str:
+    shard = cache.provenance[SHARD]
+    return f"{shard['index']}/{shard['of']}"
+
+
+def _require_distinct(opened: Sequence[Cache]) -> list[set[str]]:
+    """For each part, ids that an earlier one holds with the same contents. Raises CacheError where the contents differ."""
+    holder: dict[str, int] = {}
+    twice: list[set[str]] = []
+    for number, cache in enumerate(opened):
+        again = set()
+        for table in (cache.videos, cache.rejects):
+            for video_id in map(str, table.id):
+                first = holder.setdefault(video_id, number)
+                if first != number:
+                    again.add(video_id)
+        for video_id in sorted(again):
+            other = opened[holder[video_id]]
+            if not _same(video_id, other, cache):
+                raise CacheError(
+                    f"{video_id} stands in {other.paths[0]} and, with other contents, in {cache.paths[0]}: leave one of them "
+                    "out, or extract both from the same files"
+                )
+        twice.append(again)
+    return twice
+
+
+def _same(video_id: str, one: Cache, other: Cache) -> bool:
+    a, b = _place(one.videos.id, video_id), _place(other.videos.id, video_id)
+    if a is None or b is None:
+        first, second = _place(one.rejects.id, video_id), _place(other.rejects.id, video_id)
+        return (
+            first is not None and second is not None and one.rejects.row(first) == other.rejects.row(second)
+        )
+    if one.videos.row(a) != other.videos.row(b):
+        return False
+    pairs = [(one.tokens(name, a), other.tokens(name, b)) for name in one.streams]
+    return all(np.array_equal(x.values, y.values) and np.array_equal(x.spans, y.spans) for x, y in pairs)
+
+
+def _place(ids: NDArray[np.object_], video_id: str) -> int | None:
+    found = np.flatnonzero(ids == video_id)
+    return int(found[0]) if len(found) else None
+
+
+def _require_listed(opened: Sequence[Cache], listed: set[str]) -> None:
+    held = {str(i) for cache in opened for table in (cache.videos, cache.rejects) for i in table.id}
+    if lacking := sorted(listed - held):
+        raise CacheError(
+            f"{len(lacking)} of {len(listed)} inputs of the source are in no part: {_few(lacking)}; extract them, "
+            "then merge again"
+        )
+    if extra := sorted(held - listed):
+        raise CacheError(
+            f"{len(extra)} inputs of the parts are not in the source: {_few(extra)}; give the source of all parts"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+
+
+def _fill(staging: Path, opened: Sequence[Cache], twice: Sequence[set[str]]) -> None:
+    """Bring the growing cache up to all of the parts."""
+    identity = _identity(opened)
+    if staging.exists():
+        with open_cache(staging) as begun:
+            stale = begun.provenance.get("merging") != identity
+        if stale:  # of other parts, or of these in an earlier state
+            with files.storage_errors(staging):
+                files.remove_tree(staging)
+    first = opened[0]
+    names = next((cache.label_names for cache in opened if cache.label_names), None)
+    provenance: dict[str, Any] = {key: value for key, value in first.provenance.items() if key != SHARD}
+    with CacheWriter.open(
+        staging,
+        streams=first.specs,
+        dataset=" + ".join(dict.fromkeys(cache.dataset for cache in opened)),
+        label_names=names,
+        provenance=provenance | {"merged_from": len(opened), "merging": identity},
+    ) as writer:
+        for cache, again in zip(opened, twice, strict=True):
+            for videos in _batches(cache, again | set(writer.known())):
+                writer.commit(videos, [])
+            known = writer.known()
+            rejects: list[Reject] = [cache.rejects.row(index) for index in range(len(cache.rejects))]
+            writer.commit([], [row for row in rejects if row.id not in known and row.id not in again])
+        writer.describe({"merging": None})
+
+
+def _identity(opened: Sequence[Cache]) -> str:
+    """Names what is merged: the committed states of the parts."""
+    states = [
+        [str(cache.paths[0].resolve()), cache.stores[0].attributes.store_id, len(cache), len(cache.rejects)]
+        for cache in opened
+    ]
+    return hashlib.blake2b(json.dumps(states).encode(), digest_size=16).hexdigest()
+
+
+def _batches(cache: Cache, without: set[str]) -> Iterator[list[VideoFeatures]]:
+    wanted = [index for index, video_id in enumerate(cache.videos.id) if str(video_id) not in without]
+    sizes = np.zeros(len(cache), dtype=np.int64)
+    for name, info in cache.streams.items():
+        sizes += np.diff(cache.offsets(name)) * (info.dim * np.dtype(info.dtype).itemsize)
+    batch: list[int] = []
+    held = 0
+    for index in wanted:
+        if batch and (len(batch) == BATCH_VIDEOS or held + int(sizes[index]) > BATCH_BYTES):
+            yield _read(cache, batch)
+            batch, held = [], 0
+        batch.append(index)
+        held += int(sizes[index])
+    if batch:
+        yield _read(cache, batch)
+
+
+def _read(cache: Cache, indices: Sequence[int]) -> list[VideoFeatures]:
+    tokens = {name: cache.read(name, indices) for name in cache.streams}
+    return [
+        VideoFeatures(cache.videos.row(index), {name: found[place] for name, found in tokens.items()})
+        for place, index in enumerate(indices)
+    ]
+
+
+def _publish(staging: Path, target: Path, *, overwrite: bool) -> None:
+    with files.storage_errors(target):
+        if cache_format(target) == "zarr" and not target.exists():
+            files.rename(staging, target)
+            files.sync([target.parent])
+        else:
+            write_copy(staging, target, overwrite=overwrite)
+            files.remove_tree(staging)
+        for suffix in (".lock", ".lock.json"):
+            files.remove_file(staging.with_name(staging.name + suffix))
+
+
+def shard_provenance(index: int, of: int, *, plan: str, found: int, finished: bool) -> Mapping[str, Any]:
+    """What a part says of itself. plan: digest of the plan file, or empty. found: inputs of this shard. finished: all ended."""
+    return {SHARD: {"index": index, "of": of, "plan": plan, "found": found, "finished": finished}}

@@ -26,6 +26,7 @@ from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
 from pipeline.cli.extract import GOES_ON, conclude, extract_command
 from pipeline.cli.plan import plan_command
+from pipeline.cli.streams import streams_command
 from pipeline.cli.verify import verify_command
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ app.command(name="export-onnx")(export_onnx_command)
 app.command(name="inspect")(inspect_command)
 app.command(name="verify")(verify_command)
 app.command(name="plan")(plan_command)
+app.command(name="streams")(streams_command)
 app.command(name="convert")(convert_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"

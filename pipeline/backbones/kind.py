@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.decoding.decode import StreamPlan
 
 ENTRY_POINTS = "onepass.streams"
-OWN_KINDS = ("open_clip", "pytorchvideo", "motion")
+OWN_KINDS = ("open_clip", "pytorchvideo", "torchvision", "motion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,19 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A line of `onepass streams`: a choice, the width of its features, and FLOPs of one token (2 a multiply-add)."""
+    """A line of `onepass streams`: a choice, the width of its features, and FLOPs of one token (2 a multiply-add).
+
+    frames, size, fps, stride: what `settle` makes of the choice, said here so that a list of streams need not import a library.
+    size: height and width of a frame where they differ, else one side. The defaults are those of an image network.
+    """
 
     choice: str
     width: int
     gflop: float
+    frames: int = 1
+    size: int | tuple[int, int] = 224
+    fps: float = 2.0
+    stride: int = 1
 
 
 class Kind:

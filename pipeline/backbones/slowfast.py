@@ -1,4 +1,4 @@
-"""`slowfast`: pytorchvideo's slowfast_r50 (8x8), one token a window of 32 frames at 15 frames per second (64/30 s).
+"""`slowfast`: pytorchvideo's slowfast_r50 and slowfast_r101 (8x8), one token a window of 32 frames at 15 a second (64/30 s).
 
 Feature = the pooled, concatenated pathways before dropout and projection, averaged over space and time: 2048 slow + 256 fast.
 Constants are those of pytorchvideo's model card and tutorial for SLOWFAST_8x8_R50: short side 256, centre crop 256, /255, mean
@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.backbones.base import DTYPES, library_versions
 from pipeline.backbones.engine import Engine
+from pipeline.backbones.folding import fold_batchnorm
 from pipeline.backbones.kind import Machine, Settled, identity
-from pipeline.backbones.kinds.pytorchvideo import ALPHA, MEAN, N_FRAMES, SIZE, STD
+from pipeline.backbones.kinds.pytorchvideo import ALPHA, MEAN, N_FRAMES, SIZE, STD, ZOO, published_pixels
 from pipeline.backbones.runtime import runtime_libraries
 from pipeline.backbones.slowfast_planes import PlanesSlowFast
 from pipeline.backbones.weights import WeightsRecord
@@ -35,26 +34,18 @@ CUDA_BATCHES = (8, 4, 16)
 """Windows a forward pass that calibration tries; the first is the default."""
 POOL = 7
 """Head pool of the published model (made for 224 pixels, an 8x8 map at 256 keeps 2x2 positions)."""
-FOLDED = (
-    ("conv", "norm"),
-    ("conv_a", "norm_a"),
-    ("conv_b", "norm_b"),
-    ("conv_c", "norm_c"),
-    ("branch1_conv", "branch1_norm"),
-    ("conv_fast_to_slow", "norm"),
-)
 
 
 class SlowFastBackbone:
-    """Frozen slowfast_r50."""
+    """Frozen slowfast_r50 or slowfast_r101."""
 
     def __init__(self, settled: Settled, plain: Any, weights: WeightsRecord, machine: Machine) -> None:
         self._settled, self._plain, self._weights, self._machine = settled, plain, weights, machine
         self.name, self.plan = settled.choice.name, settled.plan
-        self.note = settled.note
+        self.note, model = settled.note, settled.choice.model
         device, precision, runtime = machine.device, machine.precision, machine.runtime
         self._dtype = DTYPES[precision]
-        fast = fold_batchnorm(copy.deepcopy(plain))
+        fast = fold(copy.deepcopy(plain))
         self._slow_index = slow_frame_index().to(device)
         self.dim = int(fast.blocks[6].proj.in_features)
         self._planes: PlanesSlowFast | None = None
@@ -75,7 +66,7 @@ class SlowFastBackbone:
             device=device,
             precision=precision,
             runtime=runtime,
-            name=self.name,
+            name=self.name if model == "slowfast_r50" else f"{self.name} {model}",
             weights_key=f"slowfast {weights.digest}",
             calibrate=machine.calibrate,
             batch_size=machine.batch_size,
@@ -104,21 +95,7 @@ class SlowFastBackbone:
     @torch.inference_mode()
     def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:
         """32 decoded frames through pytorchvideo's preprocessing in float32 and the published model with its own head pool."""
-        video_TCHW = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255.0
-        video_TCHW = (video_TCHW - MEAN) / STD
-        height, width = video_TCHW.shape[2:]
-        new_height, new_width = (
-            (int(np.floor((float(height) / width) * SIZE)), SIZE)
-            if width < height
-            else (SIZE, int(np.floor((float(width) / height) * SIZE)))
-        )
-        video_TCHW = F.interpolate(
-            video_TCHW, size=(new_height, new_width), mode="bilinear", align_corners=False
-        )
-        top, left = round((new_height - SIZE) / 2.0), round((new_width - SIZE) / 2.0)
-        video_BCTHW = (
-            video_TCHW[:, :, top : top + SIZE, left : left + SIZE].permute(1, 0, 2, 3)[None].contiguous()
-        )
+        video_BCTHW = published_pixels(frames, ZOO[self._settled.choice.model])
         pathways: Any = [video_BCTHW[:, :, slow_frame_index()], video_BCTHW]
         for block in self._plain.blocks[:6]:  # up to and with the pooled, concatenated pathways
             pathways = block(pathways)
@@ -145,14 +122,10 @@ def slow_frame_index() -> torch.Tensor:
     return torch.linspace(0, N_FRAMES - 1, N_FRAMES // ALPHA).long()
 
 
-def fold_batchnorm(model: Any) -> Any:
-    """Fold every BatchNorm3d into the convolution before it, in place. Raises AssertionError if one is left."""
-    for module in list(model.modules()):
-        for conv_name, norm_name in FOLDED:
-            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
-            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
+def fold(model: Any) -> Any:
+    """Every BatchNorm3d folded into the convolution before it, in place. Raises AssertionError if one is left."""
+    fast_BCTHW = torch.empty(1, 3, N_FRAMES, SIZE, SIZE, device="meta")
+    fold_batchnorm(model, [fast_BCTHW[:, :, slow_frame_index().to("meta")], fast_BCTHW])
     assert not any(isinstance(module, nn.BatchNorm3d) for module in model.modules()), (
         "a BatchNorm3d was not folded"
     )

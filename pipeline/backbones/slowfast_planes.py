@@ -1,4 +1,4 @@
-"""slowfast_r50 for CUDA: every convolution as a 2-D one over a view of the same memory, bias, shortcut and ReLU inside it.
+"""SlowFast for CUDA: every convolution as a 2-D one over a view of the same memory, bias, shortcut and ReLU inside it.
 
 cuDNN has fast kernels for 2-D convolutions in channels-last bf16 and slow ones for most of SlowFast's 3-D shapes (on an H200 the
 fast pathway's stem alone took half of a forward pass). Frames stay [B, T, H, W, C] in memory. A (1, k, k) kernel is a 2-D
@@ -73,7 +73,7 @@ Pathway = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PlanesSlowFast:
-    """The first five blocks of a folded slowfast_r50 (`fold_batchnorm`), on their device in their precision.
+    """The first five blocks of a folded slowfast_r50 or slowfast_r101 (`slowfast.fold`), on their device in their precision.
 
     Callable: the fast pathway's normalised frames [B, T, H, W, 3] and the slow pathway's [B, T / alpha, H, W, 3] to
     both pathways' maps, slow first, each [B, T', H', W', C].

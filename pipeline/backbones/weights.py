@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cache.errors import WeightsError
-from pipeline.backbones.choice import RANDOM
+from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file
 
 WRAPPERS = ("model_state", "state_dict", "model")
 
@@ -87,6 +87,42 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     if all(name.startswith("module.") for name in tensors):  # saved from DataParallel
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def fill_weights(module: torch.nn.Module, choice: StreamChoice, *, url: str) -> WeightsRecord:
+    """Load what `choice.weights` names into a network that was built under the choice's seed: `random` leaves it, a file, or, for
+
+    a tag, the file at `url`. Eval mode, frozen. Raises WeightsError.
+    """
+    said = choice.setting("weights", choice.weights)
+    if choice.weights == RANDOM:
+        tag, seed, file = RANDOM, choice.seed, ""
+    elif looks_like_file(choice.weights):
+        state = read_state_dict(Path(choice.weights), flag=said.removesuffix(choice.weights).rstrip())
+        load_exactly(module, state, origin=said)
+        tag, seed, file = "file", None, choice.weights
+    else:
+        load_exactly(module, _download(choice, url), origin=said)
+        tag, seed, file = choice.weights, None, ""
+    module.eval().requires_grad_(False)
+    return WeightsRecord(tag, state_digest(module.state_dict()), seed=seed, file=file)
+
+
+def _download(choice: StreamChoice, url: str) -> dict[str, torch.Tensor]:
+    try:
+        loaded = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=True, weights_only=True, check_hash=True
+        )
+    except Exception as error:  # urllib, ssl and file system errors all mean: the file is not here
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise WeightsError(
+            f"{choice.setting('weights', choice.weights)}: cannot be downloaded ({type(error).__name__}). Get {url} "
+            f"on a machine with network and put it into {folder}, or pass "
+            f"{choice.setting('weights', 'PATH/TO/' + url.rsplit('/', maxsplit=1)[-1])}; "
+            f"or use {choice.setting('weights', RANDOM)} for a dry run"
+        ) from error
+    state: dict[str, torch.Tensor] = loaded.get("model_state", loaded)
+    return state
 
 
 def load_exactly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, origin: str) -> None:

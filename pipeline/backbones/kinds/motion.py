@@ -39,7 +39,7 @@ class Motion(Kind):
 
     def examples(self) -> Sequence[Example]:
         """The only one."""
-        return (Example("motion=motion", TOKEN_WIDTH, 0.0),)
+        return (Example("motion=motion", TOKEN_WIDTH, 0.0, PAIRS + 1, LONG_SIDE, DEFAULT_FPS, PAIRS),)
 
     def settle(self, choice: StreamChoice) -> Settled:
         """Windows of six frames make five pairs; the next window begins with the last frame of this one."""

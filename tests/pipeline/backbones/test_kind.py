@@ -20,7 +20,16 @@ def test_own_kinds_say_what_they_are(name: str) -> None:
     for example in found.examples():
         settled = settle(parse_stream(example.choice))
         assert settled.plan.name == parse_stream(example.choice).name
-        assert settled.choice.fps == settled.plan.sampling.fps > 0
+        sampling, (height, width, _) = settled.plan.sampling, settled.plan.frames.shape
+        assert settled.choice.fps == sampling.fps > 0
+        said = (example.frames, example.size, example.fps, example.stride)
+        read = (
+            sampling.window,
+            height if height == width else (height, width),
+            sampling.fps,
+            sampling.stride,
+        )
+        assert said == read, "what `onepass streams` says without settling"
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,10 @@ def test_kinetics400_without_network_says_what_to_get(monkeypatch: pytest.Monkey
     with pytest.raises(WeightsError) as caught:
         load_model(settle(slowfast_choice()))
     text = str(caught.value)
-    assert pytorchvideo.CHECKPOINT_URL in text and str(Path(torch.hub.get_dir()) / "checkpoints") in text
+    assert (
+        pytorchvideo.checkpoint_url("slowfast_r50") in text
+        and str(Path(torch.hub.get_dir()) / "checkpoints") in text
+    )
     assert "--slowfast-weights PATH/TO/SLOWFAST_8x8_R50.pyth" in text
 
 
@@ -256,7 +259,7 @@ def test_kinetics400_is_loaded_whole_and_checked(monkeypatch: pytest.MonkeyPatch
     source, record = load_model(settle(slowfast_choice(weights="random", seed=9)))
 
     def published(url: str, **options: Any) -> dict[str, Any]:
-        assert url == pytorchvideo.CHECKPOINT_URL and options["weights_only"] is True
+        assert url == pytorchvideo.checkpoint_url("slowfast_r50") and options["weights_only"] is True
         return {"model_state": source.state_dict()}
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", published)

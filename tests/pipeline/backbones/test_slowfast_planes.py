@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.backbones.choice import StreamChoice
 from pipeline.backbones.kind import settle
 from pipeline.backbones.kinds.pytorchvideo import load_model
-from pipeline.backbones.slowfast import fold_batchnorm, slow_frame_index
+from pipeline.backbones.slowfast import fold, slow_frame_index
 from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
 
 SIDE = 64
@@ -30,7 +30,7 @@ def blocks() -> Any:
             module.running_var.uniform_(0.5, 1.5, generator=generator)
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(0, 0.1, generator=generator)
-    return fold_batchnorm(copy.deepcopy(model)).blocks[:5]
+    return fold(copy.deepcopy(model)).blocks[:5]
 
 
 @torch.inference_mode()

@@ -32,6 +32,7 @@ def test_it_is_extracted_and_equals_the_plain_measure(tmp_path: Path) -> None:
         assert info.dim == TOKEN_WIDTH and weights_name(info.fingerprint) == "none"
         assert not is_random(info.fingerprint)
         backbones = load_backbones(config_from_fingerprints({"motion": info.fingerprint}, device="cpu"))
+        assert isinstance(backbones["motion"], MotionBackbone)
         found = []
         for index in range(len(cache)):
             tokens = cache.tokens("motion", index)

@@ -48,8 +48,8 @@ class OpenClip(Kind):
     def examples(self) -> Sequence[Example]:
         """Few of many."""
         return (
-            Example("clip=open_clip:ViT-B-32,weights=openai", 512, 8.73),
-            Example("siglip=open_clip:ViT-B-16-SigLIP2,weights=webli", 768, 46.0),
+            Example("clip=open_clip:ViT-B-32,weights=openai", 512, 8.82),
+            Example("siglip=open_clip:ViT-B-16-SigLIP2,weights=webli", 768, 35.4),
         )
 
     def settle(self, choice: StreamChoice) -> Settled:

@@ -10,6 +10,7 @@ import pytest
 from cache.fingerprint import is_random, weights_name
 from cache.reader import open_cache
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
+from pipeline.backbones.motion import MotionBackbone
 from pipeline.decoding.motion import TOKEN_WIDTH
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.trees import GOOD, contents, make_tree, run
@@ -28,6 +29,7 @@ def test_it_is_extracted_and_equals_the_plain_measure(tmp_path: Path) -> None:
         assert info.dim == TOKEN_WIDTH and weights_name(info.fingerprint) == "none"
         assert not is_random(info.fingerprint)
         backbones = load_backbones(config_from_fingerprints({"motion": info.fingerprint}, device="cpu"))
+        assert isinstance(backbones["motion"], MotionBackbone)
         found = []
         for index in range(len(cache)):
             tokens = cache.tokens("motion", index)

@@ -16,6 +16,7 @@ from pipeline.backbones.kind import settle
 from pipeline.backbones.kinds import open_clip as kind
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints
 from tests.pipeline.backbones.conftest import moving_picture, prepared, quietly, relative_error
+from tests.pipeline.backbones.flops import gflop
 from tests.pipeline.trees import GOOD, make_tree, run
 
 PAIRS = open_clip.list_pretrained()
@@ -124,3 +125,17 @@ def test_it_is_extracted_and_leads_back_to_its_choice(tiny_model: str, tmp_path:
         fields = cache.streams["tiny"].fingerprint
     again = config_from_fingerprints({"tiny": fields}).streams[0]
     assert again == parse_stream(f"{asked},precision=fp32,runtime=torch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", kind.KIND.examples(), ids=str)
+def test_examples_are_as_wide_and_as_dear_as_said(example: Any) -> None:
+    found = settle(parse_stream(example.choice))
+
+    def tower() -> Any:
+        with torch.device("meta"):
+            return open_clip.create_model(found.choice.model, device="meta").visual.eval()
+
+    height, width = found.plan.frames.shape[:2]
+    shape, cost = gflop(quietly(tower), torch.zeros(1, 3, height, width, device="meta"))
+    assert shape == (1, example.width) and cost == pytest.approx(example.gflop, rel=0.01)

@@ -144,7 +144,7 @@ def frame_plan(choice: StreamChoice, data: Mapping[str, Any]) -> FramePlan:
         width if width != height else 0,
         scaled=scaled if scaled != (height, width) else (),
         fit=fit,  # type: ignore[arg-type]
-        fill=fill,  # type: ignore[arg-type]
+        fill=fill,
     )
 
 

@@ -191,7 +191,7 @@ COVERED_IN = {
     "heads/trained/test_timeline.py": "heads/report/timeline_file",
     "heads/training/test_batched.py": "heads/training/epochs",
     "pipeline/backbones/test_engine.py": "pipeline/backbones/runtime",
-    "pipeline/backbones/test_load.py": "pipeline/backbones/kinds/open_clip pipeline/backbones/network",
+    "pipeline/backbones/test_load.py": "pipeline/backbones/network",
     "pipeline/backbones/kinds/test_pytorchvideo.py": "pipeline/backbones/folding",
     "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/motion",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.decoding.decode import StreamPlan
 
 ENTRY_POINTS = "onepass.streams"
-OWN_KINDS = ("open_clip", "pytorchvideo", "torchvision", "motion")
+OWN_KINDS = ("open_clip", "timm", "pytorchvideo", "torchvision", "transformers", "motion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def pil_preprocessing(plan: FramePlan, mean: Sequence[float], std: Sequence[floa
         "resize": f"{FILTERS[plan.recipe]}, antialiased, {FITS[plan.fit]}, uint8 (PIL)",
         **scaled,
         "size": height if height == width else [height, width],
-        "crop": "centre",
+        "crop": "centre, rounded down" if plan.crop_down else "centre",
         **({"fill": list(plan.fill)} if plan.fit == "inside" else {}),
         "mean": [float(x) for x in mean],
         "std": [float(x) for x in std],

@@ -69,7 +69,9 @@ class NetworkBackbone:
             self._module = module
         else:
             self._dtype = DTYPES[machine.precision]
-            memory = torch.channels_last_3d if network.layout == "BCTHW" else torch.channels_last
+            ranks = {parameter.dim() for parameter in module.parameters()} & {4, 5}
+            formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+            memory = formats[ranks.pop()] if len(ranks) == 1 else torch.preserve_format
             self._module = module.to(device, self._dtype).to(memory_format=memory)
         shape, blank_dtype = self.plan.token_shape, torch.from_numpy(np.empty(0, self.plan.token_dtype)).dtype
         batches = network.batches or (WINDOW_BATCHES if self.plan.sampling.window > 1 else FRAME_BATCHES)

@@ -42,7 +42,8 @@ class FramePlan:
     size, width: pixels of what is cut out of the middle; width 0: a square. scaled: height and width of the box that the frame
     is scaled to before; empty: what is cut out. fit: `short` scales the short side to the (square) box's side and rounds the
     long one down; `exact` gives up the aspect ratio; `cover` keeps it and covers the box; `inside` keeps it, stays inside, and
-    fills up with `fill` (RGB, 0 to 255). `grey` frames take `size` alone, as their long side.
+    fills up with `fill` (RGB, 0 to 255). crop_down: where the crop begins is rounded down, as transformers does, and not half to
+    even. `grey` frames take `size` alone, as their long side.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class FramePlan:
     scaled: tuple[int, ...] = ()
     fit: Fit = "short"
     fill: tuple[int, int, int] = (0, 0, 0)
+    crop_down: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.width < 0 or any(side < 1 for side in self.scaled):
@@ -123,9 +125,9 @@ def scaled_shape(shape: Sequence[int], plan: FramePlan, *, whole: bool) -> tuple
     return side, math.floor((float(width) / height) * side)
 
 
-def crop_offset(length: int, size: int) -> int:
-    """torchvision's centre crop: half the excess, rounded half to even."""
-    return round((length - size) / 2.0)
+def crop_offset(length: int, size: int, *, down: bool = False) -> int:
+    """torchvision's centre crop: half the excess, rounded half to even; `down`: transformers' own, rounded down."""
+    return (length - size) // 2 if down else round((length - size) / 2.0)
 
 
 def _pil(rgb: RgbFrame, plan: FramePlan) -> NDArray[np.uint8]:
@@ -145,7 +147,8 @@ def _pil(rgb: RgbFrame, plan: FramePlan) -> NDArray[np.uint8]:
         wide = Image.new("RGB", (max(width, new_width), max(height, new_height)), plan.fill)
         wide.paste(image, (max(0, width - new_width) // 2, max(0, height - new_height) // 2))
         image = wide
-    left, top = crop_offset(image.width, width), crop_offset(image.height, height)
+    down = plan.crop_down
+    left, top = crop_offset(image.width, width, down=down), crop_offset(image.height, height, down=down)
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 

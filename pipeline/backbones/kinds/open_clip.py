@@ -48,8 +48,8 @@ class OpenClip(Kind):
     def examples(self) -> Sequence[Example]:
         """Few of many."""
         return (
-            Example("clip=open_clip:ViT-B-32,weights=openai", 512, 8.73),
-            Example("siglip=open_clip:ViT-B-16-SigLIP2,weights=webli", 768, 46.0),
+            Example("clip=open_clip:ViT-B-32,weights=openai", 512, 8.82),
+            Example("siglip=open_clip:ViT-B-16-SigLIP2,weights=webli", 768, 35.4),
         )
 
     def settle(self, choice: StreamChoice) -> Settled:
@@ -242,15 +242,25 @@ def _build(settled: Settled) -> Any:
     from pipeline.backbones.base import seeded
 
     choice, published = settled.choice, settled.found["published"]
-    with seeded(choice.seed):
-        return open_clip.create_model(
-            choice.model,
-            pretrained=None,
-            precision="fp32",
-            device="cpu",
-            force_quick_gelu=bool(published.get("quick_gelu", False)),
-            force_preprocess_cfg={key: settled.found["preprocess"][key] for key in PREPROCESSING},
-        )
+    try:
+        with seeded(choice.seed):
+            return open_clip.create_model(
+                choice.model,
+                pretrained=None,
+                precision="fp32",
+                device="cpu",
+                force_quick_gelu=bool(published.get("quick_gelu", False)),
+                force_preprocess_cfg={key: settled.found["preprocess"][key] for key in PREPROCESSING},
+            )
+    except Exception as error:  # some text towers are described on the hub: whatever its client raises
+        text = (open_clip.get_model_config(choice.model) or {}).get("text_cfg", {}).get("hf_model_name")
+        if not text:
+            raise
+        raise InputError(
+            f"{choice.setting('model', choice.model)}: open_clip cannot build it ({type(error).__name__}): it needs the "
+            f"description of its text tower from huggingface.co/{text}; load it once on a machine with network and copy the "
+            "hub's cache folder, or choose another model"
+        ) from error
 
 
 def _from_file(settled: Settled) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,18 @@ def open_clip_pixels(rgb: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return (tensor * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
+def own_pixels(transform: Any, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What another library's chain of transforms gives up to the point where it makes floats."""
+    from torchvision.transforms import Compose
+
+    steps = [
+        step
+        for step in transform.transforms
+        if type(step).__name__ not in ("MaybeToTensor", "ToTensor", "Normalize")
+    ]
+    return np.asarray(Compose(steps)(Image.fromarray(rgb)))
+
+
 def scaled_floats(rgb: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
     """pytorchvideo's short-side scale (torch, bilinear) and centre crop, in grey levels.
 
@@ -61,6 +74,52 @@ def test_bicubic_equals_open_clip_bit_for_bit(height: int, width: int, size: int
     prepared = prepare_frame(rgb, FramePlan("pil-bicubic", size))
     assert prepared.shape == (size, size, 3) and prepared.dtype == np.uint8
     np.testing.assert_array_equal(prepared, open_clip_pixels(rgb, size))
+
+
+@pytest.mark.parametrize("size", [64, (48, 80)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("mode", "fit"), [("shortest", "short"), ("squash", "exact"), ("longest", "inside")])
+def test_open_clip_s_other_transforms(mode: str, fit: str, interpolation: str, size: Any) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    if fit == "short" and size != 64:
+        size = 96
+    config = PreprocessCfg(size=size, interpolation=interpolation, resize_mode=mode)
+    transform = image_transform_v2(config, is_train=False)
+    height, width = (size, size) if isinstance(size, int) else size
+    plan = FramePlan(f"pil-{interpolation}", height, width, fit=fit)  # type: ignore[arg-type]
+    for shape in SIZES:
+        if fit == "inside" and min(shape) * 64 < max(shape):
+            continue  # a side would round to nothing, which PIL refuses in their code and in ours
+        rgb = picture(*shape)
+        np.testing.assert_array_equal(prepare_frame(rgb, plan), own_pixels(transform, rgb), str(shape))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize(
+    ("mode", "size", "fit"),
+    [
+        ("center", (64, 64), "short"),
+        ("center", (48, 80), "cover"),
+        ("squash", (48, 80), "exact"),
+        ("border", (64, 64), "inside"),
+        ("border", (48, 80), "inside"),
+    ],
+)
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875, 0.95])
+def test_timm_s_transforms(
+    mode: str, size: tuple[int, int], fit: str, crop_pct: float, interpolation: str
+) -> None:
+    from timm.data.transforms_factory import transforms_imagenet_eval
+
+    transform = transforms_imagenet_eval(size, crop_pct, mode, interpolation=interpolation)
+    scaled = tuple(int(side / crop_pct) for side in size)
+    plan = FramePlan(f"pil-{interpolation}", *size, scaled, fit, (124, 116, 104))  # type: ignore[arg-type]
+    for shape in SIZES:
+        if fit == "inside" and min(shape) * 40 < max(shape):
+            continue
+        rgb = picture(*shape)
+        np.testing.assert_array_equal(prepare_frame(rgb, plan), own_pixels(transform, rgb), str(shape))
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

@@ -1,0 +1,402 @@
+"""`transformers`: image and video networks of Hugging Face transformers, from a folder or by their name on the hub.
+
+`vjepa=transformers:facebook/vjepa2-vitl-fpc64-256`, `mae=transformers:/models/videomae`. A model type alone, such as `vjepa2`, is
+the library's own default description of it, for random weights. No code of a folder or of the hub is ever run. Shapes: B batch,
+T frames, C channels, H W pixels, N tokens, D feature width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import InputError, WeightsError
+from pipeline.backbones.choice import RANDOM, StreamChoice
+from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import FramePlan, RgbFrame
+from pipeline.decoding.sampling import Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.backbones.base import Backbone
+    from pipeline.backbones.weights import WeightsRecord
+
+PUBLISHED = "published"
+FILTERS = {1: "pil-lanczos", 2: "pil-bilinear", 3: "pil-bicubic"}
+"""Numbers of PIL's filters, as preprocessor_config.json holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One model type: its class and processor in transformers, what is taken as the feature and how that is said.
+
+    take: (model, pixels) to features [B, D]. n_frames: of one token, by the config. fps: rate of pretraining.
+    """
+
+    network: str
+    processor: str
+    take: Callable[[Any, torch.Tensor], torch.Tensor]
+    feature: str
+    n_frames: Callable[[Any], int] = lambda config: 1
+    fps: Callable[[Any], float] = lambda config: 2.0
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def _videomae(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    tokens: torch.Tensor = model(pixels).last_hidden_state
+    return tokens.mean(1) if model.config.use_mean_pooling else tokens[:, 0]
+
+
+def _dinov2(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    tokens = model(pixels).last_hidden_state
+    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
+
+
+def _first(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    tokens: torch.Tensor = model(pixels).last_hidden_state
+    return tokens[:, 0]
+
+
+def _vjepa2(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    tokens: torch.Tensor = model(pixels, skip_predictor=True).last_hidden_state
+    return tokens.mean(1)
+
+
+def _image_embeds(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    features: torch.Tensor = model(pixels).image_embeds
+    return features
+
+
+TIMESFORMER_STRIDES = {8: 32, 16: 16, 96: 4}
+"""Frames at 30 a second from one sample to the next in the three published variants: 8x32, 16x16 and 96x4."""
+FAMILIES: Mapping[str, Family] = {
+    # 16 frames, every 4th of 30 a second (VideoMAE's pretraining on Kinetics); tokens pooled as its own classifier pools them
+    "videomae": Family(
+        "VideoMAEModel",
+        "VideoMAEVideoProcessor",
+        _videomae,
+        "mean over tokens, or the first where the config says so",
+        lambda config: int(config.num_frames),
+        lambda config: 7.5,
+    ),
+    # 4 frames a second (V-JEPA 2's pretraining); its classifier pools by trained attention, which published encoders lack
+    "vjepa2": Family(
+        "VJEPA2Model",
+        "VJEPA2VideoProcessor",
+        _vjepa2,
+        "mean over the encoder's tokens",
+        lambda config: int(config.frames_per_clip),
+        lambda config: 4.0,
+    ),
+    "timesformer": Family(
+        "TimesformerModel",
+        "TimesformerVideoProcessor",
+        _first,
+        "class token",
+        lambda config: int(config.num_frames),
+        lambda config: 30 / TIMESFORMER_STRIDES.get(int(config.num_frames), 32),
+    ),
+    "clip": Family("CLIPVisionModelWithProjection", "CLIPImageProcessor", _image_embeds, "image_embeds"),
+    "dinov2": Family(
+        "Dinov2Model", "BitImageProcessor", _dinov2, "class token and mean over the others, as its classifier"
+    ),
+    "vit": Family(
+        "ViTModel",
+        "ViTImageProcessor",
+        _first,
+        "class token",
+        options=(("add_pooling_layer", False),),
+    ),
+}
+
+
+class Transformers(Kind):
+    """Networks of Hugging Face transformers."""
+
+    name = "transformers"
+    about = "VideoMAE, V-JEPA 2, TimeSformer (windows of frames), CLIP, DINOv2, ViT (a frame), from a folder or the hub"
+    takes = ("fps", "stride")
+    extra = "transformers"
+
+    def models(self) -> Sequence[str]:
+        """Anything: a folder, a name on the hub, a model type."""
+        return ()
+
+    def examples(self) -> Sequence[Example]:
+        """The library's own default descriptions, which are those of the published base models (V-JEPA 2: large)."""
+        return (
+            Example("vit=transformers:vit,weights=random", 768, 35.1),
+            Example("mae=transformers:videomae,weights=random", 768, 360.0),
+            Example("vjepa=transformers:vjepa2,weights=random", 1024, 11570.6),
+        )
+
+    def checked(self, choice: StreamChoice) -> StreamChoice:
+        """A model has to be named, and weights lie with it."""
+        choice = super().checked(choice)
+        if not choice.model:
+            raise InputError(
+                f"--stream {choice.name}: name a folder, a model on the hub, or one of {', '.join(FAMILIES)}"
+            )
+        if choice.weights not in ("", RANDOM, PUBLISHED):
+            raise InputError(
+                f"{choice.setting('weights', choice.weights)}: transformers streams take the weights of the folder or hub name "
+                f"that stands as the model, or {RANDOM}"
+            )
+        if importlib.util.find_spec("transformers") is None:
+            raise InputError(
+                f"--stream {choice.name}: transformers is not installed: pip install 'onepass[transformers]'"
+            )
+        return choice
+
+    def settle(self, choice: StreamChoice) -> Settled:
+        """From config.json and the preprocessor's description; by a name of the hub these two small files are fetched."""
+        where, given = _where(choice)
+        config, processor = _described(choice, where)
+        family = FAMILIES[config.model_type]
+        n_frames = family.n_frames(config)
+        choice = replace(
+            choice,
+            model=given or identity_of(config, family),
+            weights=choice.weights or PUBLISHED,
+            fps=choice.fps or family.fps(config),
+            stride=choice.stride or n_frames,
+        )
+        if not 1 <= choice.stride <= n_frames:
+            raise InputError(
+                f"{choice.setting('stride', choice.stride)}: between 1 and {n_frames} grid samples"
+            )
+        frames, mean, std = frame_plan(choice, processor.to_dict())
+        return Settled(
+            choice,
+            StreamPlan(choice.name, Sampling(choice.fps, n_frames, choice.stride), frames),
+            pil_preprocessing(frames, mean, std),
+            {"fps": choice.fps, "window": n_frames, "stride": choice.stride, "choice": "nearest"},
+            origin=f"huggingface.co/{where}" if given and where else where,
+            found={"where": where, "config": config, "processor": processor, "mean": mean, "std": std},
+        )
+
+    def load(self, settled: Settled, machine: Machine) -> Backbone:
+        """The network up to its feature, frozen."""
+        import torch
+
+        from pipeline.backbones.network import Network, NetworkBackbone
+
+        model, record = load_model(settled)
+        family, processor = FAMILIES[settled.found["config"].model_type], settled.found["processor"]
+        video = settled.plan.sampling.window > 1
+
+        class Features(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+                return family.take(self.model, pixels)
+
+        def plainly(frames: Sequence[RgbFrame]) -> torch.Tensor:
+            if video:
+                given = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) for frame in frames])
+                found = processor(videos=[given], return_tensors="pt")
+            else:
+                found = processor(images=[torch.from_numpy(frames[0]).permute(2, 0, 1)], return_tensors="pt")
+            (pixels,) = found.values()
+            return family.take(model, pixels)[0]
+
+        network = Network(
+            module=Features().eval(),
+            plainly=plainly,
+            weights=record,
+            layout="BTCHW" if video else "BCHW",
+            mean=settled.found["mean"],
+            std=settled.found["std"],
+            feature=family.feature,
+            libraries=("transformers", "pillow"),
+        )
+        return NetworkBackbone(settled, network, machine)
+
+    def choice_of(self, name: str, fields: Mapping[str, Any], *, file: str | None) -> StreamChoice:
+        """A folder is found again through `--weights-file NAME=FOLDER`, for random weights too: its config is needed."""
+        described = "@sha256:" in fields["model"]
+        if described and not file:
+            raise InputError(
+                f"the {name} model came from a folder: say where it lies with --weights-file {name}=FOLDER"
+            )
+        plain = {**fields, "weights": {**fields["weights"], "tag": RANDOM}}
+        choice = super().choice_of(name, plain, file=None)
+        weights = RANDOM if fields["weights"]["tag"] == RANDOM else PUBLISHED
+        return replace(choice, model=(described and file) or choice.model, weights=weights)
+
+
+KIND = Transformers()
+
+
+def identity_of(config: Any, family: Family) -> str:
+    """What a folder holds, wherever it lies: model type, class, and a digest of what the config says of the network."""
+    said = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
+    text = json.dumps(said, sort_keys=True, default=str)
+    return f"{config.model_type}:{family.network}@sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def frame_plan(
+    choice: StreamChoice, said: Mapping[str, Any]
+) -> tuple[FramePlan, tuple[float, ...], tuple[float, ...]]:
+    """A processor's description as a plan, with mean and std. Raises InputError for what is not prepared here."""
+
+    def refused(what: str) -> InputError:
+        return InputError(
+            f"{choice.setting('model', choice.model)}: its preprocessor {what}, which is not prepared here: change "
+            "preprocessor_config.json, or choose another model"
+        )
+
+    for step in ("do_resize", "do_rescale", "do_normalize"):
+        if not said.get(step):
+            raise refused(f"has {step} off")
+    if said.get("do_pad") or abs(float(said["rescale_factor"]) * 255 - 1) > 1e-6:
+        raise refused("pads, or scales to other values than 0 to 1")
+    size = {key: value for key, value in dict(said["size"]).items() if value}
+    crop = (
+        {k: v for k, v in dict(said.get("crop_size") or {}).items() if v}
+        if said.get("do_center_crop")
+        else {}
+    )
+    if int(said["resample"]) not in FILTERS:
+        raise refused(f"resamples with PIL's filter {said['resample']}")
+    if set(size) == {"shortest_edge"} and crop:
+        scaled, fit = (size["shortest_edge"],) * 2, "short"
+    elif set(size) == {"height", "width"}:
+        scaled, fit = (size["height"], size["width"]), "exact"
+    else:
+        raise refused(f"scales to {size} and crops to {crop or 'nothing'}")
+    height, width = (crop["height"], crop["width"]) if crop else scaled
+    if height > scaled[0] or width > scaled[1]:
+        raise refused(f"crops {height} by {width} out of {scaled[0]} by {scaled[1]}")
+    frames = FramePlan(
+        FILTERS[int(said["resample"])],  # type: ignore[arg-type]
+        height,
+        width if width != height else 0,
+        scaled=scaled if scaled != (height, width) else (),
+        fit=fit,  # type: ignore[arg-type]
+        crop_down=True,
+    )
+    return frames, tuple(map(float, said["image_mean"])), tuple(map(float, said["image_std"]))
+
+
+def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
+    """The network (float32, eval, CPU) and the record of its weights. Raises WeightsError."""
+    import torch
+    import transformers
+
+    from pipeline.backbones.base import seeded
+    from pipeline.backbones.weights import WeightsRecord, state_digest
+
+    choice, config, where = settled.choice, settled.found["config"], settled.found["where"]
+    family = FAMILIES[config.model_type]
+    network, options = getattr(transformers, family.network), dict(family.options)
+    if choice.weights == RANDOM:
+        with seeded(choice.seed):
+            model = network(config.vision_config if config.model_type == "clip" else config, **options)
+    else:
+        try:
+            with _quietly():
+                model, info = network.from_pretrained(
+                    where, dtype=torch.float32, weights_only=True, output_loading_info=True, **options
+                )
+        except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
+            raise WeightsError(_unavailable(choice, where, error)) from error
+        if missing := sorted(info["missing_keys"]):
+            raise WeightsError(
+                f"--stream {choice.name}: the weights in {where} lack {len(missing)} tensors of {family.network}, such as "
+                f"{missing[0]}; give the folder of a whole {config.model_type} model"
+            )
+    model.eval().requires_grad_(False)
+    digest = state_digest(model.state_dict())
+    if choice.weights == RANDOM:
+        return model, WeightsRecord(RANDOM, digest, seed=choice.seed)
+    folder = Path(where).is_dir()
+    return model, WeightsRecord("file" if folder else PUBLISHED, digest, file=where if folder else "")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the library's bars and its list of tensors that are of a classifier."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _where(choice: StreamChoice) -> tuple[str, str]:
+    """Folder or hub name, and what names the model in a fingerprint (empty: its config does)."""
+    model = choice.model
+    if model in FAMILIES:
+        if choice.weights != RANDOM:
+            raise WeightsError(
+                f"{choice.setting('model', model)}: a model type alone has no weights; give a folder or a name on the hub, or "
+                f"{choice.setting('weights', RANDOM).removeprefix(f'--stream {choice.name}: ')}"
+            )
+        return "", model
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder), ""
+    if model.count("/") != 1 or model.startswith((os.sep, ".", "~")):
+        raise InputError(
+            f"{choice.setting('model', model)}: no such folder, and no model type ({', '.join(FAMILIES)}); names on the hub are "
+            "OWNER/MODEL"
+        )
+    return model, model
+
+
+def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
+    """Config and processor. Raises InputError, WeightsError where they cannot be had or are of no known type."""
+    import transformers
+
+    if not where:
+        config = transformers.AutoConfig.for_model(choice.model)
+        return config, getattr(transformers, FAMILIES[choice.model].processor)()
+    try:
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
+        raise WeightsError(_unavailable(choice, where, error)) from error
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"{choice.setting('model', choice.model)}: holds a {config.model_type} model; streams are made of "
+            f"{', '.join(FAMILIES)}"
+        )
+    try:
+        processor = getattr(transformers, FAMILIES[config.model_type].processor).from_pretrained(where)
+    except Exception as error:
+        raise WeightsError(_unavailable(choice, where, error)) from error
+    return config, processor
+
+
+def _unavailable(choice: StreamChoice, where: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0][:160]
+    files = "config.json, preprocessor_config.json or video_preprocessor_config.json, and model.safetensors"
+    if Path(where).is_dir():
+        return f"{choice.setting('model', where)}: cannot be read ({type(error).__name__}: {reason}); a folder needs {files}"
+    return (
+        f"{choice.setting('model', choice.model)}: cannot be downloaded ({type(error).__name__}). Get {files} of "
+        f"huggingface.co/{where} on a machine with network, and give the folder in the place of the name"
+    )

@@ -137,8 +137,16 @@ class Transformers(Kind):
         """The library's own default descriptions, which are those of the published base models (V-JEPA 2: large)."""
         return (
             Example("vit=transformers:vit,weights=random", 768, 35.1),
-            Example("mae=transformers:videomae,weights=random", 768, 360.0),
-            Example("vjepa=transformers:vjepa2,weights=random", 1024, 11570.6),
+            Example("mae=transformers:videomae,weights=random", 768, 360.0, frames=16, fps=7.5, stride=16),
+            Example(
+                "vjepa=transformers:vjepa2,weights=random",
+                1024,
+                11570.6,
+                frames=64,
+                size=256,
+                fps=4.0,
+                stride=64,
+            ),
         )
 
     def checked(self, choice: StreamChoice) -> StreamChoice:

@@ -14,6 +14,8 @@ from pipeline import run as run_module
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
 
+pytestmark = pytest.mark.usefixtures("forked_workers")
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ def train(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_trains_from_several_caches_with_a_label_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def folds_of(cache: Cache, path: Path, *, parted: bool = False) -> Path:
     return write(path, "id,fold", *rows)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_given_folds_are_used_as_they_are_and_kept(
     toy_cache: Cache, quick: TrainConfig, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_groups_in_several_given_folds_are_told_and_videos_without_one_refused(
         fold_splits(data.labels, data.groups, given=some)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_stored_splits_can_be_ignored(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> None:
     data = load_dataset(toy_cache, separate_streams=False, config=DataConfig(ignore_splits=True))
     assert set(data.splits) == {""}
@@ -102,6 +104,7 @@ def test_stored_splits_can_be_ignored(toy_cache: Cache, quick: TrainConfig, tmp_
     assert "splits ignored" in (tmp_path / "h" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_commands_take_both(tmp_path: Path) -> None:
     import typer
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,15 +77,12 @@ def test_a_head_is_the_same_whoever_it_trains_with(toy_cache: Cache, settings: d
 
 
 @pytest.mark.parametrize("settings", NEW)
-def test_one_file_one_onnx_graph_one_timeline(
-    toy_cache: Cache, settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("head")
+def test_one_file_one_timeline(toy_cache: Cache, settings: dict[str, object], tmp_path: Path) -> None:
     config = recipe(settings)
     data, split = loaded(toy_cache, config)
     head = train_on(data, split, config)
-    head.save(folder)
-    again = TrainedHead.load(folder)
+    head.save(tmp_path)
+    again = TrainedHead.load(tmp_path)
     expected = head.predict(toy_cache).probabilities
     np.testing.assert_array_equal(again.predict(toy_cache).probabilities, expected)
     by_id = dict(
@@ -92,14 +90,19 @@ def test_one_file_one_onnx_graph_one_timeline(
     )
     np.testing.assert_allclose([by_id[str(i)] for i in toy_cache.videos.id], expected, atol=1e-5)
 
-    path = export_onnx(again, folder / "head.onnx")
-    assert compare_with_torch(again, path).n_shapes == 5
-
     reads_change = config.model.reads_change
     assert own_window_seconds(head) == (np.median(data.durations[split.train]) if reads_change else None)
     for timeline, probability in zip(score_over_time(again, toy_cache), expected, strict=True):
         assert timeline.probability == pytest.approx(probability, abs=1e-5)
         assert np.isfinite(timeline.scores).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", NEW)
+def test_one_onnx_graph(toy_cache: Cache, settings: dict[str, object], tmp_path: Path) -> None:
+    config = recipe(settings)
+    head = TrainedHead.load(train_on(*loaded(toy_cache, config), config).save(tmp_path))
+    assert compare_with_torch(head, export_onnx(head, tmp_path / "head.onnx")).n_shapes == 5
 
 
 def test_a_late_head_is_a_head_a_stream(toy_cache: Cache) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -17,10 +19,26 @@ CPU = torch.device("cpu")
 
 
 def windows(count: int, seed: int, *, stream: int = 1) -> NDArray[np.int16]:
+    return drawn(count, seed, stream).copy()
+
+
+@cache
+def drawn(count: int, seed: int, stream: int) -> NDArray[np.int16]:
     plan = PLANS[stream]
     rng = np.random.default_rng(seed)
     high = 256 if plan.frames.recipe == "pil-bicubic" else 255 * 128
     return rng.integers(0, high, (count, plan.sampling.window, *plan.frames.shape)).astype(plan.frames.dtype)
+
+
+@cache
+def alone(seed: int, batch_size: int) -> NDArray[np.float32]:
+    """Features of one window in a batch that is empty but for it."""
+    batch = np.zeros((batch_size, *windows(1, seed).shape[1:]), np.int16)
+    batch[0] = windows(1, seed)[0]
+    features: NDArray[np.float32] = (
+        TinyBackbone(PLANS[1], batch_size=batch_size).embed(torch.from_numpy(batch))[0].numpy()
+    )
+    return features
 
 
 def run(backbone: TinyBackbone, chunks: list[tuple[int, int]]) -> dict[TokenKey, NDArray[np.float32]]:
@@ -53,11 +71,8 @@ def test_a_token_is_the_same_in_any_company(chunks: list[tuple[int, int]], batch
     found = run(TinyBackbone(PLANS[1], batch_size=batch_size), chunks)
     totals = {number: sum(c for n, c in chunks if n == number) for number, _ in chunks}
     assert set(found) == {(number, 0, index) for number, total in totals.items() for index in range(total)}
-    alone = TinyBackbone(PLANS[1], batch_size=batch_size)
     for (number, _, index), vector in found.items():
-        batch = np.zeros((batch_size, *windows(1, 0).shape[1:]), np.int16)
-        batch[0] = windows(1, 1000 * number + index)[0]
-        np.testing.assert_array_equal(vector, alone.embed(torch.from_numpy(batch))[0].numpy())
+        np.testing.assert_array_equal(vector, alone(1000 * number + index, batch_size))
 
 
 def test_every_forward_pass_has_the_full_batch() -> None:

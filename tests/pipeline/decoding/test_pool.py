@@ -50,6 +50,7 @@ def check_quiet(outcome: Outcome) -> None:
 # --- outcomes of real files ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("forked_here")
 @pytest.mark.parametrize("decoder", ["decord", "pyav", "opencv"])
 def test_good_files_are_decoded_and_broken_ones_rejected_with_the_right_reason(
     decoder: DecoderName, media: Path
@@ -86,6 +87,7 @@ PYAV_HAS_THE_LAST_WORD = {
 }
 
 
+@pytest.mark.usefixtures("forked_here")
 def test_pyav_judges_what_decord_cannot_be_trusted_with(media: Path) -> None:
     trial = run_pool([media / name for name in PYAV_HAS_THE_LAST_WORD], "decord")
     for (name, why), outcome in zip(PYAV_HAS_THE_LAST_WORD.items(), trial.outcomes, strict=True):
@@ -94,6 +96,7 @@ def test_pyav_judges_what_decord_cannot_be_trusted_with(media: Path) -> None:
         assert outcome.finished.notes == (outcome.restarts[0].why,)
 
 
+@pytest.mark.usefixtures("forked_here")
 def test_the_same_tokens_whatever_the_decoder_and_the_workers(media: Path) -> None:
     paths = [media / name for name in ("h264.mp4", "h264_b_frames.mp4", "ntsc.mp4", "mpeg4.avi", "hevc.mp4")]
     first = run_pool(paths, "pyav", pool=PoolSettings(workers=1))
@@ -109,6 +112,7 @@ def test_a_pool_without_tasks_ends_at_once() -> None:
     assert run_pool([]).outcomes == []
 
 
+@pytest.mark.usefixtures("forked_here")
 def test_missing_files_folders_and_unreadable_files_have_their_reasons(tmp_path: Path) -> None:
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "dangling.mp4").symlink_to(tmp_path / "nothing.mp4")
@@ -126,6 +130,7 @@ def test_missing_files_folders_and_unreadable_files_have_their_reasons(tmp_path:
     ]
 
 
+@pytest.mark.usefixtures("forked_here")
 def test_a_file_name_that_is_not_utf8_is_decoded(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     write_video(tmp_path / "plain.mp4").rename(tmp_path / name)

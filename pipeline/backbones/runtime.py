@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -180,11 +180,28 @@ def _convert(module: torch.nn.Module, example: torch.Tensor) -> Any:
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operator cannot be traced
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _telemetry_declined():
             model = openvino.convert_model(module.eval(), example_input=example, input=[list(example.shape)])
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
     return model
+
+
+@contextlib.contextmanager
+def _telemetry_declined() -> Iterator[None]:
+    """OpenVINO's converter tells its makers of every model, through a dozen forks; a moderator's machine tells nobody."""
+    try:
+        import openvino_telemetry
+        from openvino.tools.ovc.telemetry_stub import Telemetry
+    except ImportError:  # its own stub is used then
+        yield
+        return
+    own = openvino_telemetry.Telemetry
+    openvino_telemetry.Telemetry = Telemetry
+    try:
+        yield
+    finally:
+        openvino_telemetry.Telemetry = own
 
 
 def _keep(model: Any, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,10 +57,8 @@ def backbone() -> Iterator[Loader]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted models do not go to the user's cache, and OpenVINO, which forks for it a dozen times a model, tells nobody."""
+    """Converted models do not go to the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        if importlib.util.find_spec("openvino_telemetry"):
-            patch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *_: None)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("xdg")))
         yield
 

@@ -24,9 +24,9 @@ from heads.data.grid import Ragged
 from heads.data.splits import holdout
 from heads.data.tokens import MemoryTokens
 from heads.data.videos import groups_of, is_videos, table_to_ragged, to_ragged
-from heads.scoring.calibration import fit_temperature, probabilities
-from heads.scoring.thresholds import choose_threshold
+from heads.scoring.calibration import probabilities
 from heads.training.config import TrainConfig
+from heads.training.decide import decide
 from heads.training.device import Device, resolve_device
 from heads.training.fit import fit, predict_logits
 
@@ -161,14 +161,13 @@ class HeadClassifier(_TokensMixin, ClassifierMixin, BaseEstimator):  # type: ign
             groups=groups,
         )
         logits = predict_logits(result.model, tokens, val)
-        calibration = fit_temperature(logits, labels[val])
-        self.temperature_ = calibration.temperature if config.calibration == "temperature" else 1.0
+        decision = decide(logits, labels[val], config)
+        self.temperature_ = decision.temperature
         self.model_ = result.model
         self.history_ = result.history
         self.best_epoch_ = result.best_epoch
         if self.threshold == "chosen":
-            scores = probabilities(logits, temperature=self.temperature_)
-            self.threshold_ = choose_threshold(labels[val], scores, config=config.threshold).threshold
+            self.threshold_ = decision.choice.threshold
         else:
             self.threshold_ = float(self.threshold)
 

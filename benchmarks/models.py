@@ -88,9 +88,9 @@ def stored(dataset: HeadDataset, heads: FoldHeads, fold: Int, *, ensemble: str) 
     """What `train-head` would store of these fold heads, on `fold`: probabilities, threshold, temperature."""
     found = cross_validate(dataset, heads.config, k=len(heads.folds), rows=heads.rows, heads=heads)
     model = mean_of_folds(dataset, heads) if ensemble == "folds" else refit(dataset, heads)
-    temperature = found.decision.calibration.temperature
+    temperature = found.calibration.temperature
     logits = predict_logits(model, dataset.tokens, fold)
-    return probabilities(logits, temperature=temperature), found.decision.choice.threshold, temperature
+    return probabilities(logits, temperature=temperature), found.threshold.threshold, temperature
 
 
 def outer_folds(dataset: HeadDataset, seed: int, hold_out: str | None) -> Iterator[tuple[Int, Int]]:

@@ -20,9 +20,10 @@ from cache.errors import InputError
 from heads.data.dataset import HeadDataset
 from heads.data.splits import FoldConfig, fold_rows, given_fold_notes, labelled_rows
 from heads.scoring.bootstrap import interval_notes
+from heads.scoring.calibration import Calibration
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floors import beaten_notes, floors_apart, floors_out_of_fold, missing_floor_notes
-from heads.scoring.thresholds import choose_on_rows
+from heads.scoring.thresholds import ThresholdChoice, choose_on_rows
 from heads.training.config import TrainConfig
 from heads.training.decide import Decision, decide
 from heads.training.device import Device
@@ -99,14 +100,24 @@ class CrossValidation:
     def __repr__(self) -> str:
         return f"CrossValidation({self.k} folds, {len(self.table)} videos, AUROC {self.head.metrics.auroc})"
 
+    @property
+    def threshold(self) -> ThresholdChoice:
+        """The decision's."""
+        return self.decision.choice
+
+    @property
+    def calibration(self) -> Calibration:
+        """The decision's."""
+        return self.decision.calibration
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the table."""
         return {
             "k": self.k,
             "head": self.head.as_dict(),
             "floors": {floor.name: floor.as_dict() for floor in self.floors},
-            "calibration": asdict(self.decision.calibration),
-            "threshold": self.decision.choice.as_dict(),
+            "calibration": asdict(self.calibration),
+            "threshold": self.threshold.as_dict(),
             "folds": [asdict(fold) for fold in self.folds],
             "notes": list(self.notes),
         }

@@ -118,7 +118,7 @@ def test_decisions_are_by_what_the_other_folds_choose(split_cache: Cache, brief:
     for number, threshold in own.items():
         others = table.folds != number
         assert choose_threshold(table.labels[others], table.probabilities[others]).threshold == threshold
-    expected = probabilities(table.logits, temperature=found.decision.calibration.temperature)
+    expected = probabilities(table.logits, temperature=found.calibration.temperature)
     assert table.probabilities.tolist() == expected.tolist()
     metrics = found.head.metrics
     assert metrics.threshold is None
@@ -127,9 +127,9 @@ def test_decisions_are_by_what_the_other_folds_choose(split_cache: Cache, brief:
     assert found.head.intervals["f1"] is not None
     assert metrics.f1 in found.head.intervals["f1"]
     over_all = choose_threshold(table.labels, table.probabilities)
-    assert found.decision.choice.threshold == over_all.threshold
-    assert found.decision.choice.interval is not None
-    assert found.decision.choice.interval.n_groups == len(set(table.groups))
+    assert found.threshold.threshold == over_all.threshold
+    assert found.threshold.interval is not None
+    assert found.threshold.interval.n_groups == len(set(table.groups))
     assert [floor.name for floor in found.floors] == list(FLOORS)
     assert {evaluation.part for evaluation in (found.head, *found.floors)} == {"out-of-fold"}
 
@@ -170,8 +170,8 @@ def test_what_folds_choose_is_what_the_head_has(
     assert head.training is not None
     folds = head.training.cross_validation
     assert folds is not None
-    assert head.info.threshold == folds.decision.choice
-    assert head.info.temperature == folds.decision.calibration.temperature
+    assert head.info.threshold == folds.threshold
+    assert head.info.temperature == folds.calibration.temperature
     assert head.info.trained_on["chosen_on"] == "out-of-fold"
     assert head.info.trained_on["counts"] == {
         "train": {"NonFight": 24, "Fight": 24},

@@ -41,6 +41,7 @@ def made_up(n: int) -> HeadDataset:
     seconds = np.full(n, 5.0)
     return HeadDataset(
         ids=tuple(f"v{i:05d}" for i in range(n)),
+        digests=("",) * n,
         labels=labels,
         splits=("",) * n,
         groups=tuple(f"s{i // 4}" for i in range(n)),

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
+FAR_APART = 0.15
+"""Difference in AUROC between train and out of fold from which a note is made."""
+
 Ensemble = Literal["folds", "refit"]
 LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
 
@@ -292,6 +295,7 @@ def finish(
         notes += beaten_notes(evaluation, floors_apart(config.model.architecture, floors))
     if folds is not None:
         notes += tuple(note for note in folds.notes if note not in notes)
+        notes += _far_apart(evaluations[-1], folds.head)
     record = TrainingRecord(
         split=split,
         history=result.history,
@@ -322,6 +326,17 @@ def finish(
         portfolio=tuple(portfolio),
     )
     return TrainedHead(result.model, info, record)
+
+
+def _far_apart(train: Evaluation, held_out: Evaluation) -> tuple[str, ...]:
+    """A note where the head knows its own videos far better than others."""
+    own, other = train.metrics.auroc, held_out.metrics.auroc
+    if own is None or other is None or own - other <= FAR_APART:
+        return ()
+    return (
+        f"far apart: AUROC {own:.3f} on train and {other:.3f} {OUT_OF_FOLD}; the head knows its own videos, so only "
+        "the latter says what it will do on others",
+    )
 
 
 Decided = tuple[PredictionTable, Decision]

@@ -23,6 +23,7 @@ from heads.scoring.bootstrap import interval_notes
 from heads.scoring.calibration import Calibration
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floors import beaten_notes, floors_apart, floors_out_of_fold, missing_floor_notes
+from heads.scoring.pairs import PairScore, pair_score, within_parts
 from heads.scoring.thresholds import ThresholdChoice, choose_on_rows
 from heads.training.config import TrainConfig
 from heads.training.decide import Decision, decide
@@ -82,7 +83,8 @@ class CrossValidation:
     """What K folds found. head, floors: on all videos of the table, each decided by what the other folds chose.
 
     decision: of all out-of-fold logits together, the threshold with its bootstrap interval by source
-    group; the stored head takes it. floor_thresholds: the same of each floor. notes: what the user must know.
+    group; the stored head takes it. within_folds: AUROC over pairs of one fold, in which no head is compared with
+    another's scale. floor_thresholds: the same of each floor. notes: what the user must know.
     seconds: wall time. heads: what was trained.
     """
 
@@ -92,6 +94,7 @@ class CrossValidation:
     floors: tuple[Evaluation, ...]
     folds: tuple[FoldResult, ...]
     decision: Decision
+    within_folds: PairScore
     floor_thresholds: Mapping[str, float]
     notes: tuple[str, ...]
     seconds: float
@@ -118,6 +121,7 @@ class CrossValidation:
             "floors": {floor.name: floor.as_dict() for floor in self.floors},
             "calibration": asdict(self.calibration),
             "threshold": self.threshold.as_dict(),
+            "within_folds": self.within_folds.as_dict(),
             "folds": [asdict(fold) for fold in self.folds],
             "notes": list(self.notes),
         }
@@ -201,6 +205,14 @@ def cross_validate(
         floors=tuple(floors),
         folds=tuple(folds),
         decision=together,
+        within_folds=pair_score(
+            labels,
+            table.groups,
+            within_parts(labels, logits, fold_of.tolist()),
+            fold_of.tolist(),
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+        ),
         floor_thresholds={name: floor.threshold for name, floor in found_floors.items()},
         notes=tuple(notes),
         seconds=time.perf_counter() - started,

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from cache.errors import LabelError
 from cache.reader import Cache, open_cache
+from heads.scoring.evaluate import Evaluation
 from heads.scoring.floors import FLOORS
-from heads.train import train_head
+from heads.train import _far_apart, train_head
 from heads.training.config import TrainConfig
 from tests.heads.synthetic import features, toy_videos, write_cache
 
@@ -123,3 +126,14 @@ def test_calibration_can_be_left_out(toy_cache: Cache, quick: TrainConfig) -> No
     assert scaled.info.temperature == pytest.approx(scaled.training.calibration.temperature)  # type: ignore[union-attr]
     assert plain.info.threshold.f1 == pytest.approx(scaled.info.threshold.f1)
     assert plain.info.threshold.interval is None
+
+
+@pytest.mark.parametrize(("own", "told"), [(0.86, False), (0.96, True)])
+def test_train_far_above_out_of_fold_is_told(own: float, told: bool) -> None:
+    def scored(auroc: float) -> Evaluation:
+        return cast("Evaluation", SimpleNamespace(metrics=SimpleNamespace(auroc=auroc)))
+
+    notes = _far_apart(scored(own), scored(0.75))
+    assert [note.startswith(f"far apart: AUROC {own:.3f} on train and 0.750") for note in notes] == [
+        True
+    ] * told

@@ -303,12 +303,17 @@ class HeadModel(TokenModel):
         self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> Tensor:
         """`forward` for tokens that have been through this head's input scaling (zero in padding)."""
-        pooled_BD: Tensor
-        if self.standardise is not None:
-            pooled_BD = self.standardise(self.pooled(scaled, masks))
-            pooled_BD = self.dropout(pooled_BD if self.mlp is None else self.mlp(pooled_BD))
-        else:
-            pooled_BD = self.dropout(self.pool(*self._encode_scaled(scaled, masks, times)))
+        if self.pools_first:
+            return self.from_pooled(self.pooled(scaled, masks))
+        return self._classified(self.dropout(self.pool(*self._encode_scaled(scaled, masks, times))))
+
+    def from_pooled(self, pooled_BD: Tensor) -> Tensor:
+        """`forward_scaled` of a head that pools first, from what `pooled` gives."""
+        assert self.standardise is not None
+        pooled_BD = self.standardise(pooled_BD)
+        return self._classified(self.dropout(pooled_BD if self.mlp is None else self.mlp(pooled_BD)))
+
+    def _classified(self, pooled_BD: Tensor) -> Tensor:
         with torch.autocast(pooled_BD.device.type, enabled=False):
             logits: Tensor = self.classifier(pooled_BD.float()).squeeze(-1)
         return logits

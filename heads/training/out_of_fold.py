@@ -19,9 +19,10 @@ from heads.data.dataset import HeadDataset
 from heads.models.ensemble import HeadEnsemble, count_parameters, is_late
 from heads.models.model import HeadModel, TokenModel
 from heads.models.regression import CrossFit, Folds, cross_fit, fit_path, log_losses, mean_logits
+from heads.models.statistics import STATISTICS
 from heads.training.batched import FitJob, heads_together
 from heads.training.config import TrainConfig
-from heads.training.device import Device, resolve_device
+from heads.training.device import Device, resolve_device, threads_for
 from heads.training.epochs import EpochRow, FitResult
 from heads.training.fit import predict_logits
 from heads.training.jobs import calibrated_weights, fit_jobs, member_logits, only_row
@@ -124,6 +125,22 @@ def history_rows(labels: npt.NDArray[np.int8], rest: Int, fold: Int) -> Int:
 
 
 def _fit(dataset: HeadDataset, config: TrainConfig, folds: Folds, device: Device) -> list[FitResult]:
+    with threads_for(multiplications(dataset, config, config.optim.batch_size), resolve_device(device)):
+        return _fit_packs(dataset, config, folds, device)
+
+
+def multiplications(dataset: HeadDataset, config: TrainConfig, n_videos: float) -> float:
+    """Roughly those of training on so many videos once: each parameter with each token (with each video where inputs
+    are pooled first), forward and twice backward.
+    """
+    parameters = count_parameters(config.model, dataset.stream_dims)
+    if config.model.pooling in STATISTICS:
+        return 3.0 * parameters * n_videos
+    tokens = float(dataset.tokens.lengths.double().mean()) / len(dataset.stream_dims)
+    return 3.0 * parameters * n_videos * tokens
+
+
+def _fit_packs(dataset: HeadDataset, config: TrainConfig, folds: Folds, device: Device) -> list[FitResult]:
     size = heads_together(
         batch_size=config.optim.batch_size,
         longest=int(dataset.tokens.lengths.max()),

@@ -55,6 +55,7 @@ TORCH_FEEDFORWARD = 2048
 class ModelConfig:
     """Which head. None means the architecture's default (table above).
 
+    architecture: which head.
     pool: mean, attention, max, cls (transformer and fusion only), or std, range and mean-std of the inputs (mlp,
     linear and logistic only); None is attention for attention-pool, mean-std for logistic, else mean. delta:
     |x_t - x_(t-1)| of the scaled inputs, beside them or instead of them. join: streams on one grid, as tokens of

@@ -86,11 +86,14 @@ class FloorScores:
 
 
 def floors_out_of_fold(
-    dataset: HeadDataset, folds: Folds, *, config: ThresholdConfig
+    dataset: HeadDataset, folds: Folds, *, config: ThresholdConfig, pooled: Float | None = None
 ) -> Mapping[str, FloorScores]:
-    """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds."""
+    """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds.
+
+    pooled: `token_statistics` of the dataset where they are at hand.
+    """
     labels, metadata = dataset.labels, np.nan_to_num(dataset.metadata)
-    blocks = np.split(token_statistics(dataset.tokens), 2, axis=1)
+    blocks = np.split(token_statistics(dataset.tokens) if pooled is None else pooled, 2, axis=1)
     fits = [cross_fit(block, labels, folds) for block in blocks]
     found = {name: np.full(len(dataset), np.nan) for name in floor_names(dataset)}
     for rest, fold in folds:

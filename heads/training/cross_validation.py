@@ -175,7 +175,9 @@ def cross_validate(
         probabilities=scores,
         thresholds=thresholds,
     )
-    found_floors = floors_out_of_fold(dataset, heads.folds, config=config.threshold)
+    found_floors = floors_out_of_fold(
+        dataset, heads.folds, config=config.threshold, pooled=heads.token_statistics
+    )
     head, *floors = (
         evaluate(
             name,

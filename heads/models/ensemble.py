@@ -41,6 +41,11 @@ class HeadEnsemble(TokenModel):
         first = self.heads()[: len(self.stream_dims) if self.late else 1]
         return [scaling for head in first for scaling in head.input_scalings()]
 
+    @property
+    def pools_first(self) -> bool:
+        """As its members, which are alike."""
+        return self.heads()[0].pools_first
+
     @torch.no_grad()
     def set_weights(self, weights: Sequence[float]) -> None:
         """What each member's logit counts."""

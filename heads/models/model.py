@@ -185,7 +185,7 @@ class Classifier(nn.Sequential):
 class TokenModel(nn.Module):
     """Tokens to one logit a video: one head (`HeadModel`) or several (`heads.models.ensemble.HeadEnsemble`).
 
-    Subclasses give `forward` and `input_scalings`.
+    Subclasses give `forward`, `input_scalings` and `pools_first`.
     """
 
     def logits(self, channels: Sequence[TokenBatch]) -> Tensor:
@@ -197,6 +197,11 @@ class TokenModel(nn.Module):
 
     def input_scalings(self) -> list[InputScaling]:
         """The scaling of each channel."""
+        raise NotImplementedError
+
+    @property
+    def pools_first(self) -> bool:
+        """True when the inputs are pooled before anything else and what comes of it is standardised."""
         raise NotImplementedError
 
     @property

@@ -23,6 +23,7 @@ from heads.data.splits import Split
 from heads.data.tokens import TokenSource, scoring_batches
 from heads.models.regression import Folds, cross_fit, fit_regression, mean_logits, out_of_fold_logits
 from heads.models.statistics import statistic_pool
+from heads.models.threads import one_thread
 from heads.scoring.bootstrap import Interval
 from heads.scoring.calibration import probabilities as as_probabilities
 from heads.scoring.evaluate import Evaluation, evaluate
@@ -115,6 +116,7 @@ def floors_out_of_fold(
     return scores
 
 
+@one_thread()
 @torch.no_grad()
 def token_statistics(tokens: TokenSource) -> Float:
     """Mean and standard deviation over each video's tokens: float64 [V, 2 D], the means of all channels first."""

@@ -20,9 +20,10 @@ from heads.models.ensemble import HeadEnsemble, count_parameters, is_late
 from heads.models.model import HeadModel, ModelConfig, TokenModel
 from heads.models.regression import CrossFit, Folds, cross_fit, fit_path, log_losses, mean_logits
 from heads.models.statistics import STATISTICS
+from heads.models.threads import threads_for
 from heads.training.batched import FitJob, heads_together
 from heads.training.config import TrainConfig
-from heads.training.device import Device, resolve_device, threads_for
+from heads.training.device import Device, resolve_device
 from heads.training.epochs import EpochRow, FitResult
 from heads.training.fit import predict_logits
 from heads.training.jobs import calibrated_weights, fit_jobs, member_logits, only_row

@@ -14,8 +14,8 @@ import time
 import numpy as np
 import torch
 
+from cache.tables import TokenArray
 from heads.data.dataset import HeadDataset, StreamInput, in_memory
-from heads.data.grid import Ragged
 from heads.data.splits import Split
 from heads.train import train_auto
 from heads.training.config import TrainConfig
@@ -33,7 +33,7 @@ def made_up(n: int) -> HeadDataset:
         values[:, :, :8] *= 1 + 0.3 * labels[:, None, None]
         values += rng.standard_normal((n, 1, dim), dtype=np.float32)  # the scene
         starts = np.tile(np.arange(length, dtype=np.float32), n)
-        ragged[name] = Ragged(
+        ragged[name] = TokenArray(
             values.reshape(-1, dim).astype(np.float16),
             np.stack([starts, starts + 1], axis=1),
             np.arange(n + 1, dtype=np.int64) * length,
@@ -41,6 +41,7 @@ def made_up(n: int) -> HeadDataset:
     seconds = np.full(n, 5.0)
     return HeadDataset(
         ids=tuple(f"v{i:05d}" for i in range(n)),
+        digests=("",) * n,
         labels=labels,
         splits=("",) * n,
         groups=tuple(f"s{i // 4}" for i in range(n)),

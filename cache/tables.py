@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -126,6 +126,21 @@ class TokenArray:
             raise ValueError(f"values {self.values.shape} and spans {self.spans.shape} do not match")
         if not len(self.offsets) or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
             raise ValueError(f"offsets must run from 0 to {len(self.values)}")
+
+    @classmethod
+    def join(cls, videos: Sequence[StreamTokens]) -> TokenArray:
+        """The tokens of one or more videos, copied together in the order given."""
+        lengths = [len(tokens.values) for tokens in videos]
+        return cls(
+            np.concatenate([tokens.values for tokens in videos]),
+            np.concatenate([tokens.spans for tokens in videos]),
+            np.cumsum([0, *lengths], dtype=np.int64),
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each video, int64 [n_videos]."""
+        return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -13,13 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cache.tables import TokenArray as TokenArray
     from heads.ablation.grid import make_cells as make_cells
     from heads.ablation.grid import read_axes as read_axes
     from heads.ablation.sweep import Sweep as Sweep
     from heads.audit.audit import audit_cache as audit_cache
     from heads.audit.probe import probe_cache as probe_cache
     from heads.data.dataset import load_dataset as load_dataset
-    from heads.data.grid import Ragged as Ragged
     from heads.data.grid import join_streams as join_streams
     from heads.data.videos import cached_videos as cached_videos
     from heads.estimator import HeadClassifier as HeadClassifier
@@ -45,7 +45,7 @@ _HOMES = {
     "MeanTokens": "heads.estimator",
     "cached_videos": "heads.data.videos",
     "load_dataset": "heads.data.dataset",
-    "Ragged": "heads.data.grid",
+    "TokenArray": "cache.tables",
     "join_streams": "heads.data.grid",
     "evaluate_head": "heads.trained.evaluation",
     "probe_cache": "heads.audit.probe",

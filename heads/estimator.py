@@ -19,14 +19,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from cache.errors import InputError, OnepassError
+from cache.tables import TokenArray
 from heads.data.dataset import choose_streams, in_memory
-from heads.data.grid import Ragged
 from heads.data.splits import holdout
 from heads.data.tokens import MemoryTokens
 from heads.data.videos import groups_of, is_videos, table_to_ragged, to_ragged
-from heads.scoring.calibration import fit_temperature, probabilities
-from heads.scoring.thresholds import choose_threshold
+from heads.scoring.calibration import probabilities
 from heads.training.config import TrainConfig
+from heads.training.decide import decide
 from heads.training.device import Device, resolve_device
 from heads.training.fit import fit, predict_logits
 
@@ -37,7 +37,7 @@ SMALLEST = 1e-12
 class _TokensMixin:
     """Reading X (see `heads.data.videos`) and remembering its streams."""
 
-    def _read(self, X: Any, *, reset: bool) -> dict[str, Ragged]:
+    def _read(self, X: Any, *, reset: bool) -> dict[str, TokenArray]:
         if is_videos(X):
             ragged = to_ragged(X)
             if reset:
@@ -141,7 +141,7 @@ class HeadClassifier(_TokensMixin, ClassifierMixin, BaseEstimator):  # type: ign
             raise ValueError(str(error)) from error
         return self
 
-    def _fit(self, ragged: dict[str, Ragged], labels: npt.NDArray[np.int8], groups: list[str]) -> None:
+    def _fit(self, ragged: dict[str, TokenArray], labels: npt.NDArray[np.int8], groups: list[str]) -> None:
         config = self.train_config()
         if self.threshold != "chosen" and not 0.0 <= float(self.threshold) <= 1.0:
             raise InputError(f"threshold must be 'chosen' or a number in [0, 1], got {self.threshold}")
@@ -161,18 +161,17 @@ class HeadClassifier(_TokensMixin, ClassifierMixin, BaseEstimator):  # type: ign
             groups=groups,
         )
         logits = predict_logits(result.model, tokens, val)
-        calibration = fit_temperature(logits, labels[val])
-        self.temperature_ = calibration.temperature if config.calibration == "temperature" else 1.0
+        decision = decide(logits, labels[val], config)
+        self.temperature_ = decision.temperature
         self.model_ = result.model
         self.history_ = result.history
         self.best_epoch_ = result.best_epoch
         if self.threshold == "chosen":
-            scores = probabilities(logits, temperature=self.temperature_)
-            self.threshold_ = choose_threshold(labels[val], scores, config=config.threshold).threshold
+            self.threshold_ = decision.choice.threshold
         else:
             self.threshold_ = float(self.threshold)
 
-    def _tokens(self, ragged: dict[str, Ragged]) -> MemoryTokens:
+    def _tokens(self, ragged: dict[str, TokenArray]) -> MemoryTokens:
         config = self.config_
         return in_memory(
             {name: ragged[name] for name in self.streams_},

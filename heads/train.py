@@ -17,10 +17,10 @@ from cache.errors import InputError
 from heads.data.dataset import HeadDataset, load_dataset
 from heads.data.splits import Split, choose_split, labelled_rows, straddling_notes
 from heads.scoring.bootstrap import interval_notes
-from heads.scoring.calibration import Calibration, fit_temperature, probabilities, rescaled
+from heads.scoring.calibration import probabilities, rescaled
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floors import beaten_notes, evaluate_floors, floors_apart, missing_floor_notes
-from heads.scoring.thresholds import ThresholdChoice, choose_on_rows, choose_threshold, lipton_warning
+from heads.scoring.thresholds import choose_threshold, lipton_warning
 from heads.trained.head import HeadInfo, TrainedHead
 from heads.trained.record import PredictionTable, TrainingRecord
 from heads.trained.seen import SeenVideos
@@ -32,6 +32,7 @@ from heads.training.cross_validation import (
     cross_validate,
     folds_of,
 )
+from heads.training.decide import Decision, decide
 from heads.training.device import Device, resolve_device
 from heads.training.fit import EpochRow, FitResult, fit, predict_logits
 from heads.training.out_of_fold import FoldHeads, mean_history, mean_of_folds, refit
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from cache.reader import Cache
 
 Float = npt.NDArray[np.float64]
+FAR_APART = 0.15
+"""Difference in AUROC between train and out of fold from which a note is made."""
+
 Ensemble = Literal["folds", "refit"]
 LIBRARIES = ("onepass", "torch", "numpy", "scikit-learn", "safetensors", "zarr", "h5py")
 
@@ -230,11 +234,12 @@ def finish(
     """
     started = time.perf_counter()
     folds = cross_validation
-    table, calibration, choice, temperature = (
+    table, decision = (
         _decided_on_val(dataset, split, config, result)
         if folds is None
-        else _decided_out_of_fold(dataset, split, config, result, folds)
+        else _decided_out_of_fold(dataset, split, result, folds)
     )
+    choice = decision.choice
     rows_of = {part: table.rows_of(part) for part in ("val", "test", "train")}
     evaluations = [] if folds is None else [folds.head]
     evaluations += [
@@ -252,9 +257,7 @@ def finish(
         if len(places)
     ]
     if folds is not None:
-        scores = probabilities(
-            predict_logits(result.model, dataset.tokens, split.train), temperature=temperature
-        )
+        scores = decision.probabilities(predict_logits(result.model, dataset.tokens, split.train))
         groups = [dataset.groups[i] for i in split.train]
         evaluations.append(
             evaluate(
@@ -281,7 +284,7 @@ def finish(
         *split.notes,
         *missing_floor_notes(dataset),
         *choice.warnings,
-        *calibration_notes(calibration, choice, table, chose, config),
+        *calibration_notes(decision, table, chose),
     )
     for evaluation in evaluations:
         if evaluation.part not in ("val", "test"):
@@ -292,13 +295,14 @@ def finish(
         notes += beaten_notes(evaluation, floors_apart(config.model.architecture, floors))
     if folds is not None:
         notes += tuple(note for note in folds.notes if note not in notes)
+        notes += _far_apart(evaluations[-1], folds.head)
     record = TrainingRecord(
         split=split,
         history=result.history,
         predictions=table,
         evaluations=tuple(evaluations),
         floors=floors,
-        calibration=calibration,
+        calibration=decision.calibration,
         seconds={**(seconds or {}), "evaluate": time.perf_counter() - started},
         cross_validation=folds,
     )
@@ -308,7 +312,7 @@ def finish(
         grid=dataset.grid,
         label_names=dataset.label_names,
         threshold=choice,
-        temperature=temperature,
+        temperature=decision.temperature,
         best_epoch=result.best_epoch,
         pos_weight=result.pos_weight,
         precision=result.precision,
@@ -324,7 +328,18 @@ def finish(
     return TrainedHead(result.model, info, record)
 
 
-Decided = tuple[PredictionTable, Calibration, ThresholdChoice, float]
+def _far_apart(train: Evaluation, held_out: Evaluation) -> tuple[str, ...]:
+    """A note where the head knows its own videos far better than others."""
+    own, other = train.metrics.auroc, held_out.metrics.auroc
+    if own is None or other is None or own - other <= FAR_APART:
+        return ()
+    return (
+        f"far apart: AUROC {own:.3f} on train and {other:.3f} {OUT_OF_FOLD}; the head knows its own videos, so only "
+        "the latter says what it will do on others",
+    )
+
+
+Decided = tuple[PredictionTable, Decision]
 
 
 def _decided_on_val(dataset: HeadDataset, split: Split, config: TrainConfig, result: FitResult) -> Decided:
@@ -333,35 +348,26 @@ def _decided_on_val(dataset: HeadDataset, split: Split, config: TrainConfig, res
     in_part = {int(row): name for name, part in split.parts().items() for row in part}
     splits = tuple(in_part[int(row)] for row in rows)
     val = np.flatnonzero(np.array(splits) == "val")
-    calibration = fit_temperature(logits[val], dataset.labels[rows][val])
-    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
-    table = _table(dataset, rows, splits, logits, temperature)
-    choice = choose_on_rows(
-        dataset,
-        rows[val],
-        table.probabilities[val],
-        config=config.threshold,
+    decision = decide(
+        logits[val],
+        dataset.labels[rows[val]],
+        config,
+        dataset=dataset,
+        rows=rows[val],
         n_resamples=config.n_resamples,
-        seed=config.seed,
     )
-    return table, calibration, choice, temperature
+    return _table(dataset, rows, splits, logits, decision), decision
 
 
 def _decided_out_of_fold(
-    dataset: HeadDataset, split: Split, config: TrainConfig, result: FitResult, folds: CrossValidation
+    dataset: HeadDataset, split: Split, result: FitResult, folds: CrossValidation
 ) -> Decided:
-    temperature = folds.calibration.temperature if config.calibration == "temperature" else 1.0
     logits = folds.heads.logits.copy()
     logits[split.test] = predict_logits(result.model, dataset.tokens, split.test) if len(split.test) else 0.0
     test = set(split.test.tolist())
     rows = np.sort(np.concatenate([split.train, split.test]))
     parts = tuple("test" if int(row) in test else OUT_OF_FOLD for row in rows)
-    return (
-        _table(dataset, rows, parts, logits[rows], temperature),
-        folds.calibration,
-        folds.threshold,
-        temperature,
-    )
+    return _table(dataset, rows, parts, logits[rows], folds.decision), folds.decision
 
 
 def _table(
@@ -369,7 +375,7 @@ def _table(
     rows: npt.NDArray[np.int64],
     splits: tuple[str, ...],
     logits: Float,
-    temperature: float,
+    decision: Decision,
 ) -> PredictionTable:
     return PredictionTable(
         ids=tuple(dataset.ids[i] for i in rows),
@@ -377,21 +383,20 @@ def _table(
         splits=splits,
         groups=tuple(dataset.groups[i] for i in rows),
         logits=logits,
-        probabilities=probabilities(logits, temperature=temperature),
+        probabilities=decision.probabilities(logits),
     )
 
 
 def calibration_notes(
-    calibration: Calibration,
-    choice: ThresholdChoice,
+    decision: Decision,
     table: PredictionTable,
     val: npt.NDArray[np.int64],
-    config: TrainConfig,
 ) -> tuple[str, ...]:
     """Notes on a temperature at its bound, and on a calibrated F1 threshold that is far from half of the best
     F1.
     """
     notes: list[str] = []
+    calibration, choice = decision.calibration, decision.choice
     if calibration.at_bound:
         notes.append(
             f"the best temperature lies beyond {calibration.temperature:.2f}, the end of the search: the logits "
@@ -400,11 +405,10 @@ def calibration_notes(
     elif choice.objective == "f1" and not choice.degenerate:
         scores = probabilities(table.logits[val], temperature=calibration.temperature)
         calibrated = choose_threshold(table.labels[val], scores)
-        applied = calibration.temperature if config.calibration == "temperature" else 1.0
         interval = choice.interval and replace(
             choice.interval,
-            low=rescaled(choice.interval.low, applied, calibration.temperature),
-            high=rescaled(choice.interval.high, applied, calibration.temperature),
+            low=rescaled(choice.interval.low, decision.temperature, calibration.temperature),
+            high=rescaled(choice.interval.high, decision.temperature, calibration.temperature),
         )
         warning = lipton_warning(calibrated.threshold, calibrated.f1, interval=interval)
         notes += [warning] if warning else []

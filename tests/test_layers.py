@@ -184,7 +184,9 @@ COVERED_IN = {
     "heads/cli/test_train.py": "heads/cli/run",
     "heads/data/test_dataset.py": "heads/data/rows",
     "heads/report/test_curves.py": "heads/report/history",
-    "heads/report/test_page.py": "heads/report/mistakes heads/report/thumbnails heads/report/training_figures",
+    "heads/report/test_page.py": (
+        "heads/report/mistakes heads/report/thumbnails heads/report/training_figures heads/report/words"
+    ),
     "heads/test_estimator.py": "heads/data/videos",
     "heads/test_train.py": "heads/trained/record",
     "heads/trained/test_export.py": "heads/cli/export",

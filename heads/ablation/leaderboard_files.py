@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cache.stores import files
 from heads.ablation.grid import short_name
 from heads.ablation.leaderboard import METRIC_NAMES, METRICS, Leaderboard, Row
 from heads.ablation.leaderboard_figures import cost_png, effects_png, thresholds_png
 from heads.ablation.record import LEADERBOARD_FILE, require_own_folder, write_record
-from heads.trained.checkpoint import write_file, writing
+from heads.trained.checkpoint import writing
 
 TEMPLATE = "leaderboard.html"
 CSV_FILE = LEADERBOARD_FILE
@@ -50,8 +51,8 @@ def write_leaderboard(board: Leaderboard, folder: Path, *, command: str = "") ->
         folder.mkdir(parents=True, exist_ok=True)
         if board.sweep is not None:
             write_record(folder, board.sweep)
-        write_file(written["leaderboard"], leaderboard_csv(board))
-        write_file(written["page"], leaderboard_html(board, command=command))
+        files.replace(written["leaderboard"], leaderboard_csv(board))
+        files.replace(written["page"], leaderboard_html(board, command=command))
     return written
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import HeadError, InputError
+from cache.stores import files
 from heads.ablation.grid import Axis, Cell, short_name
 from heads.ablation.runs import Run
-from heads.trained.checkpoint import write_file, writing
+from heads.trained.checkpoint import writing
 
 RECORD_FILE = "sweep.json"
 LEADERBOARD_FILE = "leaderboard.csv"
@@ -78,7 +79,7 @@ def require_own_folder(folder: Path, record: SweepRecord) -> None:
 def write_record(folder: Path, record: SweepRecord) -> None:
     """Raises StorageFull or HeadError as `heads.trained.checkpoint.writing`."""
     with writing(folder):
-        write_file(folder / RECORD_FILE, (json.dumps(record.as_dict(), indent=1) + "\n").encode())
+        files.replace(folder / RECORD_FILE, (json.dumps(record.as_dict(), indent=1) + "\n").encode())
 
 
 def of_runs(words: str, runs: Sequence[Run], *, searched: str = "") -> SweepRecord:

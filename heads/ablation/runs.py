@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.fingerprint import fingerprint_digest
+from cache.stores import files
 from heads.ablation.grid import Cell
 from heads.data.dataset import HeadDataset, StreamInput
 from heads.data.splits import Split
-from heads.trained.checkpoint import write_file, writing
+from heads.trained.checkpoint import writing
 from heads.training.config import TrainConfig
 
 RECORD_FORMAT = 1
@@ -175,7 +176,7 @@ class RunStore:
         line = json.dumps(values, allow_nan=False) + "\n"
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(self.path(record.key), line.encode())
+            files.replace(self.path(record.key), line.encode())
 
     def read(self, runs: Iterable[Run]) -> tuple[dict[str, RunRecord], list[str]]:
         """The finished ones by key, and a line for every file that is there but cannot be used."""

@@ -9,7 +9,8 @@ from rich.text import Text
 from heads.ablation.grid import short_name
 from heads.ablation.leaderboard import METRICS, Leaderboard, Metric, Row
 from heads.ablation.sweep import Progress
-from heads.report.show import Layout, number, print_fitting, with_interval
+from heads.report.show import print_fitting
+from heads.report.words import Layout, number, with_interval
 
 MOST_ROWS = 20
 SHORT_NAMES: dict[Metric, str] = {"auroc": "AUROC", "average_precision": "AP", "f1": "F1"}

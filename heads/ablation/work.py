@@ -28,9 +28,9 @@ from heads.ablation.runs import Run, RunRecord, RunStore
 from heads.data.dataset import MEMORY_SHARE, HeadDataset, load_dataset
 from heads.training.batched import FitJob, heads_together
 from heads.training.config import TrainConfig
+from heads.training.decide import score_rows
 from heads.training.device import Device, resolve_device
 from heads.training.epochs import EpochRow, FitResult
-from heads.training.held_out import score_rows
 from heads.training.jobs import fit_jobs
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ class Trainer:
             fold=run.fold,
             error=None,
             probabilities=tuple(scores.probabilities.tolist()),
-            threshold=scores.choice.threshold,
-            degenerate=scores.choice.degenerate,
-            temperature=scores.temperature,
+            threshold=scores.decision.choice.threshold,
+            degenerate=scores.decision.choice.degenerate,
+            temperature=scores.decision.temperature,
             best_epoch=result.best_epoch,
             threshold_by_epoch=tuple(row.threshold for row in result.history),
             auroc_by_epoch=tuple(row.auroc for row in result.history),

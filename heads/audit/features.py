@@ -99,21 +99,18 @@ def equal_features(streams: list[PooledStream]) -> list[list[int]]:
 
 def whitened(means_VD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Unit vectors float32 [V, K]: leading principal components of standardised columns, each of variance 1."""
+    from sklearn.decomposition import PCA
+
     scale = means_VD.std(axis=0, dtype=np.float64)
     varies = scale > 1e-6 * np.maximum(np.abs(means_VD).max(axis=0), 1e-12)
     x_VD = (means_VD[:, varies] - means_VD[:, varies].mean(axis=0, dtype=np.float64)) / scale[varies]
-    n, wanted = len(x_VD), min(MOST_COMPONENTS, len(x_VD) // VIDEOS_A_COMPONENT)
-    if not varies.any() or wanted == 0:
+    n, width = x_VD.shape
+    wanted = min(MOST_COMPONENTS, n // VIDEOS_A_COMPONENT, width)
+    if wanted == 0:
         return np.zeros((n, 1), dtype=np.float32)
-    if n <= x_VD.shape[1]:
-        variances, components_VK = np.linalg.eigh(x_VD @ x_VD.T)
-        variances, components_VK = variances[::-1], components_VK[:, ::-1]
-    else:
-        variances, axes = np.linalg.eigh(x_VD.T @ x_VD)
-        variances = variances[::-1]
-        components_VK = x_VD @ axes[:, ::-1] / np.sqrt(np.maximum(variances, 1e-12))
-    kept = int((variances[:wanted] > LEAST_VARIANCE * variances.sum()).sum())
-    z_VK = components_VK[:, :kept]
+    solver = "arpack" if n <= width else "covariance_eigh"  # the cheaper one, measured
+    pca = PCA(wanted, whiten=True, svd_solver=solver, random_state=0)
+    z_VK = pca.fit_transform(x_VD)[:, pca.explained_variance_ratio_ > LEAST_VARIANCE]
     lengths = np.linalg.norm(z_VK, axis=1, keepdims=True)
     unit_VK: npt.NDArray[np.float32] = (z_VK / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit_VK

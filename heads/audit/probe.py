@@ -1,8 +1,8 @@
 """Is a stream worth anything? Plain models on every stream and every pair of them, out of fold, beside metadata.
 
-Nothing is trained that is kept, and nothing is to be set. Each stream's tokens become their mean and deviation over time
-(`heads.scoring.statistics`); a pair of streams is the mean of their logits, or of their neighbours' shares. Folds keep source
-groups together, and the stored test split is left alone.
+Nothing is trained that is kept, and nothing is to be set. Each stream's tokens become their mean and standard deviation
+over time, of which `--model logistic` makes a head (`heads.models.regression`); a pair of streams is the mean of their
+logits, or of their neighbours' shares. Folds keep source groups together, and the stored test split is left alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.arguments import require_open_cache, require_whole
-from cache.fingerprint import weights_name
-from heads.data.rows import METADATA_COLUMNS, VideoRows, read_rows, varying_columns
-from heads.data.splits import FoldConfig, Split, fold_splits
+from heads.data.dataset import HeadDataset, any_random, load_dataset, weights_line
+from heads.data.rows import METADATA_COLUMNS, varying_columns
+from heads.data.splits import FoldConfig, fold_splits
+from heads.models.model import ModelConfig
+from heads.models.regression import Folds, cross_fit, out_of_fold_logits
 from heads.scoring.bootstrap import Interval, group_bootstrap
 from heads.scoring.calibration import probabilities
 from heads.scoring.cuts import ResampledScores
 from heads.scoring.pairs import PairScore, pair_score, same_source, within_parts
-from heads.scoring.statistics import mean_and_deviation, out_of_sample_logits, out_of_sample_neighbours
+from heads.training.logistic import statistics_blocks
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
@@ -35,6 +37,7 @@ METADATA, CHANCE = "metadata", "chance"
 Model = Literal["logistic", "k-NN"]
 LOGISTIC: Model = "logistic"
 NEIGHBOURS: Model = "k-NN"
+MOST_NEIGHBOURS = 15
 
 Float = npt.NDArray[np.float64]
 Scores = Mapping[tuple[str, Model], Float]
@@ -91,77 +94,84 @@ def probe_cache(
     """
     require_open_cache(cache, "probe_cache")
     require_whole("n_resamples", n_resamples, 0, 100_000)
-    rows = read_rows(cache, labels)
-    splits, notes = _folds(rows, seed)
-    scored = np.sort(np.concatenate([split.test for split in splits]))
-    columns = {name: mean_and_deviation(cache, name)[rows.order] for name in cache.streams}
-    varying = varying_columns(rows.metadata[scored])
+    data = load_dataset(cache, separate_streams=True, labels=labels)
+    folds, notes = _folds(data, seed)
+    blocks = iter(statistics_blocks(ModelConfig(architecture="logistic"), data.stream_dims, data.tokens))
+    inputs = {stream.name: [next(blocks), next(blocks)] for stream in data.streams}
+    fold_of = np.zeros(len(data), dtype=np.int64)
+    for number, (_, fold) in enumerate(folds, start=1):
+        fold_of[fold] = number
+    scored = np.flatnonzero(fold_of)
+    varying = varying_columns(data.metadata[scored])
     if varying.any():
-        columns = {METADATA: np.nan_to_num(rows.metadata)[:, varying], **columns}
+        inputs = {METADATA: [np.nan_to_num(data.metadata)[:, varying]], **inputs}
     else:
         notes += (f"no metadata: {', '.join(METADATA_COLUMNS)} are unknown or the same for all videos",)
-    scores = _out_of_fold(columns, rows, splits, scored, seed)
-    fold_of = np.zeros(len(rows), dtype=np.int64)
-    for number, split in enumerate(splits, start=1):
-        fold_of[split.test] = number
-    own_labels, groups = rows.labels[scored], [rows.groups[row] for row in scored]
-    found = _rows(
-        scores, own_labels, groups, fold_of[scored], tuple(cache.streams), n_resamples=n_resamples, seed=seed
-    )
-    fingerprints = {name: info.fingerprint for name, info in cache.streams.items()}
+    scores = {key: every[scored] for key, every in _out_of_fold(inputs, data.labels, folds).items()}
+    own_labels, groups = data.labels[scored], [data.groups[row] for row in scored]
+    names = [stream.name for stream in data.streams]
     return ProbeReport(
         paths=tuple(map(str, cache.paths)),
         n_videos=len(scored),
         n_positive=int((own_labels == 1).sum()),
         n_groups=len(set(groups)),
-        n_folds=len(splits),
-        weights=", ".join(f"{name}: {weights_name(found)}" for name, found in fingerprints.items()),
-        random_weights=cache.random_weights,
-        rows=found,
+        n_folds=len(folds),
+        weights=weights_line(data.streams),
+        random_weights=any_random(data.streams),
+        rows=_rows(scores, own_labels, groups, fold_of[scored], names, n_resamples=n_resamples, seed=seed),
         notes=notes,
     )
 
 
-def _folds(rows: VideoRows, seed: int) -> tuple[list[Split], tuple[str, ...]]:
-    outside_test = np.flatnonzero(np.array(rows.splits) != "test")
-    names = np.array(rows.groups, dtype=object)
-    with_label = [len(set(names[outside_test][rows.labels[outside_test] == label])) for label in (0, 1)]
+def _folds(data: HeadDataset, seed: int) -> tuple[Folds, tuple[str, ...]]:
+    outside_test = data.outside_test
+    names = np.array(data.groups, dtype=object)
+    with_label = [len(set(names[outside_test][data.labels[outside_test] == label])) for label in (0, 1)]
     k = max(2, min(FOLDS, *with_label))
-    splits = fold_splits(rows.labels, rows.groups, config=FoldConfig(k=k), seed=seed, rows=outside_test)
+    splits = fold_splits(data.labels, data.groups, config=FoldConfig(k=k), seed=seed, rows=outside_test)
     notes = tuple(dict.fromkeys(note for split in splits for note in split.notes))
-    if n_test := len(rows) - len(outside_test):
+    if n_test := len(data) - len(outside_test):
         notes += (f"the {n_test} test videos were not looked at",)
-    return splits, notes
+    return [(np.sort(np.concatenate([split.train, split.val])), split.test) for split in splits], notes
 
 
 def _out_of_fold(
-    columns: Mapping[str, Float],
-    rows: VideoRows,
-    splits: Sequence[Split],
-    scored: npt.NDArray[np.int64],
-    seed: int,
+    inputs: Mapping[str, Sequence[Float]], labels: npt.NDArray[np.int8], folds: Folds
 ) -> dict[tuple[str, Model], Float]:
-    """Probabilities or shares of every input by both models, of the scored rows: float64 [M]."""
-    logits = {name: np.zeros(len(rows)) for name in columns}
-    shares = {name: np.zeros(len(rows)) for name in columns}
-    for split in splits:
-        train = np.sort(np.concatenate([split.train, split.val]))
-        for name, own in columns.items():
-            logits[name][split.test], _ = out_of_sample_logits(
-                own, rows.labels, rows.groups, train=train, rows=split.test, seed=seed
+    """Probabilities or shares of every input by both models: float64 [V], NaN outside the folds. inputs: blocks, [V, D]."""
+    logits, shares = {}, {}
+    for name, blocks in inputs.items():
+        logits[name] = out_of_fold_logits([cross_fit(block, labels, folds) for block in blocks], blocks)
+        shares[name] = np.full(len(labels), np.nan)
+        for rest, fold in folds:
+            shares[name][fold] = neighbour_shares(
+                np.concatenate(blocks, axis=1), labels, train=rest, rows=fold
             )
-            shares[name][split.test] = out_of_sample_neighbours(
-                own, rows.labels, train=train, rows=split.test
-            )
-    streams = [name for name in columns if name != METADATA]
-    for one, other in combinations(streams, 2):
+    for one, other in combinations([name for name in inputs if name != METADATA], 2):
         logits[f"{one}+{other}"] = (logits[one] + logits[other]) / 2
         shares[f"{one}+{other}"] = (shares[one] + shares[other]) / 2
     found: dict[tuple[str, Model], Float] = {}
     for name in logits:
-        found[name, LOGISTIC] = probabilities(logits[name][scored])
-        found[name, NEIGHBOURS] = shares[name][scored].clip(0, 1)
+        found[name, LOGISTIC] = probabilities(logits[name])
+        found[name, NEIGHBOURS] = shares[name].clip(0, 1)
     return found
+
+
+def neighbour_shares(
+    columns: Float, labels: npt.NDArray[np.int8], *, train: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> Float:
+    """Share of positives among the nearest 15 videos of `train` by cosine, the nearer the heavier: float64 [M].
+
+    columns: float64 [V, D], standardised as `train` is.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(columns[train])
+    model = KNeighborsClassifier(min(MOST_NEIGHBOURS, len(train)), metric="cosine", weights="distance")
+    model.fit(scaler.transform(columns[train]), labels[train])
+    shares: Float = model.predict_proba(scaler.transform(columns[rows]))[:, 1].astype(np.float64)
+    return shares
 
 
 def _rows(

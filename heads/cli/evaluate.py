@@ -85,7 +85,8 @@ def show_evaluation(console: Console, head: TrainedHead, found: HeadEvaluation) 
     from rich.text import Text
 
     from heads.report.evaluation import evaluation_facts
-    from heads.report.show import RANDOM_NOTE, print_note, show_table
+    from heads.report.show import print_note, show_table
+    from heads.report.words import RANDOM_NOTE
 
     for name, value in evaluation_facts(head, found):
         console.print(Text(f"{name:<12} {value}"), soft_wrap=True)

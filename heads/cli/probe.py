@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from heads.audit.probe import ProbeReport, ProbeRow
-    from heads.report.show import Layout
+    from heads.report.words import Layout
     from heads.scoring.pairs import PairScore
 
 
@@ -59,7 +59,8 @@ def show_probe(console: Console, report: ProbeReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from heads.report.show import RANDOM_NOTE, print_fitting, print_note, with_interval
+    from heads.report.show import print_fitting, print_note
+    from heads.report.words import RANDOM_NOTE, with_interval
     from heads.scoring.bootstrap import interval_notes
 
     def table(layout: Layout) -> Table:

@@ -12,7 +12,7 @@ from cache.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from heads.report.show import Layout
+    from heads.report.words import Layout
     from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig
     from heads.trained.head import TrainedHead
     from heads.trained.rethreshold import AtThreshold, SelectionScores
@@ -128,7 +128,8 @@ def _show(
     from rich.text import Text
 
     from heads.report.curves import objective_words
-    from heads.report.show import RANDOM_NOTE, print_fitting
+    from heads.report.show import print_fitting
+    from heads.report.words import RANDOM_NOTE
     from heads.scoring.bootstrap import interval_notes
     from heads.trained.rethreshold import at_threshold
 

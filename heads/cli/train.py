@@ -24,6 +24,24 @@ def _text(help_text: str, panel: str, *names: str) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False)
 
 
+_SETTING: Any = typer.Option(hidden=True)
+"""A setting with a flag of its own, which --set KEY=VALUE and --help-settings have as well."""
+
+
+def print_settings(asked: bool) -> None:
+    """Every setting of --set with what it may be, as the configs say it, and end."""
+    if not asked:
+        return
+    import textwrap
+
+    from heads.training.config import all_settings
+
+    for setting in all_settings():
+        typer.echo(f"{setting.key}={setting.default}   ({setting.values})")
+        typer.echo(textwrap.fill(setting.about, 100, initial_indent="    ", subsequent_indent="    "))
+    raise typer.Exit
+
+
 def train_head_command(
     features: Annotated[list[Path], _text("Cache, .zarr or .h5; several may follow.", DATA)],
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
@@ -45,10 +63,8 @@ def train_head_command(
         ),
     ] = False,
     streams: Annotated[str | None, _text("Streams, comma-separated (default: all).", DATA)] = None,
-    grid: Annotated[str | None, _text("Stream whose tokens streams are joined on.", DATA)] = None,
-    val_share: Annotated[
-        float | None, _text("Held out where the cache has no val (default: 0.2).", DATA)
-    ] = None,
+    grid: Annotated[str | None, _SETTING] = None,
+    val_share: Annotated[float | None, _SETTING] = None,
     ignore_splits: Annotated[
         bool,
         typer.Option("--ignore-splits", help="As if the cache stored no splits.", rich_help_panel=DATA),
@@ -61,52 +77,42 @@ def train_head_command(
             MODEL,
         ),
     ] = None,
-    pool: Annotated[
-        str | None, _text("mean, attention, cls, max, or of the inputs std, range, mean-std.", MODEL)
-    ] = None,
-    delta: Annotated[
-        str | None, _text("Each token's change from the one before: beside, instead or off.", MODEL)
-    ] = None,
-    join: Annotated[str | None, _text("Streams: grid, tokens (fusion) or late (a head each).", MODEL)] = None,
-    depth: Annotated[int | None, _text("Encoder layers.", MODEL)] = None,
-    width: Annotated[int | None, _text("Width inside the encoder.", MODEL)] = None,
-    heads: Annotated[int | None, _text("Attention heads (default: largest divisor up to 16).", MODEL)] = None,
-    dropout: Annotated[float | None, _text("Dropout of the encoder.", MODEL)] = None,
-    scaling: Annotated[str | None, _text("Inputs: none, l2 or standard (fitted on train).", MODEL)] = None,
-    loss: Annotated[str | None, _text("bce or focal.", LOSS)] = None,
-    pos_weight: Annotated[str | None, _text("auto (negatives / positives), off or a number.", LOSS)] = None,
-    focal_alpha: Annotated[str | None, _text("Weight of positives, or off (default: 0.25).", LOSS)] = None,
-    focal_gamma: Annotated[float | None, _text("Focusing (default: 2).", LOSS)] = None,
-    label_smoothing: Annotated[float | None, _text("Share of each label given away.", LOSS)] = None,
-    sampler: Annotated[str | None, _text("shuffle or balanced.", LOSS)] = None,
+    pool: Annotated[str | None, _SETTING] = None,
+    delta: Annotated[str | None, _SETTING] = None,
+    join: Annotated[str | None, _SETTING] = None,
+    depth: Annotated[int | None, _SETTING] = None,
+    width: Annotated[int | None, _SETTING] = None,
+    heads: Annotated[int | None, _SETTING] = None,
+    dropout: Annotated[float | None, _SETTING] = None,
+    scaling: Annotated[str | None, _SETTING] = None,
+    loss: Annotated[str | None, _SETTING] = None,
+    pos_weight: Annotated[str | None, _SETTING] = None,
+    focal_alpha: Annotated[str | None, _SETTING] = None,
+    focal_gamma: Annotated[float | None, _SETTING] = None,
+    label_smoothing: Annotated[float | None, _SETTING] = None,
+    sampler: Annotated[str | None, _SETTING] = None,
     epochs: Annotated[int | None, _text("Passes over train.", TRAINING)] = None,
     lr: Annotated[float | None, _text("Learning rate.", TRAINING)] = None,
-    batch_size: Annotated[int | None, _text("Videos a step.", TRAINING)] = None,
-    weight_decay: Annotated[float | None, _text("Of AdamW, on matrices.", TRAINING)] = None,
-    schedule: Annotated[str | None, _text("cosine or constant.", TRAINING)] = None,
-    warmup_share: Annotated[float | None, _text("Share of steps with a rising rate.", TRAINING)] = None,
-    clip_norm: Annotated[str | None, _text("Gradient norm limit, or off.", TRAINING)] = None,
-    ema_decay: Annotated[str | None, _text("Averaged weights, or off.", TRAINING)] = None,
-    patience: Annotated[
-        str | None, _text("Epochs without progress before stopping, or off.", TRAINING)
-    ] = None,
-    precision: Annotated[str | None, _text("auto, fp32 or bf16.", TRAINING)] = None,
+    batch_size: Annotated[int | None, _SETTING] = None,
+    weight_decay: Annotated[float | None, _SETTING] = None,
+    schedule: Annotated[str | None, _SETTING] = None,
+    warmup_share: Annotated[float | None, _SETTING] = None,
+    clip_norm: Annotated[str | None, _SETTING] = None,
+    ema_decay: Annotated[str | None, _SETTING] = None,
+    patience: Annotated[str | None, _SETTING] = None,
+    precision: Annotated[str | None, _SETTING] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=TRAINING)] = "auto",
     seed: Annotated[int | None, _text("Of weights, order and dropout.", TRAINING)] = None,
-    threshold_grid: Annotated[
-        str | None, _text("exact, coarse (0.30-0.70 by 0.05) or fine (0.01-0.99 by 0.01).", DECISION)
-    ] = None,
+    threshold_grid: Annotated[str | None, _SETTING] = None,
     objective: Annotated[
         str | None,
         _text("f1, fbeta, precision-at-recall, recall-at-precision or false-alarms-per-hour.", DECISION),
     ] = None,
-    beta: Annotated[float | None, _text("Of fbeta.", DECISION)] = None,
-    floor: Annotated[float | None, _text("Of recall or precision, by objective.", DECISION)] = None,
-    max_false_alarms_per_hour: Annotated[float | None, _text("By objective.", DECISION)] = None,
-    selection: Annotated[
-        str | None, _text("Best epoch by auroc, average_precision, f1 or loss.", DECISION)
-    ] = None,
-    calibration: Annotated[str | None, _text("temperature or none.", DECISION)] = None,
+    beta: Annotated[float | None, _SETTING] = None,
+    floor: Annotated[float | None, _SETTING] = None,
+    max_false_alarms_per_hour: Annotated[float | None, _SETTING] = None,
+    selection: Annotated[str | None, _SETTING] = None,
+    calibration: Annotated[str | None, _SETTING] = None,
     cv: Annotated[
         int | None,
         _text("Folds by source group that decide threshold and temperature (default: up to 5).", DECISION),
@@ -130,8 +136,19 @@ def train_head_command(
     ] = None,
     tensorboard: Annotated[Path | None, _text("Folder for TensorBoard (extra tensorboard).", REPORT)] = None,
     settings: Annotated[
-        list[str] | None, _text("Any other setting, KEY=VALUE; may be repeated.", TRAINING, "--set")
+        list[str] | None,
+        _text("Any setting of --help-settings, KEY=VALUE; may be repeated.", TRAINING, "--set"),
     ] = None,
+    help_settings: Annotated[
+        bool,
+        typer.Option(
+            "--help-settings",
+            help="Name every setting of --set, with its values, and end.",
+            callback=print_settings,
+            is_eager=True,
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
 ) -> None:
     """Train a head from a feature cache: folds choose model and threshold, floors stand beside the result."""
     named = {

@@ -19,8 +19,9 @@ from torch import Tensor
 from cache.arguments import require_open_cache
 from cache.errors import CacheCorrupt, HeadError, InputError
 from cache.fingerprint import is_random, weights_name
+from cache.tables import TokenArray
 from heads.data.fold_file import read_folds
-from heads.data.grid import Ragged, join_streams, reference_stream
+from heads.data.grid import join_streams, reference_stream
 from heads.data.rows import read_rows
 from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
 
@@ -216,11 +217,11 @@ def load_tokens(
     ragged = {}
     for name in streams:
         array = cache.load(name)
-        if (np.diff(array.offsets) == 0).any():
+        if (array.lengths == 0).any():
             raise CacheCorrupt(
                 f"{cache.paths[0]}: stream {name} has videos without a token; run onepass verify"
             )
-        ragged[name] = Ragged(array.values, array.spans, array.offsets)
+        ragged[name] = array
     return in_memory(ragged, separate_streams=separate_streams, grid=reference).take(torch.from_numpy(videos))
 
 
@@ -231,7 +232,9 @@ def _reference(cache: Cache, streams: Sequence[str], grid: str) -> str:
         raise InputError(str(error)) from error
 
 
-def in_memory(streams: Mapping[str, Ragged], *, separate_streams: bool, grid: str = "auto") -> MemoryTokens:
+def in_memory(
+    streams: Mapping[str, TokenArray], *, separate_streams: bool, grid: str = "auto"
+) -> MemoryTokens:
     """Channels from ragged streams: one a stream, or one of all streams joined on a grid.
 
     Raises HeadError for a head of no streams, ValueError as `heads.data.grid.join_streams` does.
@@ -282,11 +285,6 @@ class StreamedTokens:
         by_row, back = np.unique(rows, return_inverse=True)  # reading in store order coalesces
         ragged = {}
         for name in self.streams:
-            tokens = self.cache.read(name, by_row)
-            ragged[name] = Ragged(
-                np.concatenate([t.values for t in tokens]),
-                np.concatenate([t.spans for t in tokens]),
-                np.concatenate([[0], np.cumsum([len(t.values) for t in tokens])]).astype(np.int64),
-            )
+            ragged[name] = TokenArray.join(self.cache.read(name, by_row))
         loaded = in_memory(ragged, separate_streams=self.separate_streams, grid=self.reference)
         return loaded.batch(torch.from_numpy(back.reshape(-1)))

@@ -9,40 +9,17 @@ middle). Several nearest tokens: the earliest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from cache.tables import TokenArray
 
 INSTANT_SECONDS = 1e-4
 DEFAULT_REFERENCE = "slowfast"
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ragged:
-    """Tokens of one stream, video after video.
-
-    values: float16 or float32 [N, D]. spans: float32 [N, 2], seconds. offsets: int64 [V + 1].
-    Raises ValueError when shapes disagree.
-    """
-
-    values: npt.NDArray[np.float16] | npt.NDArray[np.float32]
-    spans: npt.NDArray[np.float32]
-    offsets: Int
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 2 or self.spans.shape != (len(self.values), 2):
-            raise ValueError(f"values {self.values.shape} and spans {self.spans.shape} do not fit")
-        if self.offsets.ndim != 1 or len(self.offsets) < 1 or int(self.offsets[-1]) != len(self.values):
-            raise ValueError(f"offsets {self.offsets.shape} do not end at {len(self.values)} tokens")
-
-    @property
-    def lengths(self) -> Int:
-        """Tokens of each video, int64 [V]."""
-        return np.diff(self.offsets)
 
 
 def reference_stream(n_tokens: Mapping[str, int], *, grid: str = "auto") -> str:
@@ -60,7 +37,7 @@ def reference_stream(n_tokens: Mapping[str, int], *, grid: str = "auto") -> str:
     return min(sorted(n_tokens), key=lambda name: n_tokens[name])
 
 
-def overlapping_tokens(reference: Ragged, other: Ragged) -> tuple[Int, Int]:
+def overlapping_tokens(reference: TokenArray, other: TokenArray) -> tuple[Int, Int]:
     """Which tokens of `other` each token of `reference` takes: (rows of other [K], bag starts [N_reference]).
 
     Bag i is rows[starts[i] : starts[i + 1]]; no bag is empty. Raises ValueError when the numbers of videos
@@ -100,7 +77,7 @@ def overlapping_tokens(reference: Ragged, other: Ragged) -> tuple[Int, Int]:
     return rows.astype(np.int64), (np.cumsum(sizes) - sizes).astype(np.int64)
 
 
-def _on_time_line(tokens: Ragged, stretch: float) -> tuple[Float, Float, Int]:
+def _on_time_line(tokens: TokenArray, stretch: float) -> tuple[Float, Float, Int]:
     video = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths)
     shift = video * stretch
     start, end = tokens.spans[:, 0].astype(np.float64), tokens.spans[:, 1].astype(np.float64)
@@ -112,7 +89,7 @@ def _on_time_line(tokens: Ragged, stretch: float) -> tuple[Float, Float, Int]:
     )
 
 
-def _nearest(middles: Float, videos: Int, other: Ragged, start: Float, end: Float) -> Int:
+def _nearest(middles: Float, videos: Int, other: TokenArray, start: Float, end: Float) -> Int:
     """Row of `other` nearest to each middle, inside its video."""
     other_middles = (start + end) / 2
     order = np.argsort(other_middles, kind="stable")
@@ -125,7 +102,7 @@ def _nearest(middles: Float, videos: Int, other: Ragged, start: Float, end: Floa
     return nearest
 
 
-def join_streams(streams: Mapping[str, Ragged], *, grid: str = "auto") -> Ragged:
+def join_streams(streams: Mapping[str, TokenArray], *, grid: str = "auto") -> TokenArray:
     """Concatenate streams (in the mapping's order) on the reference stream's grid: float32 [N_reference, sum
     of D].
 
@@ -155,4 +132,4 @@ def join_streams(streams: Mapping[str, Ragged], *, grid: str = "auto") -> Ragged
             part.copy_(
                 embedding_bag(torch.from_numpy(rows), values.float(), torch.from_numpy(starts), mode="mean")
             )
-    return Ragged(joined.numpy(), reference.spans, reference.offsets)
+    return TokenArray(joined.numpy(), reference.spans, reference.offsets)

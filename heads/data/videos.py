@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cache.arguments import require_open_cache
+from cache.arguments import require_open_cache, shown
 from cache.errors import InputError
 from cache.labels.groups import source_groups
 from cache.schema import UNKNOWN_LABEL, StreamTokens
-from heads.data.grid import Ragged
+from cache.tables import TokenArray
 
 if TYPE_CHECKING:
     from cache.reader import Cache
@@ -85,7 +85,7 @@ def _is_video(element: Any) -> bool:
     return array or isinstance(element, (CachedVideo, StreamTokens, Mapping))
 
 
-def to_ragged(videos: Sequence[Any]) -> dict[str, Ragged]:
+def to_ragged(videos: Sequence[Any]) -> dict[str, TokenArray]:
     """The tokens of all videos by stream, in the order of the names; values are copied together.
 
     Raises ValueError when videos differ in their streams or widths, or a video has no token or no finite one.
@@ -103,21 +103,17 @@ def to_ragged(videos: Sequence[Any]) -> dict[str, Ragged]:
         widths = {t.values.shape[1] for t in tokens}
         if len(widths) != 1:
             raise ValueError(f"stream {name}: videos differ in width: {sorted(widths)}")
-        ragged[name] = Ragged(
-            np.concatenate([t.values for t in tokens]),
-            np.concatenate([t.spans for t in tokens]),
-            np.concatenate([[0], np.cumsum([len(t.values) for t in tokens])]).astype(np.int64),
-        )
+        ragged[name] = TokenArray.join(tokens)
     return ragged
 
 
-def table_to_ragged(X: npt.NDArray[np.float32]) -> dict[str, Ragged]:
+def table_to_ragged(X: npt.NDArray[np.float32]) -> dict[str, TokenArray]:
     """float32 [n, D] as videos of one token, [n, T, D] as videos of T tokens, one second each."""
     tokens = X[:, None, :] if X.ndim == 2 else X
     n, length, dim = tokens.shape
     starts = np.tile(np.arange(length, dtype=np.float32), n)
     return {
-        PLAIN_STREAM: Ragged(
+        PLAIN_STREAM: TokenArray(
             np.ascontiguousarray(tokens.reshape(n * length, dim)),
             np.stack([starts, starts + 1], axis=1),
             np.arange(n + 1, dtype=np.int64) * length,
@@ -139,15 +135,19 @@ def _streams(video: Any) -> dict[str, StreamTokens]:
         plain = [name for name, tokens in video.items() if not isinstance(tokens, StreamTokens)]
         if plain and len(video) > 1:
             raise ValueError("videos of several streams need StreamTokens: their spans align the streams")
-        return {str(name): _tokens(tokens) for name, tokens in video.items()}
-    return {PLAIN_STREAM: _tokens(video)}
+        return {str(name): plain_tokens(tokens) for name, tokens in video.items()}
+    return {PLAIN_STREAM: plain_tokens(video)}
 
 
-def _tokens(tokens: Any) -> StreamTokens:
+def plain_tokens(tokens: Any) -> StreamTokens:
+    """Numbers [T, D] as tokens of one second each; StreamTokens as they are. Raises ValueError for anything else."""
     if isinstance(tokens, StreamTokens):
         return tokens
-    values = np.asarray(tokens, dtype=np.float32)
+    try:
+        values = np.asarray(tokens, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"tokens must be numbers [T, D], not {shown(tokens)}") from None
     if values.ndim != 2 or len(values) == 0:
-        raise ValueError(f"tokens of a video must be [T, D] with T > 0, got {values.shape}")
+        raise ValueError(f"tokens must be [T, D] with T > 0, got {values.shape}")
     starts = np.arange(len(values), dtype=np.float32)
     return StreamTokens(values, np.stack([starts, starts + 1], axis=1))

@@ -41,6 +41,11 @@ class HeadEnsemble(TokenModel):
         first = self.heads()[: len(self.stream_dims) if self.late else 1]
         return [scaling for head in first for scaling in head.input_scalings()]
 
+    @property
+    def pools_first(self) -> bool:
+        """As its members, which are alike."""
+        return self.heads()[0].pools_first
+
     @torch.no_grad()
     def set_weights(self, weights: Sequence[float]) -> None:
         """What each member's logit counts."""
@@ -49,12 +54,22 @@ class HeadEnsemble(TokenModel):
     def member_logits(
         self, values: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> Tensor:
-        """Each member's own logit, float32 [M, B]."""
+        """Each member's own logit, float32 [M, B]. Nothing fitted lies before the pool of heads that pool first, so that
+        those of all folds pool once.
+        """
         n_channels = len(values)
+        pooled: dict[int, Tensor] = {}
         found = []
         for i, head in enumerate(self.heads()):
-            own = slice(i % n_channels, i % n_channels + 1) if self.late else slice(None)
-            found.append(head(values[own], masks[own], times[own]))
+            place = i % n_channels if self.late else 0
+            own = slice(place, place + 1) if self.late else slice(None)
+            if not head.pools_first:
+                found.append(head(values[own], masks[own], times[own]))
+                continue
+            if place not in pooled:
+                scaled = [s(x, m) for s, x, m in zip(head.scalings, values[own], masks[own], strict=True)]
+                pooled[place] = head.pooled(scaled, masks[own])
+            found.append(head.from_pooled(pooled[place]))
         return torch.stack(found)
 
     def forward(self, values: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]) -> Tensor:

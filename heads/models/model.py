@@ -55,6 +55,7 @@ TORCH_FEEDFORWARD = 2048
 class ModelConfig:
     """Which head. None means the architecture's default (table above).
 
+    architecture: which head.
     pool: mean, attention, max, cls (transformer and fusion only), or std, range and mean-std of the inputs (mlp,
     linear and logistic only); None is attention for attention-pool, mean-std for logistic, else mean. delta:
     |x_t - x_(t-1)| of the scaled inputs, beside them or instead of them. join: streams on one grid, as tokens of
@@ -184,7 +185,7 @@ class Classifier(nn.Sequential):
 class TokenModel(nn.Module):
     """Tokens to one logit a video: one head (`HeadModel`) or several (`heads.models.ensemble.HeadEnsemble`).
 
-    Subclasses give `forward` and `input_scalings`.
+    Subclasses give `forward`, `input_scalings` and `pools_first`.
     """
 
     def logits(self, channels: Sequence[TokenBatch]) -> Tensor:
@@ -196,6 +197,11 @@ class TokenModel(nn.Module):
 
     def input_scalings(self) -> list[InputScaling]:
         """The scaling of each channel."""
+        raise NotImplementedError
+
+    @property
+    def pools_first(self) -> bool:
+        """True when the inputs are pooled before anything else and what comes of it is standardised."""
         raise NotImplementedError
 
     @property
@@ -303,12 +309,17 @@ class HeadModel(TokenModel):
         self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> Tensor:
         """`forward` for tokens that have been through this head's input scaling (zero in padding)."""
-        pooled_BD: Tensor
-        if self.standardise is not None:
-            pooled_BD = self.standardise(self.pooled(scaled, masks))
-            pooled_BD = self.dropout(pooled_BD if self.mlp is None else self.mlp(pooled_BD))
-        else:
-            pooled_BD = self.dropout(self.pool(*self._encode_scaled(scaled, masks, times)))
+        if self.pools_first:
+            return self.from_pooled(self.pooled(scaled, masks))
+        return self._classified(self.dropout(self.pool(*self._encode_scaled(scaled, masks, times))))
+
+    def from_pooled(self, pooled_BD: Tensor) -> Tensor:
+        """`forward_scaled` of a head that pools first, from what `pooled` gives."""
+        assert self.standardise is not None
+        pooled_BD = self.standardise(pooled_BD)
+        return self._classified(self.dropout(pooled_BD if self.mlp is None else self.mlp(pooled_BD)))
+
+    def _classified(self, pooled_BD: Tensor) -> Tensor:
         with torch.autocast(pooled_BD.device.type, enabled=False):
             logits: Tensor = self.classifier(pooled_BD.float()).squeeze(-1)
         return logits

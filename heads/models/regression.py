@@ -46,20 +46,28 @@ class Regression:
         return found
 
 
+class _Path:
+    """Regressions on `rows`, one a strength, each starting from the one before."""
+
+    def __init__(self, block: Float, labels: Labels, rows: Int) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self._block, self._labels, self._rows = block, labels, rows
+        self._mean, std = block[rows].mean(axis=0), block[rows].std(axis=0)
+        self._std = np.where(std > SMALLEST_STD, std, 1.0)
+        self._model = LogisticRegression(max_iter=5000, tol=TOLERANCE, warm_start=True)
+
+    def fit(self, strength: float) -> Regression:
+        standardised = (self._block[self._rows] - self._mean) / self._std
+        model = self._model.set_params(C=strength).fit(standardised, self._labels[self._rows])
+        weights = model.coef_[0].astype(np.float64)
+        return Regression(self._mean, self._std, weights, float(model.intercept_[0]), strength)
+
+
 def fit_path(block: Float, labels: Labels, rows: Int, strengths: Sequence[float]) -> list[Regression]:
     """A regression a strength on `rows`, each starting from the one before."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, std = block[rows].mean(axis=0), block[rows].std(axis=0)
-    std = np.where(std > SMALLEST_STD, std, 1.0)
-    standardised = (block[rows] - mean) / std
-    model = LogisticRegression(max_iter=5000, tol=TOLERANCE, warm_start=True)
-    found = []
-    for strength in strengths:
-        model.set_params(C=strength).fit(standardised, labels[rows])
-        weights = model.coef_[0].astype(np.float64)
-        found.append(Regression(mean, std, weights, float(model.intercept_[0]), strength))
-    return found
+    path = _Path(block, labels, rows)
+    return [path.fit(strength) for strength in strengths]
 
 
 def log_losses(logits: Float, labels: Labels) -> Float:
@@ -70,7 +78,7 @@ def log_losses(logits: Float, labels: Labels) -> Float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossFit:
-    """One block, fold by fold. paths: of each fold, a regression a strength. losses: float64 [C, V], of held-out
+    """One block, fold by fold. paths: of each fold, a regression a strength tried. losses: float64 [C, V], of held-out
     videos; 0 outside the folds.
     """
 
@@ -91,14 +99,26 @@ class CrossFit:
 
 
 def cross_fit(block: Float, labels: Labels, folds: Folds) -> CrossFit:
-    """Fit every fold at every strength."""
-    losses = np.zeros((len(STRENGTHS), len(block)))
-    paths = []
-    for train, held in folds:
-        path = fit_path(block, labels, train, STRENGTHS)
-        losses[:, held] = log_losses(np.stack([one.logits(block[held]) for one in path]), labels[held])
-        paths.append(path)
-    return CrossFit(folds, tuple(paths), losses)
+    """Fit every fold at every strength, from the strongest penalty on, until a weaker one has more held-out loss than
+    the one before it whichever fold is left out. Weak penalties take the most steps.
+    """
+    fitting = [_Path(block, labels, train) for train, _ in folds]
+    paths: list[list[Regression]] = [[] for _ in folds]
+    losses: list[Float] = []
+    for strength in STRENGTHS:
+        losses.append(np.zeros(len(block)))
+        for (_, held), one, path in zip(folds, fitting, paths, strict=True):
+            path.append(one.fit(strength))
+            losses[-1][held] = log_losses(path[-1].logits(block[held]), labels[held])
+        if len(losses) > 1 and _worse_without_any(losses[-1] - losses[-2], folds):
+            break
+    return CrossFit(folds, tuple(paths), np.stack(losses))
+
+
+def _worse_without_any(gained: Float, folds: Folds) -> bool:
+    """Whether the sum of float64 [V] is above 0, over all folds and over all but any one."""
+    of_fold = np.array([gained[held].sum() for _, held in folds])
+    return bool(of_fold.sum() > 0 and (of_fold.sum() - of_fold > 0).all())
 
 
 def fit_regression(
@@ -113,4 +133,13 @@ def fit_regression(
 def mean_logits(regressions: Sequence[Regression], blocks: Sequence[Float]) -> Float:
     """float64 [V]: the mean over blocks."""
     found: Float = np.mean([one.logits(x) for one, x in zip(regressions, blocks, strict=True)], axis=0)
+    return found
+
+
+def out_of_fold_logits(fits: Sequence[CrossFit], blocks: Sequence[Float]) -> Float:
+    """float64 [V], NaN outside the folds: each video's by regressions that never saw it, the mean over blocks."""
+    found = np.full(len(blocks[0]), np.nan)
+    of_fold = zip(*(fit.fold_regressions() for fit in fits), strict=True)
+    for (_, fold), regressions in zip(fits[0].folds, of_fold, strict=True):
+        found[fold] = mean_logits(regressions, [block[fold] for block in blocks])
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import InputError
+from cache.stores import files
 from heads.report.curves import objective_words, pr_curve_png, roc_curve_png, threshold_curve_png
 from heads.report.figures import Provenance, confusion_matrix_png
 from heads.report.history import reliability_png
@@ -15,7 +16,7 @@ from heads.report.outputs import METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, cs
 from heads.report.page import Page, page_html, result_rows
 from heads.report.training_figures import ReportFigure
 from heads.scoring.calibration import probabilities
-from heads.trained.checkpoint import INFO_FILE, write_file, writing
+from heads.trained.checkpoint import INFO_FILE, writing
 from heads.trained.evaluation import HeadEvaluation
 from heads.trained.head import TrainedHead
 from heads.trained.record import PART_ROLES
@@ -55,7 +56,7 @@ def write_evaluation(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, (file, data) in contents.items():
-            write_file(folder / file, data)
+            files.replace(folder / file, data)
             written[name] = folder / file
     return written
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from cache.stores import files
 from heads.report.page import report_html
 from heads.report.training_figures import training_figures
-from heads.trained.checkpoint import save_head, write_file, writing
+from heads.trained.checkpoint import save_head, writing
 from heads.trained.head import TrainedHead
 from heads.trained.record import TrainingRecord
 from heads.training.cross_validation import CrossValidation
@@ -62,7 +63,7 @@ def write_training(
         if folds is None:  # an earlier training's would look like this one's
             (folder / CROSS_VALIDATION_FILE).unlink(missing_ok=True)
         for name, (file, data) in contents.items():
-            write_file(folder / file, data)
+            files.replace(folder / file, data)
             written[name] = folder / file
     return written
 

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from heads.report.curves import objective_words
+from heads.report import words
 from heads.report.mistakes import N_MISTAKES, describe_mistakes, mistaken_rows
 from heads.report.training_figures import ReportFigure, final_evaluation
-from heads.scoring.bootstrap import Interval
 from heads.scoring.evaluate import Evaluation
-from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig
 from heads.trained.evaluation import source_scores
 from heads.trained.head import TrainedHead
 from heads.trained.record import PART_ROLES, PredictionTable, TrainingRecord
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 TEMPLATE = "report.html"
 MOST_SOURCES = 15
 """Source groups that a page lists, the worst first."""
-
-COLUMNS = ("AUROC", "average precision", "F1", "precision", "recall", "accuracy", "Brier", "ECE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,7 @@ class Page:
     """What a page shows. part: whose mistakes and sources; table: the predictions that hold it."""
 
     title: str
-    facts: list[tuple[str, str]]
+    facts: words.Facts
     tables: list[ResultTable]
     notes: tuple[str, ...]
     figures: Sequence[ReportFigure]
@@ -66,7 +62,7 @@ def report_html(
         title=f"{head.info.config.model.architecture} head on {head.info.trained_on['dataset']}",
         facts=facts(head, record),
         tables=result_tables(record),
-        notes=all_notes(head, record),
+        notes=head.info.notes,
         figures=figures,
         part=final_evaluation(record).part,
         table=record.predictions,
@@ -94,9 +90,12 @@ def page_html(head: TrainedHead, page: Page, *, cache: Cache | None = None, src:
         random_weights=info.random_weights,
         weights=info.weights,
         facts=page.facts,
-        columns=COLUMNS,
+        columns=[name for name, _ in words.RESULT_COLUMNS],
         tables=page.tables,
         notes=page.notes,
+        portfolio=words.portfolio_rows(head),
+        portfolio_columns=words.PORTFOLIO_COLUMNS,
+        portfolio_title=words.PORTFOLIO_TITLE,
         figures=[
             {
                 "title": figure.title,
@@ -124,104 +123,9 @@ def page_html(head: TrainedHead, page: Page, *, cache: Cache | None = None, src:
     return html.encode("utf-8", "xmlcharrefreplace")
 
 
-def facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
+def facts(head: TrainedHead, record: TrainingRecord) -> words.Facts:
     """What stands at the top of the page: what was trained, on what, and how it decides."""
-    info = head.info
-    counts = info.trained_on["counts"]
-    parts = "; ".join(
-        f"{part} " + ", ".join(f"{n:,} {name}" for name, n in of.items()) for part, of in counts.items()
-    )
-    ignored = ", the cache's own splits ignored" if info.config.data.ignore_splits else ""
-    calibration = record.calibration
-    applied = "applied" if info.config.calibration == "temperature" else "not applied"
-    chose = record.chosen_on
-    scored = (
-        f"{chose} chose; test was scored once" if "test" in counts else f"{chose} chose, and there is no test"
-    )
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record.seconds.items())
-    return [
-        ("data set", f"{info.trained_on['dataset']}, {info.trained_on['n_videos']:,} videos"),
-        ("split", f"{info.trained_on['split']}{ignored}: {parts}"),
-        (
-            "selection",
-            f"{scored}; {epoch_words(head, record)}",
-        ),
-        ("threshold", _threshold_fact(info.threshold, info.config.threshold, on=chose)),
-        *_fold_facts(head, record),
-        (
-            "temperature",
-            f"{calibration.temperature:.3f}, {applied}; log loss on {chose} {calibration.nll_before:.3f} before "
-            f"and {calibration.nll_after:.3f} after",
-        ),
-        (
-            "model",
-            f"{info.config.model.architecture}, {info.config.model.pooling} pool, {info.n_parameters:,} "
-            f"parameters, trained in {info.precision}, seed {info.config.seed}",
-        ),
-        *_portfolio_facts(head),
-        ("inputs", ", ".join(f"{s.name} {s.dim} ({s.weights})" for s in info.streams)),
-        ("loss", f"{info.config.loss.kind}, weight of positives {info.pos_weight:.4f}"),
-        ("time", seconds),
-    ]
-
-
-def _portfolio_facts(head: TrainedHead) -> list[tuple[str, str]]:
-    if not head.info.portfolio:
-        return []
-    words = [
-        f"{row['name']}{' (taken)' * row['taken']} "
-        + (
-            row["note"]
-            or f"AUROC {row['auroc']:.3f}, {row['difference']:.3f} (SE {row['standard_error']:.3f}) behind"
-        )
-        for row in head.info.portfolio
-    ]
-    return [("compared out of fold", "; ".join(words))]
-
-
-def epoch_words(head: TrainedHead, record: TrainingRecord) -> str:
-    """Which epoch's weights the head has, and what it is the mean of."""
-    info = head.info
-    if info.config.model.architecture == "logistic":
-        words = "a regression, without epochs"
-    elif record.cross_validation is not None:
-        words = f"epoch {info.best_epoch}, the last, so that nothing chose it"
-    else:
-        words = f"best epoch {info.best_epoch} of {len(record.history)} by {info.config.selection}"
-    if info.members > 1:
-        return f"{words}; the mean of the heads of {info.members} folds"
-    return words if record.cross_validation is None else f"{words}; trained on all videos of the folds"
-
-
-def _threshold_fact(choice: ThresholdChoice, config: ThresholdConfig, *, on: str) -> str:
-    interval = "no interval"
-    if choice.interval:
-        caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
-        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
-        interval = f"95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
-    return (
-        f"{choice.threshold:.4f} by {objective_words(config)} on {on}; any from {choice.plateau_low:.4f} to "
-        f"{choice.plateau_high:.4f} decides the same; {interval}"
-    )
-
-
-def _fold_facts(head: TrainedHead, record: TrainingRecord) -> list[tuple[str, str]]:
-    folds = record.cross_validation
-    if folds is None:
-        return []
-    thresholds = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
-    return [
-        (
-            "cross-validation",
-            f"{folds.k} folds by source group, {len(folds.table):,} videos; thresholds {thresholds}, each "
-            "chosen on the other folds",
-        ),
-    ]
-
-
-def all_notes(head: TrainedHead, record: TrainingRecord) -> tuple[str, ...]:
-    """Notes on the head."""
-    return head.info.notes
+    return [*words.data_facts(head), *words.result_facts(head, record), *words.time_facts(record)]
 
 
 def result_tables(record: TrainingRecord) -> list[ResultTable]:
@@ -236,22 +140,6 @@ def result_tables(record: TrainingRecord) -> list[ResultTable]:
 
 def result_rows(head: Evaluation, floors: Sequence[Evaluation]) -> ResultTable:
     """The head above its floors."""
-    m = head.metrics
     return ResultTable(
-        f"{head.part}: {m.n:,} videos, {m.n_positive:,} positive; {PART_ROLES[head.part]}",
-        [(row.name, _cells(row)) for row in (head, *floors)],
-    )
-
-
-def _cells(evaluation: Evaluation) -> list[str]:
-    m: Any = evaluation.metrics
-    keys = ("auroc", "average_precision", "f1", "precision", "recall", "accuracy", "brier", "ece")
-    return [_cell(getattr(m, key), evaluation.intervals.get(key)) for key in keys]
-
-
-def _cell(value: float | None, interval: Interval | None) -> str:
-    if value is None:
-        return "undefined"
-    return f"{value:.3f}" + (
-        f" ({interval.low:.2f} to {interval.high:.2f}){interval.mark}" if interval else ""
+        words.result_title(head), [(row.name, words.result_cells(row)) for row in (head, *floors)]
     )

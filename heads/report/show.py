@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from rich.box import HEAVY_HEAD, SIMPLE
 from rich.console import Console
@@ -17,22 +16,16 @@ from cache.process import terminal
 from heads.data.dataset import HeadDataset, any_random, weights_line
 from heads.data.splits import Split
 from heads.models.model import ModelConfig
-from heads.report.page import epoch_words
-from heads.scoring.bootstrap import Interval
+from heads.report import words
+from heads.report.words import LAYOUTS, RANDOM_NOTE, Layout, number
 from heads.scoring.evaluate import Evaluation
-from heads.scoring.thresholds import ThresholdChoice
 from heads.trained.head import TrainedHead
-from heads.trained.record import PART_ROLES
 from heads.training.config import TrainConfig
-from heads.training.cross_validation import CrossValidation, FoldResult
+from heads.training.cross_validation import FoldResult
 from heads.training.fit import EpochRow
 from heads.training.losses import positive_weight
 
 LOG_WIDTH = 150
-Layout = Literal["wide", "stacked", "short"]
-LAYOUTS: tuple[Layout, ...] = ("wide", "stacked", "short")
-"""Of tables: intervals beside their numbers; below them; below them and only the columns that matter most."""
-RANDOM_NOTE = "RANDOM backbone weights: these scores test the pipeline, they say nothing about violence"
 EPOCH_HEADER = (
     f"{'epoch':>5}  {'lr':>8}  {'loss':>7}  {'val loss':>8}  {'threshold':>9}  "
     f"{'precision':>9}  {'recall':>6}  {'F1':>6}  {'AUROC':>6}"
@@ -98,23 +91,13 @@ def model_words(model: ModelConfig) -> str:
     return f"{model.pooling} pool{change}, join {model.joining}"
 
 
-def portfolio_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def portfolio_table(head: TrainedHead) -> Table:
     """What auto compared: a row a candidate."""
-    table = Table(
-        title="models compared out of fold; taken: the first within one standard error (SE) of the best AUROC",
-        title_justify="left",
-    )
-    table.add_column("")
-    for name in ("AUROC", "behind the best", "SE", "log loss", "parameters"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in rows:
-        mark = ", ".join(word for word in ("best", "taken") if row[word]) or row["note"]
-        numbers = (row["auroc"], row["difference"], row["standard_error"], row["log_loss"])
-        cells = [number(value) for value in numbers]
-        table.add_row(
-            row["name"], *cells, f"{row['n_parameters']:,}", mark, style="bold" if row["taken"] else None
-        )
+    table = Table(title=words.PORTFOLIO_TITLE, title_justify="left")
+    for place, name in enumerate(words.PORTFOLIO_COLUMNS):
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name) or place == 0)
+    for row, cells in zip(head.info.portfolio, words.portfolio_rows(head), strict=True):
+        table.add_row(*cells, style="bold" if row["taken"] else None)
     return table
 
 
@@ -158,28 +141,13 @@ def show_result(console: Console, head: TrainedHead, written: Mapping[str, Path]
     record = head.training
     assert record is not None
     info = head.info
-    folds, chose = record.cross_validation, record.chosen_on
     if info.portfolio:
-        console.print(portfolio_table(info.portfolio))
+        console.print(portfolio_table(head))
     for evaluation in record.evaluations:
         if evaluation.part != "train":
             floors = [floor for floor in record.floors if floor.part == evaluation.part]
             show_table(console, evaluation, floors, weights=info.weights)
-    applied = "applied" if info.config.calibration == "temperature" else "not applied"
-    lines = [
-        f"threshold {_choice_words(info.threshold, on=chose)}",
-        *(fold_threshold_lines(folds) if folds is not None else ()),
-        f"temperature {record.calibration.temperature:.3f} ({applied}); on {chose}, log loss "
-        f"{record.calibration.nll_before:.3f} before and {record.calibration.nll_after:.3f} after, ECE "
-        f"{record.calibration.ece_before:.3f} and {record.calibration.ece_after:.3f}",
-        f"{epoch_words(head, record)}; "
-        f"{info.n_parameters:,} parameters, trained in {info.precision}, seed {info.config.seed}",
-    ]
-    if folds is None and not len(record.split.test):
-        lines.append(
-            "val chose the model, and there is no test; --cv K scores every video by heads that never saw it"
-        )
-    for line in lines:
+    for line in words.lines(words.result_facts(head, record)):
         console.print(Text(line), soft_wrap=True)
     for note in info.notes:
         print_note(console, note)
@@ -194,18 +162,6 @@ def print_note(console: Console, note: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _choice_words(choice: ThresholdChoice, *, on: str) -> str:
-    interval = ""
-    if choice.interval:
-        caveat = f" ({choice.interval.caveat()})" if choice.interval.caveat() else ""
-        bounds = f"{choice.interval.low:.3f} to {choice.interval.high:.3f}"
-        interval = f", 95 % interval {bounds} over {choice.interval.n_groups} source groups{caveat}"
-    return (
-        f"{choice.threshold:.4f} ({choice.objective} on {on}; any from {choice.plateau_low:.4f} to "
-        f"{choice.plateau_high:.4f} decides the same{interval})"
-    )
-
-
 def fold_line(fold: FoldResult, k: int) -> str:
     """A fold that is trained, scored and decided by the others."""
     mark = ", one class for everything" if fold.degenerate else ""
@@ -213,12 +169,6 @@ def fold_line(fold: FoldResult, k: int) -> str:
         f"fold {fold.number} of {k}: {fold.n} videos held out; the other folds choose threshold "
         f"{fold.threshold:.4f}{mark}"
     )
-
-
-def fold_threshold_lines(folds: CrossValidation) -> list[str]:
-    """The threshold that decided each fold."""
-    each = ", ".join(f"{fold.threshold:.4f}" for fold in folds.folds)
-    return [f"thresholds that decided the {folds.k} folds, each chosen on the others: {each}"]
 
 
 def show_table(console: Console, head: Evaluation, floors: Sequence[Evaluation], *, weights: str) -> None:
@@ -230,50 +180,23 @@ def result_table(
     head: Evaluation, floors: Sequence[Evaluation], *, weights: str, layout: Layout = "wide"
 ) -> Table:
     """One row the head and one a floor; intervals are 95 %, by source group; ~ marks a rough one."""
-    m = head.metrics
     table = Table(
-        title=f"{head.part}: {m.n} videos, {m.n_positive} positive; {PART_ROLES[head.part]}\nweights: {weights}",
+        title=f"{words.result_title(head)}\nweights: {weights}",
         title_justify="left",
         pad_edge=layout != "short",
         box=SIMPLE if layout == "short" else HEAVY_HEAD,
     )
-    columns = RESULT_COLUMNS[:5] if layout == "short" else RESULT_COLUMNS
+    columns = words.RESULT_COLUMNS[: words.SHORT_COLUMNS if layout == "short" else None]
     table.add_column("", no_wrap=layout == "wide")
     for name, key in columns:
         wide_head = layout == "wide" and key != "ece"
         table.add_column(name if wide_head else SHORT_HEADS.get(key, name), justify="right", no_wrap=True)
     for row in (head, *floors):
-        cells = [
-            with_interval(getattr(row.metrics, key), row.intervals.get(key), layout=layout)
-            for _, key in columns
-        ]
+        cells = words.result_cells(row, layout=layout)
         table.add_row(row.name, *cells, style="bold" if row is head else None)
     if layout == "short":
         table.caption = "accuracy, Brier and ECE: metrics.json"
     return table
 
 
-RESULT_COLUMNS = (
-    ("AUROC", "auroc"),
-    ("average precision", "average_precision"),
-    ("F1", "f1"),
-    ("precision", "precision"),
-    ("recall", "recall"),
-    ("accuracy", "accuracy"),
-    ("Brier", "brier"),
-    ("ECE", "ece"),
-)
 SHORT_HEADS = {"average_precision": "AP", "precision": "prec.", "accuracy": "acc."}
-
-
-def number(value: float | None) -> str:
-    """Three digits, or - where it is undefined."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def with_interval(value: float | None, interval: Interval | None, *, layout: Layout = "wide") -> str:
-    """A number with its interval beside it, or below it."""
-    if value is None or interval is None:
-        return number(value)
-    between = " " if layout == "wide" else "\n"
-    return f"{value:.3f}{between}[{interval.low:.2f}, {interval.high:.2f}]{interval.mark}"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError
+from heads.report import words
 from heads.trained.head import TrainedHead
 from heads.training.fit import EpochRow
 
@@ -55,14 +56,10 @@ class TensorBoardLog:
         """Weights, threshold and notes as text, the metrics of every part as scalars, PNG files as images."""
         info = head.info
         weights = f"RANDOM: {info.weights}" if info.random_weights else info.weights
-        lines = [
-            f"backbone weights {weights}",
-            f"split {info.trained_on['split']}; {info.trained_on['chosen_on']} chose",
-        ]
-        lines += [
-            f"threshold {info.threshold.threshold:.4f} by {info.threshold.objective} on {info.trained_on['chosen_on']}",
-            *info.notes,
-        ]
+        facts = words.data_facts(head)
+        if head.training is not None:
+            facts += words.result_facts(head, head.training)
+        lines = [f"backbone weights {weights}", *(f"{name}: {value}" for name, value in facts), *info.notes]
         self._writer.add_text("head", "\n\n".join(lines))
         for part, metrics in info.metrics.items():
             for name in ("auroc", "average_precision", "f1", "accuracy", "brier", "ece"):

@@ -21,8 +21,9 @@ from heads.data.dataset import HeadDataset
 from heads.data.rows import METADATA_COLUMNS, varying_columns
 from heads.data.splits import Split
 from heads.data.tokens import TokenSource, scoring_batches
-from heads.models.regression import Folds, cross_fit, fit_regression, mean_logits
+from heads.models.regression import Folds, cross_fit, fit_regression, mean_logits, out_of_fold_logits
 from heads.models.statistics import statistic_pool
+from heads.models.threads import one_thread
 from heads.scoring.bootstrap import Interval
 from heads.scoring.calibration import probabilities as as_probabilities
 from heads.scoring.evaluate import Evaluation, evaluate
@@ -86,21 +87,22 @@ class FloorScores:
 
 
 def floors_out_of_fold(
-    dataset: HeadDataset, folds: Folds, *, config: ThresholdConfig
+    dataset: HeadDataset, folds: Folds, *, config: ThresholdConfig, pooled: Float | None = None
 ) -> Mapping[str, FloorScores]:
-    """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds."""
+    """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds.
+
+    pooled: `token_statistics` of the dataset where they are at hand.
+    """
     labels, metadata = dataset.labels, np.nan_to_num(dataset.metadata)
-    blocks = np.split(token_statistics(dataset.tokens), 2, axis=1)
+    blocks = np.split(token_statistics(dataset.tokens) if pooled is None else pooled, 2, axis=1)
     fits = [cross_fit(block, labels, folds) for block in blocks]
     found = {name: np.full(len(dataset), np.nan) for name in floor_names(dataset)}
-    for number, (rest, fold) in enumerate(folds):
-        regressions = [fit.paths[number][fit.best(leaving_out=number)] for fit in fits]
-        held = [block[fold] for block in blocks]
+    for rest, fold in folds:
         found[ALL_POSITIVE][fold] = 1.0
         if METADATA_ONLY in found:
             found[METADATA_ONLY][fold] = _regression(metadata, labels[rest], rest)[fold]
-        found[MEAN_POOLED][fold] = as_probabilities(regressions[0].logits(held[0]))
-        found[STATISTICS_FLOOR][fold] = as_probabilities(mean_logits(regressions, held))
+    found[MEAN_POOLED] = as_probabilities(out_of_fold_logits(fits[:1], blocks[:1]))
+    found[STATISTICS_FLOOR] = as_probabilities(out_of_fold_logits(fits, blocks))
     rows = np.sort(np.concatenate([fold for _, fold in folds]))
     scores = {}
     for name, probabilities in found.items():
@@ -114,6 +116,7 @@ def floors_out_of_fold(
     return scores
 
 
+@one_thread()
 @torch.no_grad()
 def token_statistics(tokens: TokenSource) -> Float:
     """Mean and standard deviation over each video's tokens: float64 [V, 2 D], the means of all channels first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,16 @@ class PairScore:
     interval: Interval | None
     n_pairs: int
     n_parts: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        interval = None if self.interval is None else self.interval.as_dict()
+        return {
+            "auroc": self.auroc,
+            "interval": interval,
+            "n_pairs": self.n_pairs,
+            "n_parts": self.n_parts,
+        }
 
 
 def within_parts(labels: Labels, scores: Probabilities, parts: Sequence[object]) -> Statistic:

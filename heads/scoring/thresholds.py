@@ -46,11 +46,11 @@ Float = npt.NDArray[np.float64]
 class ThresholdConfig:
     """What the threshold maximises, and over which values.
 
-    f1; fbeta with beta in (0, 100]; precision-at-recall: the best precision with recall >= floor;
-    recall-at-precision: the best recall with precision >= floor, floor in (0, 1]; false-alarms-per-hour: the
-    best recall with at most max_false_alarms_per_hour (>= 0) flagged negatives an hour of negative video.
-    grid: exact (every cut point), coarse (0.30 to 0.70 by 0.05), fine (0.01 to 0.99 by 0.01). Raises
-    InputError for values out of range.
+    objective: f1, fbeta, precision-at-recall (the best precision with recall >= floor), recall-at-precision (the best
+    recall with precision >= floor) or false-alarms-per-hour (the best recall with at most max_false_alarms_per_hour).
+    grid: exact (every cut point), coarse (0.30 to 0.70 by 0.05), fine (0.01 to 0.99 by 0.01). beta: of fbeta, (0, 100];
+    above 1 favours recall. floor: least recall or precision, by objective, (0, 1]. max_false_alarms_per_hour: flagged
+    negatives an hour of negative video, 0 or more. Raises InputError for values out of range.
     """
 
     objective: Objective = "f1"

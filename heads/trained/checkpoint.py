@@ -11,18 +11,17 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cache.errors import HeadError, InputError, OnepassError, StorageFull
+from cache.stores import files
 from heads.models.ensemble import build_model
 from heads.trained.head import HeadInfo, TrainedHead
 
 WEIGHTS_FILE = "head.safetensors"
 INFO_FILE = "head.json"
-PART_SUFFIX = ".part"
 
 
 @contextlib.contextmanager
@@ -34,21 +33,6 @@ def writing(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"the disk is full, writing {folder}; make space and run again") from error
         raise HeadError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
-
-
-def write_file(path: Path, contents: bytes) -> None:
-    """Replace one file atomically and durably."""
-    part = _write_part(path, contents)
-    part.replace(path)
-
-
-def _write_part(path: Path, contents: bytes) -> Path:
-    part = path.with_name(path.name + PART_SUFFIX)
-    with part.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    return part
 
 
 def save_head(head: TrainedHead, folder: str | Path) -> Path:
@@ -63,15 +47,11 @@ def save_head(head: TrainedHead, folder: str | Path) -> Path:
     info = _info_json(head.info, hashlib.sha256(weights).hexdigest())
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        weights_part = _write_part(folder / WEIGHTS_FILE, weights)
-        info_part = _write_part(folder / INFO_FILE, info)
-        weights_part.replace(folder / WEIGHTS_FILE)
-        info_part.replace(folder / INFO_FILE)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        for name, contents in ((WEIGHTS_FILE, weights), (INFO_FILE, info)):
+            files.replace(_pending(folder / name), contents)
+        for name in (WEIGHTS_FILE, INFO_FILE):
+            files.rename(_pending(folder / name), folder / name)
+        files.sync([folder])
     return folder
 
 
@@ -85,7 +65,12 @@ def save_info(info: HeadInfo, folder: str | Path) -> None:
     if not isinstance(digest, str):
         raise HeadError(f"{path} does not name its weights; train the head again")
     with writing(Path(folder)):
-        write_file(path, _info_json(info, digest))
+        files.replace(path, _info_json(info, digest))
+
+
+def _pending(path: Path) -> Path:
+    """Where a file's new contents lie complete until both are."""
+    return path.with_name(path.name + files.PART_SUFFIX)
 
 
 def _info_json(info: HeadInfo, weights_digest: str) -> bytes:
@@ -107,7 +92,7 @@ def load_head(folder: str | Path) -> TrainedHead:
     values = _read_json(folder / INFO_FILE)
     if values.get("weights_sha256") != digest:
         # Killed between the two renames: the record that belongs to these weights is complete beside them.
-        pending = folder / (INFO_FILE + PART_SUFFIX)
+        pending = _pending(folder / INFO_FILE)
         values = _read_json(pending) if pending.is_file() else {}
         if values.get("weights_sha256") != digest:
             raise HeadError(

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import HeadError, InputError
-from heads.trained.checkpoint import write_file, writing
+from cache.stores import files
+from heads.trained.checkpoint import writing
 from heads.trained.head import TrainedHead
 
 METADATA_KEY = "onepass"
@@ -136,7 +137,7 @@ def export_onnx(head: TrainedHead, path: str | Path) -> Path:
     entry.key, entry.value = METADATA_KEY, json.dumps(metadata(head))
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, proto.SerializeToString())
+        files.replace(path, proto.SerializeToString())
     return path
 
 

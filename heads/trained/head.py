@@ -14,9 +14,10 @@ from cache.arguments import require_open_cache, shown
 from cache.errors import HeadError
 from cache.fingerprint import require_same
 from cache.schema import StreamTokens
+from cache.tables import TokenArray
 from heads.data.dataset import StreamInput, any_random, in_memory, load_tokens, weights_line
-from heads.data.grid import Ragged
 from heads.data.tokens import TokenSource
+from heads.data.videos import plain_tokens
 from heads.models.model import TokenModel
 from heads.scoring.bootstrap import Interval
 from heads.scoring.calibration import probabilities
@@ -247,14 +248,10 @@ class TrainedHead:
         )
 
     def _tokens(self, videos: Sequence[VideoTokens]) -> TokenSource:
-        ragged = {}
-        for stream in self.info.streams:
-            tokens = [self._stream_tokens(video, stream) for video in videos]
-            ragged[stream.name] = Ragged(
-                np.concatenate([t.values for t in tokens]),
-                np.concatenate([t.spans for t in tokens]),
-                np.concatenate([[0], np.cumsum([len(t.values) for t in tokens])]).astype(np.int64),
-            )
+        ragged = {
+            stream.name: TokenArray.join([self._stream_tokens(video, stream) for video in videos])
+            for stream in self.info.streams
+        }
         return in_memory(
             ragged, separate_streams=self.info.config.model.separate_streams, grid=self.info.grid
         )
@@ -274,16 +271,7 @@ class TrainedHead:
             if len(self.info.streams) > 1:
                 raise HeadError("a head of several streams needs StreamTokens: their spans align the streams")
             try:
-                values = np.asarray(tokens, dtype=np.float32)
-            except (TypeError, ValueError):
-                raise HeadError(
-                    f"stream {stream.name}: tokens must be numbers [T, D], not {shown(tokens)}"
-                ) from None
-            if values.ndim != 2 or len(values) == 0:
-                raise HeadError(f"stream {stream.name}: tokens must be [T, D] with T > 0, got {values.shape}")
-            starts = np.arange(len(values), dtype=np.float32)
-            try:
-                tokens = StreamTokens(values, np.stack([starts, starts + 1], axis=1))
+                tokens = plain_tokens(tokens)
             except ValueError as error:
                 raise HeadError(f"stream {stream.name}: {error}") from error
         if tokens.values.shape[1] != stream.dim:

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from cache.arguments import is_number, shown
 from cache.errors import HeadError, InputError
+from cache.tables import TokenArray
 from heads.data.dataset import in_memory
-from heads.data.grid import Ragged, overlapping_tokens
+from heads.data.grid import overlapping_tokens
 from heads.data.tokens import Channel, MemoryTokens
 from heads.models.model import HeadModel
 from heads.trained.head import TrainedHead
@@ -134,7 +135,7 @@ def score_over_time(
     names = [stream.name for stream in head.info.streams]
     counts = np.sum([np.diff(cache.offsets(name)) for name in names], axis=0)
     for group in _groups(wanted, counts):
-        ragged = {name: _read(cache, name, group) for name in names}
+        ragged = {name: TokenArray.join(cache.read(name, group)) for name in names}
         yield from _timelines(head, ragged, [str(ids[v]) for v in group], method, window_seconds)
 
 
@@ -156,18 +157,9 @@ def _groups(videos: Int, counts: Int) -> Iterator[Int]:
         yield from np.split(videos, np.flatnonzero(np.diff(number)) + 1)
 
 
-def _read(cache: Cache, stream: str, videos: Int) -> Ragged:
-    tokens = cache.read(stream, videos)
-    return Ragged(
-        np.concatenate([t.values for t in tokens]),
-        np.concatenate([t.spans for t in tokens]),
-        np.concatenate([[0], np.cumsum([len(t.values) for t in tokens])]).astype(np.int64),
-    )
-
-
 def _timelines(
     head: TrainedHead,
-    ragged: dict[str, Ragged],
+    ragged: dict[str, TokenArray],
     ids: list[str],
     method: Method,
     window_seconds: float | None,
@@ -188,7 +180,7 @@ def _timelines(
 
 
 def sliding_windows(
-    tokens: MemoryTokens, grid: Ragged, *, on_grid: int = 0, window_seconds: float | None = None
+    tokens: MemoryTokens, grid: TokenArray, *, on_grid: int = 0, window_seconds: float | None = None
 ) -> MemoryTokens:
     """Every window as a video of its own, in the order of the grid's tokens; token values are not copied.
 
@@ -234,7 +226,7 @@ def _windows(channel: Channel, video: Int, low: Float, high: Float, middles: Flo
 
 
 @torch.no_grad()
-def _attention(head: TrainedHead, tokens: MemoryTokens, ragged: dict[str, Ragged]) -> Float:
+def _attention(head: TrainedHead, tokens: MemoryTokens, ragged: dict[str, TokenArray]) -> Float:
     """Attention of every grid token of all videos, float64 [N]."""
     assert isinstance(head.model, HeadModel)
     pool = head.model.pool.attention
@@ -262,7 +254,7 @@ def _attention(head: TrainedHead, tokens: MemoryTokens, ragged: dict[str, Ragged
     return total
 
 
-def _on_grid(grid: Ragged, other: Ragged, weights: Float) -> Float:
+def _on_grid(grid: TokenArray, other: TokenArray, weights: Float) -> Float:
     """Each weight spread evenly over the grid windows that its token overlaps (or is nearest to)."""
     rows, starts = overlapping_tokens(other, grid)
     sizes = np.diff(np.concatenate([starts, [len(rows)]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -126,7 +127,7 @@ def _resolve(key: str) -> tuple[str | None, str]:
     bare = key.rsplit(".", 1)[-1]
     near = [known for known in flat_keys() if get_close_matches(bare, [known.rsplit(".", 1)[-1]])]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(f"unknown setting '{key}'; {hint}known: {', '.join(flat_keys())}")
+    raise InputError(f"unknown setting '{key}'; {hint}`train-head --help-settings` names them all")
 
 
 def dotted_key(key: str) -> str:
@@ -141,6 +142,60 @@ def flat_keys() -> list[str]:
     """Every setting by its dotted name."""
     dotted = [f"{section}.{name}" for section, cls in _SECTIONS.items() for name in _names(cls)]
     return dotted + [name for name in _names(TrainConfig) if name not in _SECTIONS]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a recipe. key: dotted. values: what it may be, in words. about: its part of the docstring."""
+
+    key: str
+    default: str
+    values: str
+    about: str
+
+
+def all_settings() -> list[Setting]:
+    """Every setting, as the configs themselves declare and describe it."""
+    found = []
+    for section, cls in {**_SECTIONS, "": TrainConfig}.items():
+        hints, about, defaults = typing.get_type_hints(cls), _described(cls), cls()
+        for name in _names(cls):
+            if name not in _SECTIONS:
+                key = f"{section}.{name}" if section else name
+                values = getattr(defaults, name)
+                default = "off" if values is None else str(values)
+                found.append(Setting(key, default, _values_words(hints[name]), about[name]))
+    return found
+
+
+def _described(cls: type) -> dict[str, str]:
+    """What a config's docstring says of each field: from "name: " to the next one's."""
+    text = (
+        " ".join((cls.__doc__ or "").split())
+        .split(" Raises ")[0]
+        .replace("; None is off", "")
+        .replace("None", "off")
+    )
+    fields = "|".join(_names(cls))
+    parts = re.split(rf"(?:^|(?<=\s))({fields}): ", text)
+    said = dict(zip(parts[1::2], (part.strip().rstrip(".;,") for part in parts[2::2]), strict=True))
+    return {name: said.get(name, "") for name in _names(cls)}
+
+
+def _values_words(hint: Any) -> str:
+    """Such as "a whole number, or off"."""
+    literals = [str(value) for value in _literals(hint)]
+    kinds = _kinds(hint)
+    plain = {bool: "true or false", int: "a whole number", float: "a number", tuple: "names by commas"}
+    words = [", ".join(literals)] if literals else ["a name"] if str in kinds else []
+    words += [word for kind, word in plain.items() if kind in kinds]
+    return ", or ".join([*words, *(["off"] if type(None) in kinds else [])])
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(value for part in typing.get_args(hint) for value in _literals(part))
 
 
 def _read(cls: type, name: str, value: Any, key: str) -> Any:
@@ -170,7 +225,8 @@ def _read(cls: type, name: str, value: Any, key: str) -> Any:
                 return number
     if str in kinds and isinstance(value, str):
         return value
-    raise InputError(f"{key} cannot be {value!r}")
+    words = _values_words(typing.get_type_hints(cls)[name])
+    raise InputError(f"{key} cannot be {value!r}; it is {words}")
 
 
 def _kinds(hint: Any) -> set[type]:

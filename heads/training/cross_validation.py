@@ -20,11 +20,13 @@ from cache.errors import InputError
 from heads.data.dataset import HeadDataset
 from heads.data.splits import FoldConfig, fold_rows, given_fold_notes, labelled_rows
 from heads.scoring.bootstrap import interval_notes
-from heads.scoring.calibration import Calibration, fit_temperature, probabilities
+from heads.scoring.calibration import Calibration
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floors import beaten_notes, floors_apart, floors_out_of_fold, missing_floor_notes
+from heads.scoring.pairs import PairScore, pair_score, within_parts
 from heads.scoring.thresholds import ThresholdChoice, choose_on_rows
 from heads.training.config import TrainConfig
+from heads.training.decide import Decision, decide
 from heads.training.device import Device
 from heads.training.out_of_fold import FoldHeads, fit_fold_heads
 
@@ -80,8 +82,9 @@ class OutOfFoldTable:
 class CrossValidation:
     """What K folds found. head, floors: on all videos of the table, each decided by what the other folds chose.
 
-    calibration, threshold: of all out-of-fold scores together, the threshold with its bootstrap interval by source
-    group; the stored head takes both. floor_thresholds: the same of each floor. notes: what the user must know.
+    decision: of all out-of-fold logits together, the threshold with its bootstrap interval by source
+    group; the stored head takes it. within_folds: AUROC over pairs of one fold, in which no head is compared with
+    another's scale. floor_thresholds: the same of each floor. notes: what the user must know.
     seconds: wall time. heads: what was trained.
     """
 
@@ -90,8 +93,8 @@ class CrossValidation:
     head: Evaluation
     floors: tuple[Evaluation, ...]
     folds: tuple[FoldResult, ...]
-    calibration: Calibration
-    threshold: ThresholdChoice
+    decision: Decision
+    within_folds: PairScore
     floor_thresholds: Mapping[str, float]
     notes: tuple[str, ...]
     seconds: float
@@ -99,6 +102,16 @@ class CrossValidation:
 
     def __repr__(self) -> str:
         return f"CrossValidation({self.k} folds, {len(self.table)} videos, AUROC {self.head.metrics.auroc})"
+
+    @property
+    def threshold(self) -> ThresholdChoice:
+        """The decision's."""
+        return self.decision.choice
+
+    @property
+    def calibration(self) -> Calibration:
+        """The decision's."""
+        return self.decision.calibration
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the table."""
@@ -108,6 +121,7 @@ class CrossValidation:
             "floors": {floor.name: floor.as_dict() for floor in self.floors},
             "calibration": asdict(self.calibration),
             "threshold": self.threshold.as_dict(),
+            "within_folds": self.within_folds.as_dict(),
             "folds": [asdict(fold) for fold in self.folds],
             "notes": list(self.notes),
         }
@@ -141,9 +155,8 @@ def cross_validate(
         heads = fit_fold_heads(dataset, config, found_folds, device=device)
     scored, fold_of = heads.rows, heads.fold_of[heads.rows]
     logits, labels = heads.logits[scored], dataset.labels[scored]
-    calibration = fit_temperature(logits, labels)
-    temperature = calibration.temperature if config.calibration == "temperature" else 1.0
-    scores, thresholds = probabilities(logits, temperature=temperature), np.empty(len(scored))
+    together = decide(logits, labels, config, dataset=dataset, rows=scored, n_resamples=config.n_resamples)
+    scores, thresholds = together.probabilities(logits), np.empty(len(scored))
     folds = []
     for number in range(1, len(heads.folds) + 1):
         own = fold_of == number
@@ -162,7 +175,9 @@ def cross_validate(
         probabilities=scores,
         thresholds=thresholds,
     )
-    found_floors = floors_out_of_fold(dataset, heads.folds, config=config.threshold)
+    found_floors = floors_out_of_fold(
+        dataset, heads.folds, config=config.threshold, pooled=heads.token_statistics
+    )
     head, *floors = (
         evaluate(
             name,
@@ -179,14 +194,7 @@ def cross_validate(
             *((n, f.probabilities[scored], f.thresholds[scored]) for n, f in found_floors.items()),
         )
     )
-    choice = choose_on_rows(
-        dataset,
-        scored,
-        scores,
-        config=config.threshold,
-        n_resamples=config.n_resamples,
-        seed=config.seed,
-    )
+    choice = together.choice
     notes = [*fold_notes(dataset, heads), *missing_floor_notes(dataset), *_decision_notes(folds)]
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
     if config.n_resamples:
@@ -198,8 +206,15 @@ def cross_validate(
         head=head,
         floors=tuple(floors),
         folds=tuple(folds),
-        calibration=calibration,
-        threshold=choice,
+        decision=together,
+        within_folds=pair_score(
+            labels,
+            table.groups,
+            within_parts(labels, logits, fold_of.tolist()),
+            fold_of.tolist(),
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+        ),
         floor_thresholds={name: floor.threshold for name, floor in found_floors.items()},
         notes=tuple(notes),
         seconds=time.perf_counter() - started,

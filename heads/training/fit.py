@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 from cache.errors import HeadError
 from heads.data.tokens import TokenSource, scoring_batches
 from heads.models.model import TokenModel
+from heads.models.threads import one_thread
 from heads.training.batched import FitJob
 from heads.training.config import TrainConfig
 from heads.training.epochs import EpochRow, FitResult, selection_score
@@ -67,8 +69,9 @@ def predict_logits(
     was_training = model.training
     model.eval()
     logits = np.empty(len(videos), dtype=np.float64)
-    for places in scoring_batches(tokens.lengths[torch.from_numpy(videos)], torch.arange(len(videos))):
-        channels = [c.to(device) for c in tokens.batch(torch.from_numpy(videos)[places])]
-        logits[places.numpy()] = model.logits(channels).double().cpu().numpy()
+    with one_thread() if model.pools_first else nullcontext():
+        for places in scoring_batches(tokens.lengths[torch.from_numpy(videos)], torch.arange(len(videos))):
+            channels = [c.to(device) for c in tokens.batch(torch.from_numpy(videos)[places])]
+            logits[places.numpy()] = model.logits(channels).double().cpu().numpy()
     model.train(was_training)
     return logits

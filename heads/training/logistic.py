@@ -14,8 +14,10 @@ import torch
 from heads.data.tokens import TokenSource, scoring_batches
 from heads.models.model import HeadModel, ModelConfig
 from heads.models.regression import Float, Int, Labels, Regression, fit_regression
+from heads.models.threads import one_thread
 
 
+@one_thread()
 @torch.no_grad()
 def pooled_inputs(model: HeadModel, tokens: TokenSource, videos: Int | None = None) -> Float:
     """What `model.standardise` reads of each video: float64 [V, D], zero rows for videos not asked for."""

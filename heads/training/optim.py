@@ -24,7 +24,7 @@ class OptimConfig:
     """AdamW and what surrounds it.
 
     epochs: [1, 10,000]. batch_size: [2, 65,536] videos. lr: (0, 1]. weight_decay: [0, 1]. schedule: cosine to
-    0 or constant, after a linear warm-up over warmup_share in [0, 0.5] of all steps. clip_norm: gradient norm
+    0 or constant, after a warm-up. warmup_share: of all steps, those of a rising rate, [0, 0.5]. clip_norm: gradient norm
     is clipped to it; None is off. ema_decay: (0, 1), averaged weights are scored and kept, with a warm-up of
     the decay; None is off. patience: epochs without a better selection metric before stopping; None is off.
     sampler: shuffle, or balanced (both classes equally likely, with replacement). precision: of training's

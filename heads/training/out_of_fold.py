@@ -17,8 +17,10 @@ import torch
 from cache.errors import HeadError
 from heads.data.dataset import HeadDataset
 from heads.models.ensemble import HeadEnsemble, count_parameters, is_late
-from heads.models.model import HeadModel, TokenModel
+from heads.models.model import HeadModel, ModelConfig, TokenModel
 from heads.models.regression import CrossFit, Folds, cross_fit, fit_path, log_losses, mean_logits
+from heads.models.statistics import STATISTICS
+from heads.models.threads import threads_for
 from heads.training.batched import FitJob, heads_together
 from heads.training.config import TrainConfig
 from heads.training.device import Device, resolve_device
@@ -46,6 +48,13 @@ class FoldHeads:
     logits: Float
     cross_fits: tuple[CrossFit, ...] = ()
     blocks: tuple[Float, ...] = ()
+
+    @property
+    def token_statistics(self) -> Float | None:
+        """What `heads.scoring.floors.token_statistics` gives, where a logistic head has it already."""
+        if not self.blocks or self.config.model.pooling != "mean-std" or self.config.model.delta != "off":
+            return None
+        return np.concatenate([*self.blocks[0::2], *self.blocks[1::2]], axis=1)
 
     @property
     def rows(self) -> Int:
@@ -85,12 +94,14 @@ def _logistic(
     dataset: HeadDataset, config: TrainConfig, folds: Folds, fold_of: Int, known: Sequence[FoldHeads]
 ) -> FoldHeads:
     dims, labels = dataset.stream_dims, dataset.labels
-    blocks = statistics_blocks(config.model, dims, dataset.tokens)
-    fitted = [pair for heads in known for pair in zip(heads.blocks, heads.cross_fits, strict=True)]
-    fits = []
-    for block in blocks:
-        same = (fit for other, fit in fitted if fit.folds is folds and _alike(other, block))
-        fits.append(next(same, None) or cross_fit(block, labels, folds))
+    blocks = _blocks(dataset, config.model, known)
+    fitted = {
+        id(block): fit
+        for heads in known
+        if heads.folds is folds
+        for block, fit in zip(heads.blocks, heads.cross_fits, strict=True)
+    }
+    fits = [fitted.get(id(block)) or cross_fit(block, labels, folds) for block in blocks]
     of_fold = list(zip(*(fit.fold_regressions() for fit in fits), strict=True))
     logits = np.full(len(dataset), np.nan)
     results = []
@@ -104,11 +115,14 @@ def _logistic(
     return FoldHeads(config, folds, tuple(results), fold_of, logits, tuple(fits), tuple(blocks))
 
 
-def _alike(one: Float, other: Float) -> bool:
-    """The same numbers, up to the rounding of a sum in float32."""
-    return one.shape == other.shape and np.allclose(
-        one, other, rtol=1e-4, atol=1e-5 * float(np.abs(one).max())
-    )
+def _blocks(dataset: HeadDataset, model: ModelConfig, known: Sequence[FoldHeads]) -> Sequence[Float]:
+    """The blocks of a logistic head; means or deviations are those of a known head of both."""
+    for heads in known:
+        other = heads.config.model
+        of_both = bool(heads.blocks) and other.pooling == "mean-std"
+        if of_both and model.pooling in ("mean", "std") and replace(other, pool=model.pool) == model:
+            return heads.blocks[("mean", "std").index(model.pooling) :: 2]
+    return statistics_blocks(model, dataset.stream_dims, dataset.tokens)
 
 
 def _any_objective(job: FitJob) -> FitJob:
@@ -124,6 +138,22 @@ def history_rows(labels: npt.NDArray[np.int8], rest: Int, fold: Int) -> Int:
 
 
 def _fit(dataset: HeadDataset, config: TrainConfig, folds: Folds, device: Device) -> list[FitResult]:
+    with threads_for(multiplications(dataset, config, config.optim.batch_size), resolve_device(device)):
+        return _fit_packs(dataset, config, folds, device)
+
+
+def multiplications(dataset: HeadDataset, config: TrainConfig, n_videos: float) -> float:
+    """Roughly those of training on so many videos once: each parameter with each token (with each video where inputs
+    are pooled first), forward and twice backward.
+    """
+    parameters = count_parameters(config.model, dataset.stream_dims)
+    if config.model.pooling in STATISTICS:
+        return 3.0 * parameters * n_videos
+    tokens = float(dataset.tokens.lengths.double().mean()) / len(dataset.stream_dims)
+    return 3.0 * parameters * n_videos * tokens
+
+
+def _fit_packs(dataset: HeadDataset, config: TrainConfig, folds: Folds, device: Device) -> list[FitResult]:
     size = heads_together(
         batch_size=config.optim.batch_size,
         longest=int(dataset.tokens.lengths.max()),

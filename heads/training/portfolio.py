@@ -28,7 +28,7 @@ from heads.training.config import TrainConfig
 from heads.training.device import Device
 from heads.training.losses import LossConfig
 from heads.training.optim import OptimConfig
-from heads.training.out_of_fold import FoldHeads, fit_fold_heads
+from heads.training.out_of_fold import FoldHeads, fit_fold_heads, multiplications
 
 Float = npt.NDArray[np.float64]
 
@@ -126,17 +126,11 @@ def candidates(config: TrainConfig) -> dict[str, TrainConfig]:
 
 
 def operations(config: TrainConfig, dataset: HeadDataset, folds: Folds) -> float:
-    """Roughly the multiplications of training all folds: each parameter with each token (with each video where inputs
-    are pooled first), forward and twice backward, over all epochs.
-    """
+    """Roughly the multiplications of training all folds over all epochs; none for a regression."""
     if config.model.architecture == "logistic":
         return 0.0
-    lengths = dataset.tokens.lengths.numpy()
-    pooled = config.model.pooling == "mean-std"
-    items = sum(float(len(rest) if pooled else lengths[rest].sum()) for rest, _ in folds)
-    n_streams = 1 if pooled else len(dataset.stream_dims)
-    parameters = count_parameters(config.model, dataset.stream_dims)
-    return 3.0 * parameters * items / n_streams * config.optim.epochs
+    n_videos = sum(len(rest) for rest, _ in folds)
+    return multiplications(dataset, config, n_videos * config.optim.epochs)
 
 
 def compare(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cache.schema import StreamTokens
 from cache.tables import TokenArray
 
 
@@ -28,3 +29,15 @@ def test_offsets_must_fit(offsets: list[int]) -> None:
 def test_values_and_spans_must_match() -> None:
     with pytest.raises(ValueError, match="do not match"):
         TokenArray(np.zeros((3, 2), np.float16), np.zeros((2, 2), np.float32), np.array([0, 3]))
+
+
+def test_videos_joined_are_those_taken_out_again() -> None:
+    rng = np.random.default_rng(0)
+    spans = np.array([[0, 1], [1, 2], [2, 4]], np.float32)
+    videos = [StreamTokens(rng.standard_normal((n, 2)).astype(np.float16), spans[:n] + n) for n in (2, 3, 1)]
+    joined = TokenArray.join(videos)
+    assert joined.lengths.tolist() == [2, 3, 1]
+    assert joined.values.dtype == np.float16
+    for number, video in enumerate(videos):
+        np.testing.assert_array_equal(joined[number].values, video.values)
+        np.testing.assert_array_equal(joined[number].spans, video.spans)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from cache.errors import LabelError
 from cache.reader import Cache, open_cache
+from heads.scoring.evaluate import Evaluation
 from heads.scoring.floors import FLOORS
-from heads.train import train_head
-from heads.training.config import TrainConfig
+from heads.train import _far_apart, train_head
+from heads.training.config import PRESETS, TrainConfig
 from tests.heads.synthetic import features, toy_videos, write_cache
 
 
@@ -123,3 +126,55 @@ def test_calibration_can_be_left_out(toy_cache: Cache, quick: TrainConfig) -> No
     assert scaled.info.temperature == pytest.approx(scaled.training.calibration.temperature)  # type: ignore[union-attr]
     assert plain.info.threshold.f1 == pytest.approx(scaled.info.threshold.f1)
     assert plain.info.threshold.interval is None
+
+
+@pytest.mark.parametrize(("own", "told"), [(0.86, False), (0.96, True)])
+def test_train_far_above_out_of_fold_is_told(own: float, told: bool) -> None:
+    def scored(auroc: float) -> Evaluation:
+        return cast("Evaluation", SimpleNamespace(metrics=SimpleNamespace(auroc=auroc)))
+
+    notes = _far_apart(scored(own), scored(0.75))
+    assert [note.startswith(f"far apart: AUROC {own:.3f} on train and 0.750") for note in notes] == [
+        True
+    ] * told
+
+
+AS_BEFORE_FOLDS: dict[str, dict[str, object]] = {
+    "default": {
+        "weights": 2859.1051726073038,
+        "threshold": 0.3661985289927533,
+        "temperature": 0.21590195122899453,
+        "best_epoch": 4,
+        "decisions": "1111101110111000000000001111111111110100",
+        "logits": [0.019718851894140244, 0.015662752091884613, -0.008163798600435257, 0.033709097653627396],
+    },
+    "final-model-4": {
+        "weights": 7710.431679790473,
+        "threshold": 0.35,
+        "temperature": 1.0,
+        "best_epoch": 6,
+        "decisions": "1111111111111110100011111111111111111110",
+        "logits": [-0.39911124110221863, 0.42626821994781494, 0.303480327129364, -0.359530508518219],
+    },
+}
+"""What commit bf8d55b, the last one before folds decided anything, made of these videos on one thread of torch 2.14.1."""
+
+
+@pytest.mark.parametrize("preset", AS_BEFORE_FOLDS)
+def test_where_val_decides_nothing_has_changed_since_folds_came(tmp_path: Path, preset: str) -> None:
+    """Bit for bit where it was measured; the tolerance is for other builds of torch and other processors."""
+    changes = {"n_resamples": 0} | ({"epochs": 4, "batch_size": 8} if preset == "default" else {})
+    path = write_cache(tmp_path / "c.zarr", toy_videos(40, seed=5, signal=0.8))
+    with open_cache(path) as cache:
+        head = train_head(cache, PRESETS[preset].updated(changes))
+    expected, info = AS_BEFORE_FOLDS[preset], head.info
+    assert head.training is not None
+    table = head.training.predictions
+    decisions = table.probabilities >= info.threshold.threshold
+    assert "".join("01"[int(flagged)] for flagged in decisions) == expected["decisions"]
+    assert info.best_epoch == expected["best_epoch"]
+    assert info.threshold.threshold == pytest.approx(expected["threshold"], rel=1e-4)
+    assert info.temperature == pytest.approx(expected["temperature"], rel=1e-3)
+    assert table.logits[:4].tolist() == pytest.approx(expected["logits"], abs=1e-5)
+    weights = sum(tensor.double().abs().sum().item() for tensor in head.model.state_dict().values())
+    assert weights == pytest.approx(expected["weights"], rel=1e-6)

@@ -103,3 +103,19 @@ def test_equal_features_must_be_equal_in_every_stream() -> None:
     b[20] = b[5]
     assert equal_features([stream(a), stream(b, "slowfast")]) == [[5, 20]]
     assert near_duplicates([stream(a[:10])], ["x"] * 10) is None
+
+
+def test_whitening_by_hand_and_of_few_directions() -> None:
+    """Cosines as of eigenvectors of the Gram matrix; copies leave fewer components than asked for."""
+    rng = np.random.default_rng(3)
+    means = rng.standard_normal((48, 200))
+    x = (means - means.mean(axis=0)) / means.std(axis=0)
+    vectors = np.linalg.eigh(x @ x.T)[1][:, -12:]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = whitened(means)
+    np.testing.assert_allclose(unit @ unit.T, vectors @ vectors.T, atol=1e-5)
+    for width in (10, 200):
+        copies = rng.standard_normal((3, width))[np.arange(48) % 3]
+        unit = whitened(copies)
+        assert unit.shape == (48, 2)
+        np.testing.assert_allclose((unit @ unit.T)[0, 3::3], 1, atol=1e-5)

@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from cache.errors import LabelError
 from cache.reader import open_cache
 from cache.schema import StreamTokens, VideoFeatures
-from heads.audit.probe import ProbeReport, probe_cache
+from heads.audit.probe import ProbeReport, neighbour_shares, probe_cache
 from heads.cli.probe import probe_command
+from heads.data.dataset import DataConfig, load_dataset
+from heads.training.config import TrainConfig
+from heads.training.cross_validation import cross_validate
 from tests.heads.synthetic import features, write_cache
 
 
@@ -98,3 +102,33 @@ def test_the_command_prints_a_verdict_or_json(tmp_path: Path) -> None:
         assert words in said.output
     values = json.loads(CliRunner().invoke(app, [path, "--json"]).output)
     assert len(values["rows"]) == 8 and values["n_videos"] == 48
+
+
+def test_neighbours_vote_by_their_angle() -> None:
+    """By hand: the cosine of standardised columns, votes weighed by 1 / distance; a constant column counts for nothing."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(60) % 2).astype(np.int8)
+    columns = rng.normal(size=(60, 8)) * 10.0 ** np.arange(8) + labels[:, None] * 10.0 ** np.arange(8)
+    columns[:, 3] = 5.0
+    train, rows = np.arange(45), np.arange(45, 60)
+    found = neighbour_shares(columns, labels, train=train, rows=rows)
+    varying = np.arange(8) != 3
+    scaled = (columns - columns[train].mean(axis=0))[:, varying] / columns[train].std(axis=0)[varying]
+    unit = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    for row, share in zip(rows, found, strict=True):
+        distances = 1 - unit[train] @ unit[row]
+        nearest = np.argsort(distances)[:15]
+        votes = 1 / distances[nearest]
+        assert share == pytest.approx((votes * labels[train][nearest]).sum() / votes.sum())
+    assert roc_auc_score(labels[rows], found) > 0.7
+
+
+def test_a_stream_is_worth_what_a_logistic_head_of_it_scores(tmp_path: Path) -> None:
+    """The probe's regression is that of `--model logistic`, on the same folds."""
+    with open_cache(write_cache(tmp_path / "c.zarr", told_by_change())) as cache:
+        data = load_dataset(cache, separate_streams=True, config=DataConfig(streams=("slowfast",)))
+        config = TrainConfig(n_resamples=0).updated({"model": "logistic"})
+        found = cross_validate(data, config, k=5)
+        rows = probe_cache(cache, n_resamples=0).rows
+    (row,) = [row for row in rows if (row.inputs, row.model) == ("slowfast", "logistic")]
+    assert row.pooled == pytest.approx(found.head.metrics.auroc, abs=1e-9)

@@ -10,6 +10,7 @@ import pytest
 from cache.errors import InputError
 from heads.cli.train import build_config, main, read_device
 from heads.trained.head import TrainedHead
+from heads.training.config import all_settings
 from tests.heads.synthetic import toy_videos, write_cache
 
 ROOT = Path(__file__).parents[3]
@@ -93,6 +94,32 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert done.returncode == 0
     assert "--features" in done.stdout
     assert time.perf_counter() - started < 5  # 0.2 s on an idle machine; a bound that a busy one keeps
+
+
+def test_help_shows_few_settings_and_the_rest_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flag of its own for every setting still works; `--set` does what the hidden ones do."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["train-head", *words])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code
+        return capsys.readouterr().out
+
+    shown = run("--help")
+    assert all(
+        flag in shown for flag in ("--model", "--lr", "--epochs", "--seed", "--set", "--help-settings")
+    )
+    assert not any(flag in shown for flag in ("--focal-gamma", "--ema-decay", "--warmup-share", "--dropout"))
+    told = run("--help-settings")
+    for setting in all_settings():
+        assert f"{setting.key}={setting.default}" in told
+    assert build_config("default", {"loss.focal_gamma": 1.5}, []) == build_config(
+        "default", {}, ["focal_gamma=1.5"]
+    )
 
 
 def test_presets_and_settings_become_a_config() -> None:

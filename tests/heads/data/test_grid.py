@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heads.data.grid import INSTANT_SECONDS, Ragged, join_streams, overlapping_tokens, reference_stream
+from cache.tables import TokenArray
+from heads.data.grid import INSTANT_SECONDS, join_streams, overlapping_tokens, reference_stream
 
 
-def ragged(per_video: list[list[tuple[float, float]]], dim: int = 1, start: float = 0.0) -> Ragged:
+def ragged(per_video: list[list[tuple[float, float]]], dim: int = 1, start: float = 0.0) -> TokenArray:
     spans = np.array([span for video in per_video for span in video], dtype=np.float32).reshape(-1, 2)
     values = start + np.arange(len(spans) * dim, dtype=np.float32).reshape(len(spans), dim)
-    return Ragged(values, spans, np.cumsum([0, *map(len, per_video)]).astype(np.int64))
+    return TokenArray(values, spans, np.cumsum([0, *map(len, per_video)]).astype(np.int64))
 
 
 def test_other_stream_is_averaged_over_each_reference_token() -> None:
@@ -53,9 +54,9 @@ def test_one_stream_is_its_own_grid() -> None:
 def test_ragged_refuses_what_does_not_fit() -> None:
     good = ragged([[(0, 1), (1, 2)]])
     with pytest.raises(ValueError, match="spans"):
-        Ragged(good.values, good.spans[:1], good.offsets)
+        TokenArray(good.values, good.spans[:1], good.offsets)
     with pytest.raises(ValueError, match="offsets"):
-        Ragged(good.values, good.spans, good.offsets[:1])
+        TokenArray(good.values, good.spans, good.offsets[:1])
     with pytest.raises(ValueError, match="videos"):
         overlapping_tokens(good, ragged([[(0, 1)], [(0, 1)]]))
 

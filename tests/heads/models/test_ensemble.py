@@ -7,6 +7,7 @@ from heads.models.ensemble import HeadEnsemble, build_model, count_parameters, i
 from heads.models.model import HeadModel, ModelConfig
 
 LATE = ModelConfig(delta="beside", join="late")
+POOLED_FIRST = ModelConfig("mlp", pool="mean-std", join="late", scaling="l2")
 DIMS = (6, 4)
 
 
@@ -18,11 +19,17 @@ def tokens(dims: tuple[int, ...]) -> tuple[list[torch.Tensor], list[torch.Tensor
     return values, [mask] * len(dims), [torch.zeros(2, 3)] * len(dims)
 
 
-@pytest.mark.parametrize(("config", "dims"), [(LATE, DIMS), (ModelConfig(), (10,))])
+@pytest.mark.parametrize(
+    ("config", "dims"),
+    [(LATE, DIMS), (ModelConfig(), (10,)), (POOLED_FIRST, DIMS), (ModelConfig("mlp", pool="std"), (10,))],
+)
 @torch.no_grad()
 def test_an_ensemble_is_the_weighted_sum_of_its_members(config: ModelConfig, dims: tuple[int, ...]) -> None:
-    streams = DIMS if config is LATE else (4, 6)
+    streams = DIMS if config.join == "late" else (4, 6)
     model = HeadEnsemble(config, streams, n_folds=3).eval()
+    for head in model.heads():
+        if head.standardise is not None:
+            head.standardise.mean.normal_()
     values, masks, times = tokens(dims)
     each = model.member_logits(values, masks, times)
     assert len(each) == 3 * len(dims)

@@ -7,6 +7,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from heads.data.splits import disjoint_folds
+from heads.models import regression
 from heads.models.regression import (
     STRENGTHS,
     WITHOUT_FOLDS,
@@ -92,3 +93,24 @@ def test_blocks_are_averaged(block: tuple[np.ndarray, np.ndarray]) -> None:  # t
     one, other = (fit_path(x, labels, ROWS, [0.1])[0] for x in (table, table[:, :2]))
     found = mean_logits([one, other], [table, table[:, :2]])
     np.testing.assert_allclose(found, (one.logits(table) + other.logits(table[:, :2])) / 2)
+
+
+def test_a_path_that_ends_early_chooses_what_a_whole_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise is best under the strongest penalty; the weak ones, which cost most, are not fitted."""
+    rng = np.random.default_rng(4)
+    labels = (np.arange(80) // 2 % 2).astype(np.int8)
+    folds = disjoint_folds(labels, GROUPS, ROWS, k=4, seed=0)
+    lengths = []
+    for signal in (0.0, 0.5, 6.0):
+        block = rng.standard_normal((80, 30))
+        block[:, 0] += signal * labels
+        early = cross_fit(block, labels, folds)
+        with monkeypatch.context() as whole_path:
+            whole_path.setattr(regression, "_worse_without_any", lambda *_: False)
+            whole = cross_fit(block, labels, folds)
+        lengths.append(len(early.losses))
+        assert len(whole.losses) == len(STRENGTHS)
+        np.testing.assert_array_equal(early.losses, whole.losses[: lengths[-1]])
+        for left_out in (None, *range(len(folds))):
+            assert early.best(left_out) == whole.best(left_out)
+    assert lengths[0] < len(STRENGTHS)

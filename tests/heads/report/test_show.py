@@ -42,7 +42,7 @@ def test_what_is_printed_names_split_weights_loss_and_floors(toy_cache: Cache, q
         "all-positive",
         "metadata-only",
         "mean-pooled",
-        "threshold 0.",
+        "threshold    0.",
         "heads-out/x",
     ):
         assert part in text

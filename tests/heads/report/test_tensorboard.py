@@ -36,7 +36,7 @@ def test_epochs_and_the_result_are_logged(toy_cache: Cache, quick: TrainConfig, 
     }
     text = found.Tensors("head/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "backbone weights RANDOM" in text
-    assert "; val chose" in text
+    assert "selection: val chose" in text
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

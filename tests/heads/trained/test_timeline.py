@@ -14,7 +14,7 @@ import torch
 from cache.errors import HeadError, InputError
 from cache.reader import Cache, open_cache
 from cache.schema import StreamTokens, VideoFeatures
-from heads.data.grid import Ragged
+from cache.tables import TokenArray
 from heads.data.tokens import Channel, MemoryTokens
 from heads.report.timeline_file import TimelineRequest, write_timelines
 from heads.train import train_head
@@ -113,7 +113,7 @@ def test_a_window_scores_as_a_video_of_its_own(heads: dict[str, TrainedHead], lo
 
 
 def test_windows_take_the_nearest_token_where_they_hold_none() -> None:
-    grid = Ragged(np.zeros((3, 1), np.float32), spans(3, 6.0), np.array([0, 3]))
+    grid = TokenArray(np.zeros((3, 1), np.float32), spans(3, 6.0), np.array([0, 3]))
     values = torch.arange(2.0)[:, None]
     other = Channel(values, torch.tensor([0.5, 5.9]), torch.tensor([0]), torch.tensor([2]))
     own = Channel(torch.zeros(3, 1), torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0]), torch.tensor([3]))
@@ -126,7 +126,7 @@ def test_windows_take_the_nearest_token_where_they_hold_none() -> None:
 
 
 def test_tokens_out_of_order_are_refused() -> None:
-    grid = Ragged(np.zeros((2, 1), np.float32), spans(2, 4.0), np.array([0, 2]))
+    grid = TokenArray(np.zeros((2, 1), np.float32), spans(2, 4.0), np.array([0, 2]))
     channel = Channel(torch.zeros(2, 1), torch.tensor([3.0, 1.0]), torch.tensor([0]), torch.tensor([2]))
     with pytest.raises(HeadError, match="order of time"):
         sliding_windows(MemoryTokens((channel,)), grid, window_seconds=2.0)

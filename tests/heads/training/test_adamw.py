@@ -44,10 +44,10 @@ import numpy as np
 from heads.training.batched import FitJob, fit_together
 from heads.training.config import TrainConfig
 from heads.data.dataset import in_memory
-from heads.data.grid import Ragged
+from cache.tables import TokenArray
 values = np.random.default_rng(0).standard_normal((16, 6)).astype(np.float32)
 spans = np.stack([np.arange(16), np.arange(1, 17)], axis=1).astype(np.float32)
-tokens = in_memory({"clip": Ragged(values, spans, np.arange(17, dtype=np.int64))}, separate_streams=False)
+tokens = in_memory({"clip": TokenArray(values, spans, np.arange(17, dtype=np.int64))}, separate_streams=False)
 job = FitJob(TrainConfig().updated({"epochs": 2, "batch_size": 4}), np.arange(12), np.arange(12, 16))
 (result,) = fit_together(tokens, (np.arange(16) % 2).astype(np.int8), [job], stream_dims=(6,))
 assert not isinstance(result, Exception)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cache.errors import InputError
-from heads.training.config import FINAL_MODEL_4, PRESETS, TrainConfig, dotted_key, flat_keys
+from heads.training.config import FINAL_MODEL_4, PRESETS, TrainConfig, all_settings, dotted_key, flat_keys
 
 
 def test_flat_keys_reach_every_section() -> None:
@@ -93,3 +93,20 @@ def test_an_unknown_setting_is_answered_with_those_spelt_alike() -> None:
     assert dotted_key("batch-size") == "optim.batch_size"
     with pytest.raises(InputError, match=r"'dropuot'; did you mean model\.dropout\?"):
         dotted_key("dropuot")
+    with pytest.raises(InputError, match=r"unknown setting 'xyz'; `train-head --help-settings` names them"):
+        dotted_key("xyz")
+
+
+def test_every_setting_is_described_by_its_config() -> None:
+    found = {setting.key: setting for setting in all_settings()}
+    assert list(found) == flat_keys()
+    assert all(setting.about and setting.values for setting in found.values())
+    lr = found["optim.lr"]
+    assert (lr.default, lr.values, lr.about) == ("0.001", "a number", "(0, 1]")
+    assert found["optim.patience"].values == "a whole number, or off"
+    assert found["loss.pos_weight"].values == "auto, off, or a number"
+    assert found["threshold.grid"].values == "exact, coarse, fine"
+    assert found["optim.clip_norm"].about == "gradient norm is clipped to it"
+    for key, value, words in (("lr", "fast", "it is a number"), ("patience", "x", "a whole number, or off")):
+        with pytest.raises(InputError, match=f"{key} cannot be '{value}'; .*{words}"):
+            TrainConfig().updated({key: value})

@@ -277,9 +277,11 @@ def test_from_the_command_line(
     for words in (
         "fold 3 of 3: 20 videos",
         "out-of-fold: 60 videos, 30 positive; each video was scored by a head that never saw it",
-        "thresholds that decided the 3 folds, each chosen on the others: 0.",
-        "f1 on out-of-fold",
+        "thresholds that decided them, each chosen on the others: 0.",
+        "by F1 on out-of-fold",
         "the mean of the heads of 3 folds",
+        "over pairs of one fold",
+        "on train AUROC",
         "cross_validation.csv",
     ):
         assert words in said
@@ -287,7 +289,16 @@ def test_from_the_command_line(
     assert "val loss" not in said
 
     stored = json.loads((out / "metrics.json").read_text())["cross_validation"]
-    assert set(stored) == {"k", "head", "floors", "calibration", "threshold", "folds", "notes"}
+    assert set(stored) == {
+        "k",
+        "head",
+        "floors",
+        "calibration",
+        "threshold",
+        "within_folds",
+        "folds",
+        "notes",
+    }
     assert stored["k"] == len(stored["folds"]) == 3
     assert set(stored["floors"]) == set(FLOORS)
     with (out / "cross_validation.csv").open(newline="") as file:
@@ -304,3 +315,19 @@ def test_from_the_command_line(
     page = html.unescape((out / "report.html").read_text())
     assert "out-of-fold: 60 videos, 30 positive" in page
     assert all(note in page for note in stored["notes"])
+
+
+def test_pairs_of_one_fold_compare_no_two_heads(split_cache: Cache, brief: TrainConfig) -> None:
+    """Scales of the folds' heads count in the pooled AUROC and not within folds."""
+    data = load_dataset(split_cache, separate_streams=False)
+    found = cross_validate(data, brief, k=3)
+    table = found.table
+    own = [
+        (p > n) + (p == n) / 2
+        for number in (1, 2, 3)
+        for p in table.logits[(table.folds == number) & (table.labels == 1)]
+        for n in table.logits[(table.folds == number) & (table.labels == 0)]
+    ]
+    assert found.within_folds.auroc == pytest.approx(np.mean(own))
+    assert found.within_folds.n_pairs == len(own)
+    assert found.as_dict()["within_folds"]["auroc"] == found.within_folds.auroc

@@ -9,8 +9,8 @@ from heads.data.splits import choose_split
 from heads.scoring.calibration import fit_temperature, probabilities
 from heads.scoring.thresholds import choose_threshold
 from heads.training.config import TrainConfig
+from heads.training.decide import score_rows
 from heads.training.fit import fit, predict_logits
-from heads.training.held_out import score_rows
 
 
 @pytest.mark.parametrize("calibration", ["temperature", "none"])
@@ -27,11 +27,11 @@ def test_val_alone_gives_temperature_and_threshold(
     temperature = (
         fit_temperature(logits, data.labels[val]).temperature if calibration == "temperature" else 1.0
     )
-    assert found.temperature == temperature
+    assert found.decision.temperature == temperature
     scores = probabilities(logits, temperature=temperature)
-    assert found.choice == choose_threshold(data.labels[val], scores, config=config.threshold)
+    assert found.decision.choice == choose_threshold(data.labels[val], scores, config=config.threshold)
     expected = probabilities(predict_logits(result.model, data.tokens, held_out), temperature=temperature)
     np.testing.assert_array_equal(found.probabilities, expected)
     on_val = score_rows(data, config, result, val=val, rows=val)
     np.testing.assert_array_equal(on_val.probabilities, scores)
-    assert on_val.choice == found.choice
+    assert on_val.decision.choice == found.decision.choice

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.backbones.kind import Settled
 from pipeline.backbones.load import BackboneConfig, load_backbones
 from tests.pipeline.backbones.conftest import moving_picture, prepared, quietly, relative_error
+from tests.pipeline.backbones.flops import gflop
+
+every_network = pytest.mark.skipif(
+    not os.environ.get("ONEPASS_EVERY_NETWORK"), reason="minutes a network: ONEPASS_EVERY_NETWORK=1 runs them"
+)
+"""For what is the same for all networks of a kind, of which a small one is always run."""
 
 
 def loaded(text: str, **settings: Any) -> Any:
@@ -56,9 +63,8 @@ def counted_gflop(module: nn.Module, settled: Settled) -> tuple[int, float]:
     """Width and GFLOP (2 a multiply-add) of one token [B, C, T, H, W], by a pass that computes nothing."""
     frames, height, width, channels = settled.plan.token_shape
     blank = torch.empty(1, channels, frames, height, width, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        features = module.to("meta").eval()(blank)
-    return features.shape[-1], counter.get_total_flops() / 1e9
+    shape, found = gflop(module.to("meta").eval(), blank)
+    return shape[-1], found
 
 
-__all__ = ["counted_gflop", "error_against_plain", "loaded", "quietly", "saved", "trained"]
+__all__ = ["counted_gflop", "error_against_plain", "every_network", "loaded", "quietly", "saved", "trained"]

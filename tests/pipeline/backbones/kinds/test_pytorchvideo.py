@@ -26,6 +26,7 @@ from pipeline.verify import compare_video, verdicts
 from tests.pipeline.backbones.kinds.checks import (
     counted_gflop,
     error_against_plain,
+    every_network,
     loaded,
     quietly,
     saved,
@@ -147,6 +148,7 @@ def test_it_is_extracted_verified_and_leads_back_to_the_choice(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@every_network
 @pytest.mark.parametrize("name", ZOO)
 def test_widths_and_flop_are_the_counted_ones(name: str) -> None:
     settled = settle(parse_stream(f"a=pytorchvideo:{name},weights=random"))
@@ -170,6 +172,7 @@ def test_widths_and_flop_are_the_counted_ones(name: str) -> None:
 
 
 @pytest.mark.slow
+@every_network
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_network_is_run_as_plainly(name: str, runtime: str, tmp_path: Path) -> None:

@@ -19,7 +19,14 @@ from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, lo
 from pipeline.decoding.frames import prepare_frame
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.backbones.conftest import moving_picture
-from tests.pipeline.backbones.kinds.checks import counted_gflop, error_against_plain, loaded, saved, trained
+from tests.pipeline.backbones.kinds.checks import (
+    counted_gflop,
+    error_against_plain,
+    every_network,
+    loaded,
+    saved,
+    trained,
+)
 from tests.pipeline.trees import run
 from tests.videos import write_video
 
@@ -145,6 +152,7 @@ def test_it_is_extracted_verified_and_leads_back_to_the_choice(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@every_network
 @pytest.mark.parametrize("name", CARDS)
 def test_widths_and_flop_are_the_counted_ones(name: str) -> None:
     text = f"a=torchvision:{name},weights=random"
@@ -165,6 +173,7 @@ def test_the_feature_is_what_the_published_networks_score() -> None:
 
 
 @pytest.mark.slow
+@every_network
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_network_is_run_as_plainly(name: str, runtime: str, tmp_path: Path) -> None:

@@ -11,6 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def gflop(forward: Callable[..., Any], *inputs: torch.Tensor) -> tuple[tuple[int, ...], float]:
     """Shape of what comes out, and billions of operations."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         shape = tuple(forward(*inputs).shape)
     return shape, counter.get_total_flops() / 1e9

@@ -63,7 +63,7 @@ def counted_gflop(module: nn.Module, settled: Settled) -> tuple[int, float]:
     """Width and GFLOP (2 a multiply-add) of one token [B, C, T, H, W], by a pass that computes nothing."""
     frames, height, width, channels = settled.plan.token_shape
     blank = torch.empty(1, channels, frames, height, width, device="meta")
-    shape, found = gflop(module.to("meta").eval(), blank)
+    shape, found = gflop(module.to("meta").eval().requires_grad_(False), blank)
     return shape[-1], found
 
 

@@ -101,14 +101,16 @@ class ExtractReport:
         random = [
             f"{name} ({weights})" for name, weights in self.weights.items() if weights.startswith("random")
         ]
+        others = ", ".join(
+            f"{name} {weights}" for name, weights in self.weights.items() if not weights.startswith("random")
+        )
         if random:
+            beside = f"; {others}" if others else ""
             lines.append(
-                f"weights    RANDOM, not pretrained: {', '.join(random)}; the features carry no learned meaning"
+                f"weights    RANDOM, not pretrained: {', '.join(random)}; their features carry no learned meaning{beside}"
             )
         else:
-            lines.append(
-                "weights    " + ", ".join(f"{name} {weights}" for name, weights in self.weights.items())
-            )
+            lines.append(f"weights    {others}")
         if self.note:
             lines.append(f"note       {self.note}")
         before = f" ({self.stored_before} of them before this run)" if self.stored_before else ""

@@ -91,7 +91,10 @@ def test_the_summary_names_what_matters() -> None:
 
 def test_random_weights_are_named_loudly() -> None:
     report = make(weights={"clip": "random (seed 3)", "slowfast": "kinetics400"})
-    assert "RANDOM, not pretrained: clip (random (seed 3))" in report.lines()[0]
+    said = report.lines()[0]
+    assert "RANDOM, not pretrained: clip (random (seed 3))" in said and said.endswith(
+        "; slowfast kinetics400"
+    )
 
 
 def test_an_interruption_is_part_of_the_sum() -> None:

@@ -21,7 +21,7 @@ from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
 from cache.lock import CacheLock
 from cache.reader import Cache, open_cache
-from cache.schema import Reject, VideoFeatures
+from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures
 from cache.stores import files
 from cache.stores.compatible import require_compatible
 from cache.stores.open import cache_format
@@ -29,6 +29,8 @@ from cache.writer import CacheWriter
 
 SHARD = "shard"
 """Key of a part's provenance: {"index": 2, "of": 7, "plan": "", "found": 31, "finished": true}."""
+MERGED = "merged"
+"""Key of a merged cache's provenance: {"parts": 7, "of": a digest of their states}."""
 MERGING_SUFFIX = ".merging.zarr"
 BATCH_VIDEOS = 64
 BATCH_BYTES = 64 << 20
@@ -62,10 +64,14 @@ def merge(
     """
     paths = [Path(part) for part in parts]
     target = Path(target).resolve()
-    if len({path.resolve() for path in paths}) != len(paths) or target in {path.resolve() for path in paths}:
+    staging = target.with_name(f"{target.name}{MERGING_SUFFIX}")
+    places = {path.resolve() for path in paths}
+    if len(places) != len(paths) or target in places or staging in places:
         raise CacheError(
             "a part is given twice, or is the cache to write: give each part once and another --out"
         )
+    if inside := [place for place in places if place in target.parents]:
+        raise CacheError(f"{target} lies inside the part {inside[0]}: give another --out")
     opened = [open_cache(path) for path in paths]
     try:
         for other in opened[1:]:
@@ -79,7 +85,6 @@ def merge(
         lock = CacheLock(target)
         try:
             require_replaceable(target, overwrite)
-            staging = target.with_name(f"{target.name}{MERGING_SUFFIX}")
             _fill(staging, opened, twice)
             _publish(staging, target, overwrite=overwrite)
         finally:
@@ -191,20 +196,29 @@ def _fill(staging: Path, opened: Sequence[Cache], twice: Sequence[set[str]]) -> 
     """Bring the growing cache up to all of the parts."""
     identity = _identity(opened)
     if staging.exists():
-        with open_cache(staging) as begun:
-            stale = begun.provenance.get("merging") != identity
-        if stale:  # of other parts, or of these in an earlier state
+        try:
+            with open_cache(staging) as begun:
+                said = begun.provenance.get(MERGED, {}).get("of")
+        except CacheError as error:
+            raise CacheError(f"{error}; it is in the way of this merge: remove it") from error
+        if said is None:
+            raise CacheError(
+                f"{staging} is a cache of its own, and in the way of this merge: move it elsewhere"
+            )
+        if said != identity:  # of other parts, or of these in an earlier state
             with files.storage_errors(staging):
                 files.remove_tree(staging)
     first = opened[0]
     names = next((cache.label_names for cache in opened if cache.label_names), None)
-    provenance: dict[str, Any] = {key: value for key, value in first.provenance.items() if key != SHARD}
+    provenance: dict[str, Any] = {
+        key: value for key, value in first.provenance.items() if key not in (SHARD, MERGED)
+    }
     with CacheWriter.open(
         staging,
         streams=first.specs,
         dataset=" + ".join(dict.fromkeys(cache.dataset for cache in opened)),
         label_names=names,
-        provenance=provenance | {"merged_from": len(opened), "merging": identity},
+        provenance=provenance | {MERGED: {"parts": len(opened), "of": identity}},
     ) as writer:
         for cache, again in zip(opened, twice, strict=True):
             for videos in _batches(cache, again | set(writer.known())):
@@ -212,16 +226,20 @@ def _fill(staging: Path, opened: Sequence[Cache], twice: Sequence[set[str]]) -> 
             known = writer.known()
             rejects: list[Reject] = [cache.rejects.row(index) for index in range(len(cache.rejects))]
             writer.commit([], [row for row in rejects if row.id not in known and row.id not in again])
-        writer.describe({"merging": None})
 
 
 def _identity(opened: Sequence[Cache]) -> str:
-    """Names what is merged: the committed states of the parts."""
-    states = [
-        [str(cache.paths[0].resolve()), cache.stores[0].attributes.store_id, len(cache), len(cache.rejects)]
-        for cache in opened
-    ]
-    return hashlib.blake2b(json.dumps(states).encode(), digest_size=16).hexdigest()
+    """Names what is merged: the committed states of the parts, and all that they say of their videos and rejects."""
+    found = hashlib.blake2b(digest_size=16)
+    for cache in opened:
+        attributes = cache.stores[0].attributes
+        states = [str(cache.paths[0].resolve()), attributes.to_json(), len(cache), len(cache.rejects)]
+        found.update(json.dumps(states, sort_keys=True).encode())
+        for name in VIDEO_COLUMNS:
+            found.update(json.dumps(cache.videos.column(name).tolist()).encode())
+        for name in REJECT_COLUMNS:
+            found.update(json.dumps(cache.rejects.column(name).tolist()).encode())
+    return found.hexdigest()
 
 
 def _batches(cache: Cache, without: set[str]) -> Iterator[list[VideoFeatures]]:

@@ -165,7 +165,9 @@ def with_values(base: StreamChoice, values: Mapping[str, Any]) -> StreamChoice:
 def _number(base: StreamChoice, key: str, value: Any, kind: type[Any]) -> Any:
     try:
         found = kind(value)
-    except (TypeError, ValueError):
+        if (isinstance(value, str) and not value.isascii()) or "_" in str(value) or found != float(value):
+            found = math.nan
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         what = "a whole number" if kind is int else "a number"
@@ -204,7 +206,8 @@ def choose_streams(
         says_weights = "weights=" in one if isinstance(one, str) else bool(one.weights)
         if weights is not None and not says_weights:
             choice = replace(choice, weights=weights)
-        if seed and not choice.seed:
+        says_seed = "seed=" in one if isinstance(one, str) else bool(one.seed)
+        if seed and not says_seed:
             choice = replace(choice, seed=seed)
         if choice.is_built_in_kind:
             given = {key: value for key, value in own[choice.name].items() if value not in (None, "")}
@@ -227,8 +230,10 @@ def read_recipe(path: Path) -> tuple[StreamChoice, ...]:
     import yaml
 
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        _require_distinct_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        loaded = yaml.safe_load(text)
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise InputError(f"--recipe {path}: cannot be read ({reason})") from error
     streams = loaded.get("streams") if isinstance(loaded, Mapping) else None
@@ -251,6 +256,18 @@ def read_recipe(path: Path) -> tuple[StreamChoice, ...]:
         base = StreamChoice(str(name), plain.pop("kind"), str(plain.pop("model", "")))
         found.append(with_values(base, plain))
     return tuple(found)
+
+
+def _require_distinct_keys(node: Any, path: Path, seen: set[int] | None = None) -> None:
+    """YAML takes the last of two equal keys without a word. seen: nodes that aliases lead to again."""
+    seen = set() if seen is None else seen
+    pairs = node.value if node is not None and node.id == "mapping" and id(node) not in seen else []
+    seen.add(id(node))
+    keys = [str(key.value) for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise InputError(f"--recipe {path}: {twice[0]} stands twice")
+    for _, value in pairs:
+        _require_distinct_keys(value, path, seen)
 
 
 def recipe_of(streams: Sequence[StreamChoice]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def hashed_shard(video_id: str, of: int) -> int:
 
 def parse_shard(text: str, plan: Path | None = None) -> Shard:
     """`I/N` as typed, with the plan that says which video is whose. Raises InputError."""
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--shard {text}: write I/N, such as 3/16, with I from 1 to N")
     index, of = int(found[1]), int(found[2])
@@ -62,11 +62,13 @@ def parse_shard(text: str, plan: Path | None = None) -> Shard:
     try:
         raw = plan.read_bytes()
         read = json.loads(raw)
-        placed = {str(video_id): int(place) for video_id, place in read["shard_of"].items()}
-        shards = int(read["shards"])
+        placed = {str(video_id): place for video_id, place in read["shard_of"].items()}
+        shards = read["shards"]
+        if any(type(place) is not int for place in (*placed.values(), shards)):
+            raise ValueError("shards are whole numbers")
     except OSError as error:
         raise InputError(f"--plan {plan}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"--plan {plan}: is no plan; onepass plan writes one") from error
     if (
         read.get("version") != PLAN_VERSION

@@ -81,7 +81,8 @@ def test_shards_merged_are_the_whole_bit_for_bit(suffix: str, n: int, tmp_path: 
     assert (found.n_parts, found.n_videos, found.n_rejects, found.n_twice) == (n, 20, 5, 0)
     assert contents(tmp_path / f"all{suffix}") == contents(whole)
     with open_cache(tmp_path / f"all{suffix}") as cache:
-        assert dict(cache.provenance) == {"merged_from": n} and cache.dataset == "d"
+        assert list(cache.provenance) == ["merged"] and cache.provenance["merged"]["parts"] == n
+        assert cache.dataset == "d"
     left = {path.name for path in tmp_path.iterdir() if "merging" in path.name}
     assert not left
 
@@ -196,3 +197,34 @@ def test_a_merge_of_other_parts_does_not_go_on_with_the_first(
             merge([one], tmp_path / "all.zarr")
     merge([two], tmp_path / "all.zarr")
     assert contents(tmp_path / "all.zarr") == contents(two)
+
+
+def test_a_part_that_changed_begins_the_merge_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redo leaves path, counts and identity of a part as they were; its features are new."""
+    parts = [part(tmp_path / f"{n}.zarr", [video(n)], []) for n in (1, 2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "_publish", lambda *_, **__: (_ for _ in ()).throw(StorageFull("no room")))
+        with pytest.raises(StorageFull):
+            merge(parts, tmp_path / "all.zarr")
+    with CacheWriter.reopen(parts[0]) as writer:
+        writer.commit([video(1, shift=3.0)], [])
+    merge(parts, tmp_path / "all.zarr")
+    with open_cache(*parts) as now, open_cache(tmp_path / "all.zarr") as merged:
+        assert merged.tokens("clip", 0).values.tobytes() == now.tokens("clip", 0).values.tobytes()
+
+
+def test_nothing_that_is_there_is_removed(tmp_path: Path) -> None:
+    one, two = (
+        part(tmp_path / name, [video(n)], []) for n, name in enumerate(("1.zarr", "all.zarr.merging.zarr"))
+    )
+    with pytest.raises(CacheError, match="a part is given twice, or is the cache to write"):
+        merge([one, two], tmp_path / "all.zarr")
+    with pytest.raises(CacheError, match="is a cache of its own, and in the way"):
+        merge([one], tmp_path / "all.zarr")
+    with pytest.raises(CacheError, match="lies inside the part"):
+        merge([one], one / "in.zarr")
+    before = contents(two)
+    assert len(before["videos"]) == 1
+    (tmp_path / "b.zarr.merging.zarr").mkdir()
+    with pytest.raises(CacheError, match="remove it"):
+        merge([one], tmp_path / "b.zarr")

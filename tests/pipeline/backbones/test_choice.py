@@ -53,6 +53,8 @@ def test_recipes_say_themselves_again(name: str) -> None:
         ("image=timm:resnet50,fps=-2", "must be positive"),
         ("image=timm:resnet50,fps=2000", "above 0 and at most 1000"),
         ("image=timm:resnet50,seed=1.5", "must be a whole number"),
+        ("image=timm:resnet50,seed=1_0", "must be a whole number"),
+        ("image=timm:resnet50,fps=٣", "must be a number"),
         ("image=timm:resnet50,stride=0", "must be positive"),
         ("image=timm:resnet50,size=100000", "between 1 and 4096 pixels"),
         ("Image=timm:resnet50", "a stream's name is lower-case letters"),
@@ -70,6 +72,8 @@ def test_what_holds_for_all_yields_to_what_a_stream_says() -> None:
     assert (clip.name, slowfast.name, own.name) == ("clip", "slowfast", "own")  # whatever the order of asking
     assert (clip.weights, slowfast.weights, own.weights) == ("random", "random", "w.pt")
     assert (clip.fps, slowfast.stride, clip.seed) == (1.0, 8, 4)
+    (zero,) = choose_streams(("own=timm:resnet50,seed=0",), seed=4)
+    assert zero.seed == 0
     (tagged,) = choose_streams(("clip",), clip_weights="w.pt", clip_tag="openai", weights="random")
     assert (tagged.weights, tagged.tag) == ("w.pt", "openai")
     for twice in (("clip", "clip"), ("clip", "clip=timm:resnet50")):
@@ -109,6 +113,13 @@ def test_a_recipe_is_the_same_written_down(tmp_path: Path) -> None:
         ("streams: {a: {kind: timm, fps: [1]}}", "fps must be a text or a number"),
         ("streams: {a: {kind: timm, fps: fast}}", "must be a number"),
         ("streams: {a: [", "cannot be read"),
+        ("streams:\n  a: {kind: motion}\n  a: {kind: motion, fps: 5}", "a stands twice"),
+        ("streams: {a: {kind: motion, fps: 5, fps: 7}}", "fps stands twice"),
+        ("x: 2026-99-99", "cannot be read"),
+        ("streams: {a: {kind: motion, seed: .inf}}", "must be a whole number"),
+        ("streams: {a: {kind: motion, stride: 2.9}}", "must be a whole number"),
+        (f"streams: {{a: {{kind: motion, fps: {'9' * 400}}}}}", "must be a number"),
+        ("[" * 20000, "cannot be read"),
     ],
 )
 def test_a_recipe_that_is_none(text: str, says: str, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_plan_is_read_back_and_what_it_does_not_name_goes_by_hash(tmp_path: Pa
     assert shards[hashed_shard(IDS[9], 3) - 1].holds(IDS[9])
 
 
-@pytest.mark.parametrize("text", ["", "3", "0/3", "4/3", "a/b", "1/0", "-1/3", "1/3/5", "1.5/3"])
+@pytest.mark.parametrize("text", ["", "3", "٣/٤", "0/3", "4/3", "a/b", "1/0", "-1/3", "1/3/5", "1.5/3"])
 def test_shards_as_typed(text: str) -> None:
     with pytest.raises(InputError, match="write I/N"):
         parse_shard(text)
@@ -61,6 +61,10 @@ def test_shards_as_typed(text: str) -> None:
         ("", "is no plan"),
         ("[]", "is no plan"),
         ('{"version": 1, "shards": 2, "shard_of": {"a": "x"}}', "is no plan"),
+        ('{"version": 1, "shards": 3, "shard_of": {"a": Infinity}}', "is no plan"),
+        ('{"version": 1, "shards": 3, "shard_of": {"a": 1.7}}', "is no plan"),
+        ('{"version": 1, "shards": 3, "shard_of": {"a": true}}', "is no plan"),
+        ("[" * 200000, "is no plan"),
         ('{"version": 1, "shards": 2, "shard_of": {}}', "is for 2 shards"),
         ('{"version": 9, "shards": 3, "shard_of": {}}', "version 9"),
         ('{"version": 1, "shards": 3, "shard_of": {"a": 4}}', "is for 3 shards"),

@@ -7,6 +7,7 @@ published: a plain state dict, `{"model_state": ...}` (pytorchvideo), `{"state_d
 from __future__ import annotations
 
 import hashlib
+import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     """Tensors of a weights file by name. Raises WeightsError naming the file and what is accepted."""
+    if path.is_dir():
+        raise WeightsError(f"{flag} {path}: is a folder; give the file of weights in it")
     if not path.is_file():
         raise WeightsError(
             f"{flag} {path}: no such file; give a path to weights, a published tag, or {RANDOM}"
@@ -63,6 +66,11 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     try:
         torchscript = _is_torchscript(path)
         loaded: Any = None if torchscript else _load(path)
+    except pickle.UnpicklingError as error:  # torch would advise to run what is in it
+        raise WeightsError(
+            f"{flag} {path}: cannot be read as weights (a damaged download? or objects beside tensors, which are never loaded); "
+            "give the same weights as safetensors or as a plain state dict"
+        ) from error
     except Exception as error:  # a damaged file raises whatever its bytes lead to
         reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(

@@ -7,7 +7,6 @@ published: a plain state dict, `{"model_state": ...}` (pytorchvideo), `{"state_d
 from __future__ import annotations
 
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,13 +65,10 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     try:
         torchscript = _is_torchscript(path)
         loaded: Any = None if torchscript else _load(path)
-    except pickle.UnpicklingError as error:  # torch would advise to run what is in it
-        raise WeightsError(
-            f"{flag} {path}: cannot be read as weights (a damaged download? or objects beside tensors, which are never loaded); "
-            "give the same weights as safetensors or as a plain state dict"
-        ) from error
     except Exception as error:  # a damaged file raises whatever its bytes lead to
         reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        if type(error).__name__ == "UnpicklingError":  # torch's own words advise to run what is in it
+            reason = "it holds objects beside tensors, which are never loaded"
         raise WeightsError(
             f"{flag} {path}: cannot be read as weights ({reason[:200]}); a damaged download?"
         ) from error

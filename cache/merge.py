@@ -58,9 +58,9 @@ def merge(
     """Write all that `parts` hold to a new cache `target`; the suffixes choose the formats.
 
     listed: ids of all inputs of the source; each must be stored or rejected in a part, and no other may be. Raises CacheError
-    where a shard is missing, unfinished or given twice, where an id stands in two parts with other contents, where parts do not
-    belong together (FingerprintMismatch names the fields), where the target exists, and StorageFull, after which the same command
-    goes on.
+    where a shard is missing or unfinished, where a part is given twice, where an id stands in two parts with other contents,
+    where parts do not belong together (FingerprintMismatch names the fields), where the target exists, and StorageFull, after
+    which the same command goes on.
     """
     paths = [Path(part) for part in parts]
     target = Path(target).resolve()
@@ -76,7 +76,7 @@ def merge(
     try:
         for other in opened[1:]:
             require_compatible(opened[0].stores[0], other.stores[0], ignore_libraries=ignore_libraries)
-        shards = _require_all_shards(opened)
+        _require_all_shards(opened)
         twice = _require_distinct(opened)
         if listed is not None:
             _require_listed(opened, set(listed))
@@ -94,14 +94,14 @@ def merge(
     finally:
         for cache in opened:
             cache.close()
-    return Merged(shards or len(paths), n_videos, n_rejects, sum(len(ids) for ids in twice))
+    return Merged(len(paths), n_videos, n_rejects, sum(len(ids) for ids in twice))
 
 
-def _require_all_shards(opened: Sequence[Cache]) -> int:
-    """Raise CacheError unless the parts are no shards at all, or all shards of one split, each once and each at its end."""
+def _require_all_shards(opened: Sequence[Cache]) -> None:
+    """Raise CacheError unless the parts are no shards at all, or all shards of one split, each at its end."""
     said = [cache.provenance.get(SHARD) for cache in opened]
     if not any(said):
-        return 0
+        return
     if bare := [cache.paths[0] for cache, shard in zip(opened, said, strict=True) if not shard]:
         raise CacheError(f"{bare[0]} is no shard, the other parts are: merge shards of one source only")
     splits = {(int(shard["of"]), str(shard["plan"])) for shard in said if shard}
@@ -110,12 +110,9 @@ def _require_all_shards(opened: Sequence[Cache]) -> int:
         raise CacheError(
             f"the parts are shards of different splits ({found}): merge those of one --shard I/N and one --plan"
         )
-    by_index: dict[int, list[Cache]] = {}
-    for cache, shard in zip(opened, said, strict=True):
-        assert shard is not None
-        by_index.setdefault(int(shard["index"]), []).append(cache)
+    there = {int(shard["index"]) for shard in said if shard}
     of = splits.pop()[0]
-    if missing := [f"{place}/{of}" for place in range(1, of + 1) if place not in by_index]:
+    if missing := [f"{place}/{of}" for place in range(1, of + 1) if place not in there]:
         raise CacheError(
             f"{len(missing)} of {of} shards are missing: {_few(missing)}; extract them, or name their parts"
         )
@@ -127,7 +124,6 @@ def _require_all_shards(opened: Sequence[Cache]) -> int:
                 f"{cache.paths[0]} (shard {_name(cache)}) is not finished: {ended} of {shard['found']} inputs have ended; "
                 "run its extract again"
             )
-    return of
 
 
 def _name(cache: Cache) -> str:

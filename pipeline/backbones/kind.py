@@ -160,6 +160,12 @@ class Kind:
         return choice if self.has_weights else replace(choice, weights="")
 
 
+def require_stride(choice: StreamChoice, longest: int) -> None:
+    """Raise InputError where windows of `longest` samples would leave samples out."""
+    if not 1 <= choice.stride <= longest:
+        raise InputError(f"{choice.setting('stride', choice.stride)}: between 1 and {longest} grid samples")
+
+
 def near(wrong: str, good: Sequence[str]) -> str:
     """A half sentence that names up to three good values like the wrong one."""
     alike = get_close_matches(wrong, good, n=3, cutoff=0.4) or list(good)[:3]

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import InputError
 from pipeline.backbones.choice import StreamChoice
-from pipeline.backbones.kind import Example, Kind, Machine, Settled
+from pipeline.backbones.kind import Example, Kind, Machine, Settled, require_stride
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan
 from pipeline.decoding.motion import LONG_SIDE, TOKEN_WIDTH
@@ -44,10 +43,7 @@ class Motion(Kind):
     def settle(self, choice: StreamChoice) -> Settled:
         """Windows of six frames make five pairs; the next window begins with the last frame of this one."""
         choice = replace(choice, model=MODEL, fps=choice.fps or DEFAULT_FPS, stride=choice.stride or PAIRS)
-        if choice.stride > PAIRS + 1:
-            raise InputError(
-                f"{choice.setting('stride', choice.stride)}: between 1 and {PAIRS + 1} grid samples"
-            )
+        require_stride(choice, PAIRS + 1)
         return Settled(
             choice,
             StreamPlan(

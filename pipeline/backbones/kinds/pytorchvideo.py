@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import InputError, WeightsError
+from cache.errors import WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file
-from pipeline.backbones.kind import Example, Kind, Machine, Settled
+from pipeline.backbones.kind import Example, Kind, Machine, Settled, require_stride
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -105,10 +105,7 @@ class PyTorchVideo(Kind):
             fps=choice.fps or ZOO_FPS / card.every,
             stride=choice.stride or card.frames,
         )
-        if not 1 <= choice.stride <= card.frames:
-            raise InputError(
-                f"{choice.setting('stride', choice.stride)}: between 1 and {card.frames} grid samples"
-            )
+        require_stride(choice, card.frames)
         if choice.weights not in (RANDOM, KINETICS_TAG) and not looks_like_file(choice.weights):
             raise WeightsError(
                 f"{choice.setting('weights', choice.weights)}: choose {KINETICS_TAG}, a file, or {RANDOM}"

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import InputError, WeightsError
+from cache.errors import WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file
-from pipeline.backbones.kind import Example, Kind, Machine, Settled
+from pipeline.backbones.kind import Example, Kind, Machine, Settled, require_stride
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -117,10 +117,7 @@ class TorchVision(Kind):
             fps=choice.fps or card.fps,
             stride=choice.stride or card.frames,
         )
-        if not 1 <= choice.stride <= card.frames:
-            raise InputError(
-                f"{choice.setting('stride', choice.stride)}: between 1 and {card.frames} grid samples"
-            )
+        require_stride(choice, card.frames)
         if choice.weights not in (RANDOM, *card.files) and not looks_like_file(choice.weights):
             raise WeightsError(
                 f"{choice.setting('weights', choice.weights)}: choose {', '.join(card.files)}, a file, or {RANDOM}"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice
-from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing
+from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing, require_stride
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -180,10 +180,7 @@ class Transformers(Kind):
             fps=choice.fps or family.fps(config),
             stride=choice.stride or n_frames,
         )
-        if not 1 <= choice.stride <= n_frames:
-            raise InputError(
-                f"{choice.setting('stride', choice.stride)}: between 1 and {n_frames} grid samples"
-            )
+        require_stride(choice, n_frames)
         frames, mean, std = frame_plan(choice, processor.to_dict())
         return Settled(
             choice,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,7 @@ from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone
 from pipeline.config import ExtractConfig, make_flow, open_writer
-from pipeline.reporting.report import ExtractReport
+from pipeline.counts import FlowCounts
 from pipeline.sources.inventory import Input
 from pipeline.sources.labelled import ResolvedSources
 
@@ -75,20 +75,27 @@ def remove_sidecar(out: Path, stream: str) -> None:
     Path(f"{sidecar}.lock").unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class AddedStream:
+    """How it went: what the flow did, and the stored videos that still lack the stream, each with why."""
+
+    counts: FlowCounts
+    lacking: dict[str, str]
+    attached: bool
+
+
 def add_stream(
     name: str,
     config: ExtractConfig,
     resolved: ResolvedSources,
     backbones: Mapping[str, Backbone],
     *,
-    report: ExtractReport,
     console: Console,
     stop: threading.Event,
-) -> None:
+) -> AddedStream:
     """Compute stream `name` for every stored video and attach it; after an interruption the same command goes on.
 
-    Where passing trouble kept a stored video from being read, or its folder from being listed, the stream is not attached and
-    stands in `report.waiting`.
+    Where passing trouble kept a stored video from being read, or its folder from being listed, the stream is not attached.
     Raises InputError where stored videos are not in the source or have no digest, and FingerprintMismatch where a file changed.
     """
     with CacheWriter.reopen(config.out) as main:
@@ -113,7 +120,6 @@ def add_stream(
             )
         console.print(f"adding stream {name} to {len(stored)} stored videos", highlight=False, markup=False)
         sidecar = sidecar_path(config.out, name)
-        own = replace(report_like(report), found=len(stored))
         with open_writer(config, sidecar, {name: backbones[name]}, resolved) as writer:
             done = writer.known()
             work = [
@@ -122,21 +128,12 @@ def add_stream(
                 if i not in hidden and (i not in done or done[i].passing)
             ]
             flow = make_flow(config, {name: backbones[name]}, writer=writer, digests={})
-            flow.run(work, report=own, console=console, stop=stop)
+            counts = flow.run(work, console=console, stop=stop)
             ended = writer.known()
-        report.tokens[name] = report.tokens.get(name, 0) + own.tokens.get(name, 0)
-        report.added_streams[name] = own.stored_now
         lacking = {i: f"{e.reason}: {e.detail}" for i, e in ended.items() if i in stored and e.passing}
         lacking |= {i: why for i, why in sorted(hidden.items()) if i not in ended}
         if stop.is_set() or lacking:
-            if lacking:
-                report.waiting[name] = lacking
-            report.stored_before = sum(i in by_id for i in stored)
-            report.rejected_before = sum(
-                i in by_id and e.state == "rejected" for i, e in main.known().items()
-            )
-            report.not_reached = report.found - report.stored - report.rejected
-            return
+            return AddedStream(counts, lacking, attached=False)
         changed = [
             i for i, entry in stored.items() if ended[i].digest != entry.digest and ended[i].state == "stored"
         ]
@@ -150,11 +147,7 @@ def add_stream(
         )
         main.attach_stream(sidecar)
     remove_sidecar(config.out, name)
-
-
-def report_like(report: ExtractReport) -> ExtractReport:
-    """An empty report for the sidecar's own counts."""
-    return ExtractReport(src=report.src, out=report.out, layout=report.layout)
+    return AddedStream(counts, lacking, attached=True)
 
 
 def _drop_undecodable(main: CacheWriter, sidecar: Path, ids: set[str]) -> None:

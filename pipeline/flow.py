@@ -18,11 +18,11 @@ from pipeline.backbones.base import Backbone
 from pipeline.backbones.batching import StreamRunner
 from pipeline.backbones.busy import BusyTime
 from pipeline.backbones.launch import pin_memory
+from pipeline.counts import FlowCounts
 from pipeline.decoding.decoders.base import DecoderName
 from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
 from pipeline.decoding.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
 from pipeline.reporting.progress import ExtractProgress
-from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import Input
 
 
@@ -68,13 +68,10 @@ class Flow:
         self._replaced: set[str] = set()
         self._last_commit = time.monotonic()
 
-    def run(
-        self, work: Sequence[Input], *, report: ExtractReport, console: Console, stop: threading.Event
-    ) -> None:
+    def run(self, work: Sequence[Input], *, console: Console, stop: threading.Event) -> FlowCounts:
         """Extract `work`, or, once `stop` is set, commit what is whole and count the rest as not reached."""
-        self._report = report
+        counts = self._counts = FlowCounts()
         self._replaced = {item.source.id for item in work if item.known_digest}
-        ended_before = _ended(report)
         began = time.perf_counter()
         limits = WorkerSettings(
             self._plans,
@@ -98,18 +95,18 @@ class Flow:
                     self._gather()
                     assert not len(self._assembler), "a video was decoded but never completed"
                 self._commit()
-                report.worker_restarts += pool.restarts
+                counts.worker_restarts = pool.restarts
         except DeviceError:
             self._commit()
             raise
         finally:
             for runner in self._runners.values():
                 runner.close()
-        report.model_seconds += self._models.seconds
-        report.idle_seconds += max(0.0, time.perf_counter() - began - self._models.seconds)
-        report.not_reached += len(work) - (_ended(report) - ended_before)
-        for name, runner in self._runners.items():
-            report.embed_seconds[name] = report.embed_seconds.get(name, 0.0) + runner.busy.seconds
+        counts.model_seconds = self._models.seconds
+        counts.idle_seconds = max(0.0, time.perf_counter() - began - self._models.seconds)
+        counts.not_reached = len(work) - counts.ended
+        counts.embed_seconds = {name: runner.busy.seconds for name, runner in self._runners.items()}
+        return counts
 
     def _tasks(self, work: Sequence[Input], stop: threading.Event) -> Iterator[Task]:
         for number, item in enumerate(work):
@@ -124,7 +121,7 @@ class Flow:
             event.read = runner.add(event.number, event.attempt, event.first, event.frames)
             self._progress.tokens(len(event.frames))
         elif isinstance(event, Restarted):
-            self._report.fallbacks[self._assembler.id(event.number)] = event.why
+            self._counts.fallbacks[self._assembler.id(event.number)] = event.why
             self._assembler.restart(event.number)
         elif isinstance(event, Finished):
             self._assembler.finished(event)
@@ -132,8 +129,7 @@ class Flow:
             item = self._assembler.unchanged(event.number)
             if event.stamp is not None:
                 self._stamps[item.source.id] = event.stamp[1]
-            self._report.unchanged += 1
-            self._report.stored_before += 1
+            self._counts.unchanged += 1
             self._progress.video(rejected=False)
         elif isinstance(event, Failed):
             self._refuse(self._assembler.failed(event))
@@ -146,18 +142,18 @@ class Flow:
             for (number, attempt, index), vector in runner.results():
                 self._assembler.token(number, attempt, name, index, vector)
         for message, whole in self._assembler.complete():
-            self._report.decode_seconds += message.decode_seconds
-            self._report.decode_wait_seconds += message.wait_seconds
+            self._counts.decode_seconds += message.decode_seconds
+            self._counts.decode_wait_seconds += message.wait_seconds
             if isinstance(whole, Reject):
                 self._refuse(whole)
             else:
                 self._keep(whole, message)
 
     def _keep(self, features: VideoFeatures, message: Finished) -> None:
-        row, report, decoded = features.row, self._report, message.video
+        row, counts, decoded = features.row, self._counts, message.video
         twin = self._digests.setdefault(row.digest, row.id)
         if twin != row.id:
-            report.duplicates[row.id] = f"same bytes as {twin}"
+            counts.duplicates[row.id] = f"same bytes as {twin}"
             if self._settings.reject_duplicates:
                 detail = f"same bytes as {twin}"
                 self._refuse(
@@ -165,20 +161,20 @@ class Flow:
                 )
                 return
         self._stored.append(features)
-        report.stored_now += 1
-        report.replaced += row.id in self._replaced
-        report.video_seconds += row.duration_seconds
-        report.decoders[row.decoder] = report.decoders.get(row.decoder, 0) + 1
+        counts.stored_now += 1
+        counts.replaced += row.id in self._replaced
+        counts.video_seconds += row.duration_seconds
+        counts.decoders[row.decoder] = counts.decoders.get(row.decoder, 0) + 1
         for name, tokens in features.tokens.items():
-            report.tokens[name] = report.tokens.get(name, 0) + len(tokens.values)
+            counts.tokens[name] = counts.tokens.get(name, 0) + len(tokens.values)
         if row.duration_seconds < SHORT_SHARE * decoded.declared_seconds:
-            report.shortened[row.id] = (
+            counts.shortened[row.id] = (
                 f"{row.duration_seconds:.2f} s of {decoded.declared_seconds:.2f} s declared"
             )
         if decoded.notes:
-            report.notes[row.id] = "; ".join(decoded.notes)
+            counts.notes[row.id] = "; ".join(decoded.notes)
         if decoded.n_errors:
-            report.damaged[row.id] = f"{decoded.n_errors} errors in {decoded.n_frames} frames"
+            counts.damaged[row.id] = f"{decoded.n_errors} errors in {decoded.n_frames} frames"
         self._progress.video(rejected=False)
 
     def _refuse(self, refused: Reject) -> None:
@@ -186,13 +182,12 @@ class Flow:
         known = self._writer.known().get(refused.id)
         passing = is_passing(refused.reason, refused.digest)
         if passing and known is not None and known.state == "stored":
-            self._report.kept[refused.id] = f"{refused.reason}: {refused.detail}"
-            self._report.stored_before += 1
+            self._counts.kept[refused.id] = f"{refused.reason}: {refused.detail}"
             self._progress.video(rejected=False)
             return
         if known is None or not _on_record(refused, known):
             self._rejected.append(refused)
-        self._report.rejected_now += 1
+        self._counts.rejected_now += 1
         self._progress.video(rejected=True)
 
     def _commit_if_due(self) -> None:
@@ -210,12 +205,7 @@ class Flow:
             self._writer.restamp(self._stamps)
             self._stamps = {}
         self._last_commit = time.monotonic()
-        self._report.write_seconds += time.perf_counter() - began
-
-
-def _ended(report: ExtractReport) -> int:
-    """Inputs that this run has come to an end with."""
-    return report.stored_now + report.rejected_now + report.unchanged + len(report.kept)
+        self._counts.write_seconds += time.perf_counter() - began
 
 
 def _on_record(refused: Reject, known: KnownInput) -> bool:

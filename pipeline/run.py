@@ -83,8 +83,13 @@ def extract(
                 config.out, stream_specs(config, backbones), ignore_libraries=config.ignore_libraries
             )
         for name in missing:
-            add_stream(name, config, resolved, backbones, report=report, console=console, stop=stop)
-            if stop.is_set() or report.waiting:
+            added = add_stream(name, config, resolved, backbones, console=console, stop=stop)
+            report.added_streams[name] = added.counts.stored_now
+            report.tokens |= added.counts.tokens
+            if not added.attached:
+                if added.lacking:
+                    report.waiting[name] = added.lacking
+                _recall_counts(config, report, {source.id for source in resolved.sources})
                 break
         else:
             rules = rules_of(config.out)
@@ -187,7 +192,7 @@ def fill_cache(
         rounds = firsts_and_twins(inventory.work) if config.duplicates == "reject" else (inventory.work,)
         for work in filter(None, rounds):
             flow = make_flow(config, backbones, writer=writer, digests=digests)
-            flow.run(work, report=report, console=console, stop=stop)
+            report.add(flow.run(work, console=console, stop=stop))
     _describe_shard(writer, config, resolved, finished=not report.not_reached)
 
 
@@ -234,6 +239,14 @@ def recall_rejects(config: ExtractConfig, report: ExtractReport, ids: set[str]) 
         for video_id, reason, detail in zip(rejects.id, rejects.reason, rejects.detail, strict=True):
             if video_id in ids:
                 report.rejects[str(video_id)] = (str(reason), str(detail))
+
+
+def _recall_counts(config: ExtractConfig, report: ExtractReport, ids: set[str]) -> None:
+    """Where nothing new was looked at: how the inputs of this source stand in the cache."""
+    with open_cache(config.out) as cache:
+        report.stored_before = sum(str(video_id) in ids for video_id in cache.videos.id)
+        report.rejected_before = sum(str(video_id) in ids for video_id in cache.rejects.id)
+    report.not_reached = report.found - report.stored - report.rejected
 
 
 def describe(

@@ -37,6 +37,7 @@ ROOMS = {
     "pipeline": (
         "decoding demo_videos",
         "sources backbones",
+        "counts",
         "reporting assembly redo verify",
         "flow",
         "config",

@@ -11,10 +11,11 @@ from typing import Any
 
 from cache.process.outputs import write_output
 from cache.schema import PASSING_REASONS, REJECT_REASONS
+from pipeline.counts import FlowCounts
 
 
-@dataclass(slots=True)
-class ExtractReport:
+@dataclass(slots=True, kw_only=True)
+class ExtractReport(FlowCounts):
     """Counts of one run. Every input found is in exactly one of: stored before, stored now, rejected before, rejected now,
 
     not reached (after an interruption, or while a stream waits for a video). Part of stored before are `unchanged` (touched files
@@ -29,12 +30,7 @@ class ExtractReport:
     skipped_files: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     stored_before: int = 0
-    stored_now: int = 0
     rejected_before: int = 0
-    rejected_now: int = 0
-    not_reached: int = 0
-    unchanged: int = 0
-    replaced: int = 0
     relabelled: int = 0
     gone: int = 0
     interrupted: bool = False
@@ -42,30 +38,19 @@ class ExtractReport:
     note: str = ""
     device: str = ""
     precision: str = ""
-    tokens: dict[str, int] = field(default_factory=dict)
     added_streams: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    setup_seconds: float = 0.0
-    video_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    decode_wait_seconds: float = 0.0
-    embed_seconds: dict[str, float] = field(default_factory=dict)
-    model_seconds: float = 0.0
-    write_seconds: float = 0.0
-    idle_seconds: float = 0.0
-    profile: list[str] = field(default_factory=list)
-    worker_restarts: int = 0
-    decoders: dict[str, int] = field(default_factory=dict)
-    fallbacks: dict[str, str] = field(default_factory=dict)
-    shortened: dict[str, str] = field(default_factory=dict)
-    damaged: dict[str, str] = field(default_factory=dict)
-    kept: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, dict[str, str]] = field(default_factory=dict)
-    duplicates: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
     redone: int = 0
     not_redone: int = 0
     rejects: dict[str, tuple[str, str]] = field(default_factory=dict)
+    seconds: float = 0.0
+    setup_seconds: float = 0.0
+    profile: list[str] = field(default_factory=list)
+
+    def add(self, other: FlowCounts) -> None:
+        """Add what a flow over inputs of this source did."""
+        FlowCounts.add(self, other)
+        self.stored_before += other.unchanged + len(other.kept)
 
     def note_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
         """Keep every (name, reason) of what is no input, and how many there are."""

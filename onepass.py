@@ -255,12 +255,8 @@ class _Scoring:
         from cache.fingerprint import require_same
         from pipeline.backbones.load import load_backbones
         from pipeline.config import full_fingerprint
-        from pipeline.run import CALIBRATE_FROM_VIDEOS
-        from pipeline.sources.tree import discover
 
-        n_videos = sum(len(discover(path).sources) for path in sources)
-        say = self._console.print if n_videos >= CALIBRATE_FROM_VIDEOS else None
-        self._backbones = load_backbones(config.backbones, calibrate=say)
+        self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(
                 stream.fingerprint,

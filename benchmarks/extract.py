@@ -131,7 +131,7 @@ def main() -> None:
     config = BackboneConfig.of(
         asked, weights="random", device="cpu", runtime=arguments.runtime, precision=arguments.precision
     )
-    fast = load_backbones(config, calibrate=print)
+    fast = load_backbones(config)
     plain_config = BackboneConfig.of(asked, weights="random", device="cpu", runtime="torch", precision="fp32")
     plain = list(load_backbones(plain_config).values())
     flops = {backbone.name: token_flops(backbone) for backbone in plain}

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -34,9 +33,6 @@ from pipeline.sources.inventory import Inventory, take_inventory
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
-
-CALIBRATE_FROM_VIDEOS = 100
-"""Measuring which batches are fastest takes up to a minute, once a machine: worth it from about this many videos."""
 
 
 def extract(
@@ -70,12 +66,8 @@ def extract(
         missing = missing_streams(config.out, config.backbones.names)
         resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
-        worth_measuring = len(resolved.sources) >= CALIBRATE_FROM_VIDEOS
         if backbones is None:
-            backbones = load_backbones(
-                config.backbones,
-                calibrate=partial(console.print, highlight=False) if worth_measuring else None,
-            )
+            backbones = load_backbones(config.backbones)
         describe(backbones, config, report, console)
         report.setup_seconds = time.perf_counter() - began
         if missing:

@@ -1,4 +1,4 @@
-"""A frozen forward pass made ready for its runtime: batched as measures best here, compiled where OpenVINO runs it.
+"""A frozen forward pass made ready for its runtime: batched, compiled where OpenVINO runs it, recorded where CUDA does.
 
 Shapes: B batch, T frames, H W pixels, C channels, D feature width.
 """
@@ -6,31 +6,29 @@ Shapes: B batch, T frames, H W pixels, C channels, D feature width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from pipeline.backbones.base import (
-    Batching,
-    GpuEngine,
-    Precision,
-    device_name,
-    exact_float32,
-    memory_full,
-)
-from pipeline.backbones.calibrate import Run, Say, best_batching, candidates
+from pipeline.backbones.base import Batching, GpuEngine, Precision, exact_float32, memory_full
 from pipeline.backbones.graph import GraphedForward
-from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime, run_side_by_side
+from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime
 
 Blank = Callable[[int], torch.Tensor]
+MOST_STREAMS = 8
+"""Passes side by side at most: each holds a batch and a model's activations."""
+
+
+def batching_for(batch_size: int, *, runtime: Runtime) -> Batching:
+    """OpenVINO runs a pass a core, side by side (docs/performance.md says what that gains); torch one pass on all cores."""
+    return Batching(batch_size, min(torch.get_num_threads(), MOST_STREAMS) if runtime == "openvino" else 1)
 
 
 class Engine:
     """Callable: prepared frames [B, T, H, W, C] on the device to float32 [B, D] there.
 
-    forward: the same, in plain torch. blank: frames of zeros for a batch size. sizes: of batches, the default first.
-    name: of model and input shape, for what was measured. weights_key: what tells one compiled model from another.
-    batch_size: one that the user asked for; nothing is measured then. gpu_engine: on CUDA, whole batches as a recorded graph.
+    forward: the same, in plain torch. blank: frames of zeros for a batch size. name: of the stream, for messages.
+    weights_key: what tells one compiled model from another. gpu_engine: on CUDA, whole batches as a recorded graph.
     OpenVINO takes whole batches of the batching's size only, and runs them beside the caller through `queue`.
     """
 
@@ -39,31 +37,27 @@ class Engine:
         forward: Callable[[torch.Tensor], torch.Tensor],
         blank: Blank,
         *,
-        sizes: Sequence[int],
+        batch_size: int,
         device: torch.device,
         precision: Precision,
         runtime: Runtime,
         name: str,
         weights_key: str,
-        calibrate: Say | None,
-        batch_size: int | None = None,
         gpu_engine: GpuEngine = "graph",
     ) -> None:
         self._forward, self._blank = forward, blank
-        self._precision, self._runtime, self._weights_key = precision, runtime, weights_key
+        self._precision = precision
         self.queue: OpenVinoModel | None = None
         self._graph: GraphedForward | None = None
-        if batch_size is not None:
-            self.batching = candidates([batch_size], runtime=runtime)[0]
-        else:
-            self.batching = best_batching(
-                candidates(sizes, runtime=runtime),
-                self._measured,
-                key=f"{name} {precision} {runtime} {device_name(device)}",
-                measure=calibrate,
-            )
+        self.batching = batching_for(batch_size, runtime=runtime)
         if runtime == "openvino":
-            self.queue = self._compile(self.batching)
+            self.queue = OpenVinoModel(
+                lambda: Forward(forward),
+                blank(batch_size),
+                precision=precision,
+                key=weights_key,
+                n_streams=self.batching.n_streams,
+            )
         elif device.type == "cuda" and gpu_engine == "graph":
             self._graph = self._recorded(name, device)
 
@@ -86,23 +80,8 @@ class Engine:
             with torch.cuda.device(device), self._exactly():
                 return GraphedForward(self._forward, self._blank(self.batching.batch_size))
         except torch.cuda.OutOfMemoryError as error:
-            raise memory_full(name.split()[0], self.batching.batch_size) from error
+            raise memory_full(name, self.batching.batch_size) from error
 
     def feature_width(self) -> int:
         """D, found by a forward pass of zeros."""
         return int(self(self._blank(1 if self.queue is None else self.batching.batch_size)).shape[1])
-
-    def _compile(self, batching: Batching) -> OpenVinoModel:
-        return OpenVinoModel(
-            lambda: Forward(self._forward),
-            self._blank(batching.batch_size),
-            precision=self._precision,
-            key=self._weights_key,
-            n_streams=batching.n_streams,
-        )
-
-    def _measured(self, batching: Batching) -> Run:
-        frames = self._blank(batching.batch_size)
-        if self._runtime == "openvino":
-            return run_side_by_side(self._compile(batching), frames.numpy())
-        return lambda: self(frames).cpu()

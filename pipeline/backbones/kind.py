@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbones.base import Backbone, GpuEngine, Precision
-    from pipeline.backbones.calibrate import Say
     from pipeline.backbones.runtime import Runtime
     from pipeline.decoding.decode import StreamPlan
 
@@ -33,12 +32,11 @@ OWN_KINDS = ("open_clip", "timm", "pytorchvideo", "torchvision", "transformers",
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and how a network runs. batch_size: windows a pass, None: measured. calibrate: told when it is measured."""
+    """Where and how a network runs. batch_size: windows a pass; None: the network's own."""
 
     device: torch.device
     precision: Precision
     runtime: Runtime = "torch"
-    calibrate: Say | None = None
     batch_size: int | None = None
     gpu_engine: GpuEngine = "graph"
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbones.base import Backbone, GpuEngine, Precision
-    from pipeline.backbones.calibrate import Say
 
 MAX_BATCH = 4096
 
@@ -100,12 +99,10 @@ def config_from_fingerprints(
     return BackboneConfig(tuple(streams), device=device)
 
 
-def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> dict[str, Backbone]:
+def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
     """Load what `config.streams` names. Raises InputError, WeightsError, DeviceError.
 
-    Preprocessing is settled for all before weights are loaded for one. calibrate: told when it is measured which batches are
-    fastest here, which takes up to a minute, once a machine (`backbones/calibrate.py`); None: the default, unless it was measured
-    before.
+    Preprocessing is settled for all before weights are loaded for one.
     """
     from pipeline.backbones.runtime import resolve_runtime
 
@@ -117,7 +114,6 @@ def load_backbones(config: BackboneConfig, *, calibrate: Say | None = None) -> d
             device,
             config.resolved_precision(choice),
             resolve_runtime(choice.runtime or config.runtime, device),
-            calibrate,
             sizes.get(choice.name),
             engine,
         )

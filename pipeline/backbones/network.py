@@ -23,9 +23,8 @@ from pipeline.backbones.weights import WeightsRecord
 from pipeline.decoding.frames import RgbFrame
 
 Layout = Literal["BCHW", "BCTHW", "BTCHW"]
-FRAME_BATCHES = ((16, 32), (128, 64, 256))
-WINDOW_BATCHES = ((1, 2), (8, 4, 16))
-"""Windows a forward pass that calibration tries, on a CPU and on CUDA; the first is the default."""
+FRAME_BATCH, WINDOW_BATCH = (16, 128), (1, 8)
+"""Frames and windows a forward pass, on a CPU and on CUDA; `--batch` sets another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Network:
     module: pixels (normalised with `mean` and `std` of values 0 to 1) in `layout` to features [B, D]. plainly: one window of
     decoded frames through the library's own preprocessing to features [D]. feature: what is taken, in words. libraries: whose
     versions can change it. fields: what else the fingerprint holds. faster: changes a copy of the module without changing what
-    it computes beyond rounding. batches: sizes tried on a CPU and on CUDA.
+    it computes beyond rounding. batch: windows a pass, on a CPU and on CUDA.
     """
 
     module: torch.nn.Module
@@ -48,7 +47,7 @@ class Network:
     libraries: tuple[str, ...]
     fields: Mapping[str, Any] = field(default_factory=dict)
     faster: Callable[[torch.nn.Module], torch.nn.Module] = lambda module: module
-    batches: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    batch: tuple[int, int] | None = None
 
 
 class NetworkBackbone:
@@ -74,18 +73,16 @@ class NetworkBackbone:
             memory = formats[ranks.pop()] if len(ranks) == 1 else torch.preserve_format
             self._module = module.to(device, self._dtype).to(memory_format=memory)
         shape, blank_dtype = self.plan.token_shape, torch.from_numpy(np.empty(0, self.plan.token_dtype)).dtype
-        batches = network.batches or (WINDOW_BATCHES if self.plan.sampling.window > 1 else FRAME_BATCHES)
+        batch = network.batch or (WINDOW_BATCH if self.plan.sampling.window > 1 else FRAME_BATCH)
         self._engine = Engine(
             self._forward,
             lambda n: torch.zeros(n, *shape, dtype=blank_dtype, device=device),
-            sizes=batches[device.type == "cuda"],
+            batch_size=machine.batch_size or batch[device.type == "cuda"],
             device=device,
             precision=machine.precision,
             runtime=machine.runtime,
-            name=f"{choice.name} {choice.kind}:{choice.model} {'x'.join(map(str, shape[:-1]))}",
+            name=choice.name,
             weights_key=f"{choice.kind}:{choice.model} {network.weights.digest} {network.fields} {settled.preprocessing}",
-            calibrate=machine.calibrate,
-            batch_size=machine.batch_size,
             gpu_engine=machine.gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue

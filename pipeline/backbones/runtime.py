@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 import time
 import weakref
@@ -26,10 +27,14 @@ from numpy.typing import NDArray
 
 from cache.errors import InputError
 from pipeline.backbones.base import Pending, Precision, library_versions
-from pipeline.backbones.calibrate import cache_folder
 
 Runtime = Literal["torch", "openvino"]
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $XDG_CACHE_HOME/onepass, else ~/.cache/onepass."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onepass"
 
 
 def resolve_runtime(runtime: str, device: torch.device) -> Runtime:
@@ -162,16 +167,6 @@ def wait_for(passes: Sequence[_Pass]) -> None:
     for one in passes:
         if one.busy:
             one.features()
-
-
-def run_side_by_side(model: OpenVinoModel, frames: NDArray[Any]) -> Callable[[], None]:
-    """What `best_batching` measures: one batch on every stream."""
-
-    def run() -> None:
-        for pending in [model.start(frames) for _ in range(model.n_streams)]:
-            pending.features()
-
-    return run
 
 
 def _convert(module: torch.nn.Module, example: torch.Tensor) -> Any:

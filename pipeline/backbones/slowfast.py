@@ -29,9 +29,11 @@ from pipeline.backbones.slowfast_planes import PlanesSlowFast
 from pipeline.backbones.weights import WeightsRecord
 from pipeline.decoding.frames import FIXED_POINT_SCALE, RgbFrame
 
-CPU_BATCHES = (1, 2)
-CUDA_BATCHES = (8, 4, 16)
-"""Windows a forward pass that calibration tries; the first is the default."""
+CPU_BATCH, CUDA_BATCH = 1, 16
+"""Windows a forward pass: on 2 cores batches of 2 are 13 % slower (docs/performance.md), on an H200 batches of 16 are 12 % faster
+
+than of 8 (docs/gpu.md). `--batch` sets another.
+"""
 POOL = 7
 """Head pool of the published model (made for 224 pixels, an 8x8 map at 256 keeps 2x2 positions)."""
 
@@ -42,7 +44,7 @@ class SlowFastBackbone:
     def __init__(self, settled: Settled, plain: Any, weights: WeightsRecord, machine: Machine) -> None:
         self._settled, self._plain, self._weights, self._machine = settled, plain, weights, machine
         self.name, self.plan = settled.choice.name, settled.plan
-        self.note, model = settled.note, settled.choice.model
+        self.note = settled.note
         device, precision, runtime = machine.device, machine.precision, machine.runtime
         self._dtype = DTYPES[precision]
         fast = fold(copy.deepcopy(plain))
@@ -62,14 +64,12 @@ class SlowFastBackbone:
         self._engine = Engine(
             self._forward,
             lambda n: torch.zeros(n, N_FRAMES, SIZE, SIZE, 3, dtype=torch.int16, device=device),
-            sizes=CUDA_BATCHES if device.type == "cuda" else CPU_BATCHES,
+            batch_size=machine.batch_size or (CUDA_BATCH if device.type == "cuda" else CPU_BATCH),
             device=device,
             precision=precision,
             runtime=runtime,
-            name=self.name if model == "slowfast_r50" else f"{self.name} {model}",
+            name=self.name,
             weights_key=f"slowfast {weights.digest}",
-            calibrate=machine.calibrate,
-            batch_size=machine.batch_size,
             gpu_engine=machine.gpu_engine,
         )
         self.batching, self.queue = self._engine.batching, self._engine.queue

@@ -1,4 +1,4 @@
-"""One forward pass on either runtime: the same features, whole batches, and what was measured is kept."""
+"""One forward pass on either runtime: the same features, whole batches."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.backbones import calibrate
-from pipeline.backbones.calibrate import Say
-from pipeline.backbones.engine import Engine
+from pipeline.backbones.base import Batching
+from pipeline.backbones.engine import MOST_STREAMS, Engine, batching_for
 from pipeline.backbones.runtime import Runtime, wait_for
 
 CPU = torch.device("cpu")
@@ -19,7 +18,6 @@ WEIGHTS = torch.arange(12, dtype=torch.float32).reshape(3, 4) / 7
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(calibrate, "SECONDS_A_ROUND", 0.01)
     return tmp_path / "onepass"
 
 
@@ -27,17 +25,16 @@ def forward(frames_BTHWC: torch.Tensor) -> torch.Tensor:
     return frames_BTHWC.to(torch.float32).mean(dim=(1, 2, 3)) @ WEIGHTS
 
 
-def engine(runtime: Runtime, *, calibrate: Say | None = None) -> Engine:
+def engine(runtime: Runtime) -> Engine:
     return Engine(
         forward,
         lambda n: torch.zeros(n, 1, 8, 8, 3, dtype=torch.uint8),
-        sizes=(2, 4),
+        batch_size=2,
         device=CPU,
         precision="fp32",
         runtime=runtime,
         name="means",
         weights_key="means 1",
-        calibrate=calibrate,
     )
 
 
@@ -61,17 +58,14 @@ def test_openvino_gives_the_same_features(own_cache: Path) -> None:
     assert list((own_cache / "openvino").glob("*.xml"))
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
-def test_what_was_measured_is_used_by_the_next(runtime: Runtime, own_cache: Path) -> None:
-    if runtime == "openvino":
-        pytest.importorskip("openvino")
-    said: list[str] = []
-    first = engine(runtime, calibrate=said.append)
-    assert len(said) == 1 and f"means fp32 {runtime}" in said[0]
-    assert engine(runtime, calibrate=said.append).batching == first.batching
-    assert len(said) == 1
-    batch = frames(first.batching.batch_size)
-    torch.testing.assert_close(first(batch), forward(batch), rtol=1e-4, atol=1e-4)
+def test_a_pass_a_core_on_openvino_and_one_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert batching_for(4, runtime="torch") == Batching(4)
+    assert batching_for(4, runtime="openvino") == Batching(4, 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert batching_for(1, runtime="openvino") == Batching(1, MOST_STREAMS)
+    with pytest.raises(ValueError, match="count from 1"):
+        Batching(0)
 
 
 def test_the_process_ends_no_earlier_than_its_forward_passes() -> None:

@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SHELL := /bin/bash
-# two processes of one thread each, which would only wait for one another; a module at a time, the costly ones first (COSTLY in
-# tests/conftest.py); bytecode is kept, or every process and every decode worker compiles all of it again
+# processes of one thread each, which would only wait for one another, and one more than two cores have, for tests that wait;
+# a module at a time, the costly ones first (COSTLY in tests/conftest.py); bytecode is kept, or every process compiles it again
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 10
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --durations 10
 
 .PHONY: demo quick test test-slow check install bench clean
 

@@ -255,7 +255,10 @@ class _Scoring:
         from cache.fingerprint import require_same
         from pipeline.backbones.load import load_backbones
         from pipeline.config import full_fingerprint
+        from pipeline.sources.tree import discover
 
+        for path in sources:
+            discover(path)
         self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(

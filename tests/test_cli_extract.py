@@ -191,7 +191,7 @@ def test_touched_changed_and_new_files(tmp_path: Path) -> None:
     [
         pytest.param(">&-", marks=pytest.mark.slow),
         pytest.param("2>&-", marks=pytest.mark.slow),
-        "<&- >&- 2>&-",
+        pytest.param("<&- >&- 2>&-", marks=pytest.mark.slow),
         "| head -1",
     ],
 )

@@ -38,7 +38,7 @@ def model_of(text: str) -> Any:
     return load_model(settle(parse_stream(text)))[0]
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("runtime", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_file_is_run_as_plainly(runtime: str, tmp_path: Path) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino")

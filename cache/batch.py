@@ -19,23 +19,34 @@ from cache.stores.zarr_append import ZarrAppender
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenRows:
-    """The tokens of several videos in one stream. values [N, D] in the stored dtype, spans [N, 2], counts
-    [n].
+    """The tokens of several videos in one stream. values [N, D] in the stored dtype, spans [N, 2], counts [n].
+
+    absent: of an optional stream, why each video lacks it, "" where it does not.
     """
 
     values: NDArray[Any]
     spans: NDArray[np.float32]
     counts: NDArray[np.int64]
+    absent: Sequence[str] | None = None
 
 
 def require_streams(video: VideoFeatures, streams: Mapping[str, StreamSpec]) -> None:
-    """Raise `CacheError` unless the video has tokens of the right width in exactly these streams."""
-    if set(video.tokens) != set(streams):
+    """Raise `CacheError` unless the video has tokens of the right width in exactly these streams, or is without an optional one
+
+    for a reason.
+    """
+    if video.tokens.keys() | video.absent.keys() != set(streams):
         raise CacheError(
-            f"{video.row.id}: has the streams {', '.join(video.tokens) or '(none)'}; "
+            f"{video.row.id}: has the streams {', '.join((*video.tokens, *video.absent)) or '(none)'}; "
             f"the cache stores {', '.join(streams)}"
         )
     for name, spec in streams.items():
+        if name in video.absent:
+            if not spec.optional:
+                raise CacheError(
+                    f"{video.row.id}: stream {name} is required, and absent: {video.absent[name]}"
+                )
+            continue
         width = video.tokens[name].values.shape[1]
         if width != spec.dim:
             raise CacheError(f"{video.row.id}: stream {name} is {width} wide; the cache stores {spec.dim}")
@@ -43,8 +54,9 @@ def require_streams(video: VideoFeatures, streams: Mapping[str, StreamSpec]) -> 
 
 def cast_tokens(videos: Sequence[VideoFeatures], spec: StreamSpec) -> TokenRows:
     """Join the tokens of a stream and cast them. Raises `CacheError` for values not finite in the dtype."""
-    pieces = []
-    for video in videos:
+    pieces: list[NDArray[Any]] = []
+    here = [video for video in videos if spec.name in video.tokens]
+    for video in here:
         given = video.tokens[spec.name].values
         with np.errstate(over="ignore"):
             piece = given.astype(spec.dtype, copy=False)
@@ -56,9 +68,13 @@ def cast_tokens(videos: Sequence[VideoFeatures], spec: StreamSpec) -> TokenRows:
     return TokenRows(
         values=np.concatenate([np.empty((0, spec.dim), spec.dtype), *pieces]),
         spans=np.concatenate(
-            [np.empty((0, 2), np.float32), *(video.tokens[spec.name].spans for video in videos)]
+            [np.empty((0, 2), np.float32), *(video.tokens[spec.name].spans for video in here)]
         ),
-        counts=np.array([len(piece) for piece in pieces], dtype=np.int64),
+        counts=np.array(
+            [len(video.tokens[spec.name].values) if spec.name in video.tokens else 0 for video in videos],
+            dtype=np.int64,
+        ),
+        absent=[video.absent.get(spec.name, "") for video in videos] if spec.optional else None,
     )
 
 
@@ -68,6 +84,8 @@ def append_tokens(appender: ZarrAppender, stream: str, rows: TokenRows) -> None:
     appender.append(f"streams/{stream}/values", rows.values)
     appender.append(f"streams/{stream}/spans", rows.spans)
     appender.append(f"streams/{stream}/offsets", before + np.cumsum(rows.counts))
+    if rows.absent is not None:
+        appender.append(f"streams/{stream}/absent", rows.absent)
 
 
 def require_sidecar(
@@ -115,6 +133,9 @@ def copy_stream(sidecar: Cache, appender: ZarrAppender, spec: StreamSpec, rows: 
     counts = np.zeros(len(taken), np.int64)
     counts[taken >= 0] = np.diff(sidecar.offsets(spec.name))[taken[taken >= 0]]
     appender.append(f"streams/{spec.name}/offsets", np.concatenate([[0], np.cumsum(counts)]))
+    if spec.optional:
+        why = sidecar.absent(spec.name)
+        appender.append(f"streams/{spec.name}/absent", [str(why[row]) if row >= 0 else "" for row in taken])
     row_bytes = spec.dim * np.dtype(spec.dtype).itemsize
     blocks = np.cumsum(counts[taken >= 0]) * row_bytes // BLOCK_BYTES
     for block in np.split(taken[taken >= 0], np.flatnonzero(np.diff(blocks)) + 1):

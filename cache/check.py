@@ -80,10 +80,17 @@ def _check_offsets(store: StoreReader, stream: str) -> Iterator[Problem]:
     offsets = read_offsets(store, stream)
     live = np.ones(len(offsets) - 1, dtype=bool)
     live[list(store.attributes.superseded_videos)] = False
-    empty = np.flatnonzero(live & (np.diff(offsets) == 0))
-    if len(empty):
-        ids = store.read("videos/id", 0, len(live))[empty]
-        yield Problem(f"{store.path}: streams/{stream}", _listed("videos without a token", ids))
+    here = np.diff(offsets) > 0
+    absent = np.zeros(len(live), dtype=bool)
+    if store.streams[stream].optional:
+        absent = store.read(f"streams/{stream}/absent", 0, len(live)) != ""
+    for what, wrong in (
+        ("videos without a token", ~here & ~absent),
+        ("videos with tokens that are said to be absent", here & absent),
+    ):
+        if (rows := np.flatnonzero(live & wrong)).size:
+            ids = store.read("videos/id", 0, len(live))[rows]
+            yield Problem(f"{store.path}: streams/{stream}", _listed(what, ids))
 
 
 def _check_rows(cache: Cache) -> Iterator[Problem]:

@@ -106,6 +106,8 @@ def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> No
     for info in source.streams.values():
         rows[f"streams/{info.name}/values"] = rows[f"streams/{info.name}/spans"] = info.n_tokens
         rows[f"streams/{info.name}/offsets"] = source.n_videos + 1
+        if info.optional:
+            rows[f"streams/{info.name}/absent"] = source.n_videos
     with files.storage_errors(target):
         builder = Hdf5Builder(creating, source.specs, rows, attributes)
         try:
@@ -148,7 +150,9 @@ def _copy(source: Cache, sink: _Sink) -> None:
         sink.append(f"videos/{name}", source.videos.column(name))
     for name in REJECT_COLUMNS:
         sink.append(f"rejects/{name}", source.rejects.column(name))
-    for stream in source.streams:
+    for stream, info in source.streams.items():
+        if info.optional:
+            sink.append(f"streams/{stream}/absent", source.absent(stream))
         sink.append(f"streams/{stream}/offsets", source.offsets(stream)[1:])
         for _, values, spans in source.iter_rows(stream):
             sink.append(f"streams/{stream}/values", values)

@@ -162,6 +162,8 @@ def _same(video_id: str, one: Cache, other: Cache) -> bool:
         )
     if one.videos.row(a) != other.videos.row(b):
         return False
+    if any(one.absent(name)[a] != other.absent(name)[b] for name in one.streams):
+        return False
     pairs = [(one.tokens(name, a), other.tokens(name, b)) for name in one.streams]
     return all(np.array_equal(x.values, y.values) and np.array_equal(x.spans, y.spans) for x, y in pairs)
 
@@ -229,7 +231,12 @@ def _identity(opened: Sequence[Cache]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for cache in opened:
         attributes = cache.stores[0].attributes
-        states = [str(cache.paths[0].resolve()), attributes.to_json(), len(cache), len(cache.rejects)]
+        states = [
+            str(cache.paths[0].resolve()),
+            attributes.to_json(cache.specs),
+            len(cache),
+            len(cache.rejects),
+        ]
         found.update(json.dumps(states, sort_keys=True).encode())
         for name in VIDEO_COLUMNS:
             found.update(json.dumps(cache.videos.column(name).tolist()).encode())
@@ -257,8 +264,13 @@ def _batches(cache: Cache, without: set[str]) -> Iterator[list[VideoFeatures]]:
 
 def _read(cache: Cache, indices: Sequence[int]) -> list[VideoFeatures]:
     tokens = {name: cache.read(name, indices) for name in cache.streams}
+    absent = {name: cache.absent(name) for name in cache.streams}
     return [
-        VideoFeatures(cache.videos.row(index), {name: found[place] for name, found in tokens.items()})
+        VideoFeatures(
+            cache.videos.row(index),
+            {name: found[place] for name, found in tokens.items() if not absent[name][index]},
+            {name: str(why[index]) for name, why in absent.items() if why[index]},
+        )
         for place, index in enumerate(indices)
     ]
 

@@ -66,6 +66,10 @@ class _Part:
         rows = self.store.read(f"{group}/{name}", 0, self.store.n_rows(f"{group}/id"))
         return rows if live is None else rows[live]
 
+    def absent(self, stream: str) -> NDArray[Any]:
+        rows = self.store.read(f"streams/{stream}/absent", 0, self.store.n_rows("videos/id"))
+        return rows if self.videos is None else rows[self.videos]
+
 
 def _live_rows(store: StoreReader, group: str, superseded: tuple[int, ...]) -> _Rows | None:
     if not superseded:
@@ -146,7 +150,12 @@ class Cache:
         """The streams by name."""
         return {
             spec.name: StreamInfo(
-                spec.name, spec.dim, spec.dtype, int(self._plan(spec.name).offsets[-1]), spec.fingerprint
+                spec.name,
+                spec.dim,
+                spec.dtype,
+                int(self._plan(spec.name).offsets[-1]),
+                spec.fingerprint,
+                spec.optional,
             )
             for spec in self.specs
         }
@@ -159,6 +168,12 @@ class Cache:
     def offsets(self, stream: str) -> NDArray[np.int64]:
         """int64 [n_videos + 1]: video i owns tokens offsets[i] to offsets[i + 1] of `load(stream)`."""
         return self._plan(stream).offsets
+
+    def absent(self, stream: str) -> NDArray[np.object_]:
+        """str [n_videos]: why a video lacks an optional stream, "" where it has tokens. All "" for a required stream."""
+        if not self._spec(stream).optional:
+            return np.full(self.n_videos, "", dtype=object)
+        return np.concatenate([part.absent(stream) for part in self._parts])
 
     def load(self, stream: str) -> TokenArray:
         """All tokens of a stream in memory, in the stored dtype. Raises `CacheCorrupt` if a part is
@@ -181,7 +196,9 @@ class Cache:
         return self.read(stream, [index])[0]
 
     def read(self, stream: str, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[StreamTokens]:
-        """The tokens of some videos, in the order asked for; neighbours are read together.
+        """The tokens of some videos, in the order asked for; neighbours are read together. [0, D] where the stream is
+
+        absent from a video.
 
         Raises `IndexError` for a video that does not exist, `CacheCorrupt` for tokens that are not finite.
         """

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from cache.arguments import shown
 
 FORMAT_NAME = "onepass-features"
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+"""Versions that are read. Version 2 knows optional streams; a cache without one is written as version 1."""
 UNKNOWN_LABEL = -1
 
 TokenDtype = Literal["float16", "float32"]
@@ -262,8 +263,8 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
 class StreamTokens:
     """The tokens of one video in one stream.
 
-    values: float16 or float32 [T, D], T >= 1, finite. spans: float32 [T, 2], start and end of each token in
-    seconds, start <= end. Lists of numbers become float32 arrays.
+    values: float16 or float32 [T, D], finite. spans: float32 [T, 2], start and end of each token in seconds,
+    start <= end. Lists of numbers become float32 arrays. T is 0 where a stream is absent from a video, and only there.
     """
 
     values: NDArray[Any]
@@ -273,8 +274,8 @@ class StreamTokens:
         for name in ("values", "spans"):
             object.__setattr__(self, name, _as_array(f"token {name}", getattr(self, name)))
         values, spans = self.values, self.spans
-        if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 1:
-            raise ValueError(f"token values must be [T, D] with T >= 1 and D >= 1, not {values.shape}")
+        if values.ndim != 2 or values.shape[1] < 1:
+            raise ValueError(f"token values must be [T, D] with D >= 1, not {values.shape}")
         if values.dtype not in (np.float16, np.float32):
             raise ValueError(f"token values must be float16 or float32, not {values.dtype}")
         if spans.shape != (len(values), 2) or spans.dtype != np.float32:
@@ -288,6 +289,8 @@ class StreamTokens:
             raise ValueError("token spans must be finite, with start <= end")
 
     def __repr__(self) -> str:
+        if not len(self.values):
+            return f"StreamTokens(values {self.values.dtype} {list(self.values.shape)}, absent)"
         first, last = float(self.spans[0, 0]), float(self.spans[-1, 1])
         shape = list(self.values.shape)
         return f"StreamTokens(values {self.values.dtype} {shape}, spans {first:.3f} to {last:.3f} s)"
@@ -295,10 +298,27 @@ class StreamTokens:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoFeatures:
-    """A video ready to be stored: its row and its tokens by stream name."""
+    """A video ready to be stored: its row and its tokens by stream name.
+
+    absent: of optional streams that the video does not have, the reason: what it is, then ": " and what goes with this video
+    ("no audio stream", "audio could not be decoded: ..."), made storable and cut to `MAX_DETAIL_CHARACTERS` here.
+    """
 
     row: VideoRow
     tokens: Mapping[str, StreamTokens]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if both := sorted(self.tokens.keys() & self.absent.keys()):
+            raise ValueError(f"{self.row.id}: stream {both[0]} has tokens and is absent")
+        if empty := sorted(name for name, tokens in self.tokens.items() if not len(tokens.values)):
+            raise ValueError(
+                f"{self.row.id}: stream {empty[0]} has no token; an absent stream needs a reason"
+            )
+        if bare := sorted(name for name, why in self.absent.items() if not why):
+            raise ValueError(f"{self.row.id}: stream {bare[0]} is absent without a reason")
+        cut = {name: storable_text(why)[:MAX_DETAIL_CHARACTERS] for name, why in self.absent.items()}
+        object.__setattr__(self, "absent", cut)
 
     def __repr__(self) -> str:
         return f"VideoFeatures({self.row.id!r}, {dict(self.tokens)!r})"
@@ -308,13 +328,15 @@ class VideoFeatures:
 class StreamSpec:
     """A stream that a writer fills: name, width of a token, stored dtype and how the features are made.
 
-    fingerprint: a nested dict of JSON values (see cache/fingerprint.py); tuples become lists.
+    fingerprint: a nested dict of JSON values (see cache/fingerprint.py); tuples become lists. optional: a stored video may lack
+    it, with a reason.
     """
 
     name: str
     dim: int
     dtype: TokenDtype
     fingerprint: Mapping[str, Any]
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if not STREAM_NAME.fullmatch(self.name):
@@ -348,5 +370,5 @@ class KnownInput:
         return self.state == "rejected" and is_passing(self.reason, self.digest)
 
 
-assert tuple(VIDEO_COLUMNS) == tuple(field.name for field in fields(VideoRow))
-assert tuple(REJECT_COLUMNS) == tuple(field.name for field in fields(Reject))
+assert tuple(VIDEO_COLUMNS) == tuple(each.name for each in fields(VideoRow))
+assert tuple(REJECT_COLUMNS) == tuple(each.name for each in fields(Reject))

@@ -100,13 +100,17 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """A stream of a cache: tokens are `dim` wide, stored as `dtype`; n_tokens counts those of live videos."""
+    """A stream of a cache: tokens are `dim` wide, stored as `dtype`; n_tokens counts those of live videos.
+
+    optional: a video may lack it, see `Cache.absent`.
+    """
 
     name: str
     dim: int
     dtype: TokenDtype
     n_tokens: int
     fingerprint: Mapping[str, Any]
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -382,6 +382,13 @@ class CacheWriter:
             )
         for name, stored in self._streams.items():
             spec = given[name]
+            if spec.optional != stored.optional:
+                here, there = ("optional" if which.optional else "required" for which in (spec, stored))
+                raise CacheError(
+                    f"stream {name} is {here} in this run but {there} in {self.path}: give --{there} {name}"
+                    if stored.optional
+                    else f"stream {name} is {here} in this run but {there} in {self.path}: give --require {name}"
+                )
             require_same(
                 spec.fingerprint, stored.fingerprint, where=str(self.path), ignore_libraries=ignore_libraries
             )

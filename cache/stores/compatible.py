@@ -32,6 +32,8 @@ def require_equal_rows(store: StoreReader) -> None:
             raise CacheCorrupt(f"{store.path}: stream {stream} has {tokens} values but {spans} spans")
         if offsets != n_videos + 1:
             raise CacheCorrupt(f"{store.path}: stream {stream} has {offsets} offsets for {n_videos} videos")
+        if store.streams[stream].optional and (rows := store.n_rows(f"streams/{stream}/absent")) != n_videos:
+            raise CacheCorrupt(f"{store.path}: streams/{stream}/absent has {rows} rows for {n_videos} videos")
 
 
 def read_offsets(store: StoreReader, stream: str) -> NDArray[np.int64]:
@@ -64,6 +66,9 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
                 f"stream {name} is {spec.dtype} [{spec.dim}] in {first.path} "
                 f"but {found.dtype} [{found.dim}] in {other.path}"
             )
+        if spec.optional != found.optional:
+            one, two = ("optional" if which.optional else "required" for which in (spec, found))
+            raise CacheError(f"stream {name} is {one} in {first.path} but {two} in {other.path}")
     names, other_names = first.attributes.label_names, other.attributes.label_names
     if names and other_names and tuple(map(nfc, names)) != tuple(map(nfc, other_names)):
         raise CacheError(

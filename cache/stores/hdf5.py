@@ -27,6 +27,7 @@ from cache.stores.layout import (
     all_specs,
     group_paths,
     require_format,
+    stream_attributes,
     stream_from_attributes,
 )
 
@@ -67,7 +68,10 @@ class Hdf5Reader:
             values = group.get("values")
             if values is None or values.ndim != 2:
                 raise CacheCorrupt(f"{self.path}: stream {name} has no values of shape [n_tokens, dim]")
-            found = {"fingerprint": _from_json(group.attrs.get("fingerprint"), self.path)}
+            found = {
+                "fingerprint": _from_json(group.attrs.get("fingerprint"), self.path),
+                "optional": group.attrs.get("optional", False),
+            }
             streams[name] = stream_from_attributes(
                 name, int(values.shape[1]), values.dtype.name, found, where=self.path
             )
@@ -184,7 +188,7 @@ class Hdf5Builder:
             path, "w", libver=_LIBVER, alignment_threshold=_ALIGN_FROM_BYTES, alignment_interval=PAGE_BYTES
         )
         self._filled = dict.fromkeys(rows, 0)
-        for name, value in attributes.to_json().items():
+        for name, value in attributes.to_json(streams).items():
             if name in _JSON_ATTRIBUTES:
                 self._file.attrs[name] = json.dumps(value)
             else:
@@ -192,7 +196,9 @@ class Hdf5Builder:
         for group in group_paths(streams):
             self._file.create_group(group)
         for stream in streams:
-            self._file[f"streams/{stream.name}"].attrs["fingerprint"] = json.dumps(stream.fingerprint)
+            for name, value in stream_attributes(stream).items():
+                encoded = json.dumps(value) if name == "fingerprint" else value
+                self._file[f"streams/{stream.name}"].attrs[name] = encoded
         for name, spec in all_specs(streams).items():
             self._create(spec, rows[name])
         for stream in streams:

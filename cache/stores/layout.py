@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt, CacheError
-from cache.schema import FORMAT_NAME, FORMAT_VERSION, REJECT_COLUMNS, VIDEO_COLUMNS, StreamSpec
+from cache.schema import FORMAT_NAME, FORMAT_VERSIONS, REJECT_COLUMNS, VIDEO_COLUMNS, StreamSpec
 
 ArrayKind = Literal["string", "int8", "int32", "int64", "float16", "float32", "float64"]
 
@@ -71,18 +71,21 @@ def column_specs() -> tuple[ArraySpec, ...]:
 
 
 def stream_specs(stream: StreamSpec) -> list[ArraySpec]:
-    """The arrays `streams/<name>/values`, `spans` and `offsets`."""
+    """The arrays `streams/<name>/values`, `spans` and `offsets`, and `absent` of an optional stream."""
     base = f"streams/{stream.name}"
     row_bytes = stream.dim * np.dtype(stream.dtype).itemsize
     rows = max(1, VALUES_CHUNK_BYTES // row_bytes)
     page_rows = PAGE_BYTES // math.gcd(PAGE_BYTES, row_bytes)
     if rows > page_rows:
         rows -= rows % page_rows  # chunks of whole pages, see `empty_rows`
-    return [
+    specs = [
         ArraySpec(f"{base}/values", stream.dtype, (stream.dim,), rows, ("token", "feature")),
         ArraySpec(f"{base}/spans", "float32", (2,), NUMBER_CHUNK_ROWS, ("token", "bound")),
         ArraySpec(f"{base}/offsets", "int64", (), NUMBER_CHUNK_ROWS, ("video_bound",)),
     ]
+    if stream.optional:
+        specs.append(ArraySpec(f"{base}/absent", "string", (), TEXT_CHUNK_ROWS, ("video",)))
+    return specs
 
 
 def all_specs(streams: Sequence[StreamSpec]) -> dict[str, ArraySpec]:
@@ -103,9 +106,9 @@ def require_format(found: Mapping[str, Any], *, where: Path) -> None:
     if found.get("format") != FORMAT_NAME:
         raise CacheError(f"{where} is not a onepass cache (no format {FORMAT_NAME!r} in its attributes)")
     version = found.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise CacheError(
-            f"{where} has format version {version}; this onepass reads version {FORMAT_VERSION}. "
+            f"{where} has format version {version}; this onepass reads {' and '.join(map(str, FORMAT_VERSIONS))}. "
             "Use the onepass that wrote it, or extract again."
         )
 
@@ -127,11 +130,11 @@ class CacheAttributes:
     store_id: str = ""
     base_id: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The attributes as JSON values."""
+    def to_json(self, streams: Iterable[StreamSpec]) -> dict[str, Any]:
+        """The attributes as JSON values, with the version that these streams need."""
         return {
             "format": FORMAT_NAME,
-            "format_version": FORMAT_VERSION,
+            "format_version": 2 if any(stream.optional for stream in streams) else 1,
             "dataset": self.dataset,
             "label_names": list(self.label_names) if self.label_names else None,
             "provenance": dict(self.provenance),
@@ -188,6 +191,11 @@ class StoreReader(Protocol):
         """Let go of open files."""
 
 
+def stream_attributes(stream: StreamSpec) -> dict[str, Any]:
+    """Attributes of a stream's group."""
+    return {"fingerprint": stream.fingerprint} | ({"optional": True} if stream.optional else {})
+
+
 def stream_from_attributes(
     name: str, dim: int, dtype: str, found: Mapping[str, Any], *, where: Path
 ) -> StreamSpec:
@@ -196,6 +204,6 @@ def stream_from_attributes(
     if not isinstance(fingerprint, Mapping):
         raise CacheCorrupt(f"{where}: stream {name} has no fingerprint")
     try:
-        return StreamSpec(name=name, dim=dim, dtype=dtype, fingerprint=fingerprint)  # type: ignore[arg-type]
+        return StreamSpec(name, dim, dtype, fingerprint, bool(found.get("optional")))  # type: ignore[arg-type]
     except ValueError as error:
         raise CacheCorrupt(f"{where}: {error}") from error

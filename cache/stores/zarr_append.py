@@ -181,8 +181,8 @@ class ZarrAppender:
         files.sync(
             {folder for path in touched for folder in path.parents if folder.is_relative_to(self.path)}
         )
-        documents = tree_documents(list(self.streams.values()), self._arrays())
-        root = to_bytes(root_document(attributes, documents))
+        streams = list(self.streams.values())
+        root = to_bytes(root_document(attributes, streams, tree_documents(streams, self._arrays())))
         files.replace(self.path / "zarr.json", root)
         self.root_record, self.attributes = root, attributes
         for tail in self._tails.values():

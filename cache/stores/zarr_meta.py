@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache.schema import StreamSpec
-from cache.stores.layout import ArraySpec, CacheAttributes, group_paths
+from cache.stores.layout import ArraySpec, CacheAttributes, group_paths, stream_attributes
 
 _LENGTH = struct.Struct("<I")
 
@@ -52,19 +52,18 @@ def tree_documents(
     streams: Sequence[StreamSpec], arrays: Mapping[str, tuple[ArraySpec, int]]
 ) -> dict[str, dict[str, Any]]:
     """The documents of every group and array below the root, by path. arrays: specs and rows by path."""
-    fingerprints = {f"streams/{stream.name}": stream.fingerprint for stream in streams}
-    documents = {
-        path: group_document({"fingerprint": fingerprints[path]} if path in fingerprints else {})
-        for path in group_paths(streams)
-    }
+    attributes = {f"streams/{stream.name}": stream_attributes(stream) for stream in streams}
+    documents = {path: group_document(attributes.get(path, {})) for path in group_paths(streams)}
     for path, (spec, rows) in arrays.items():
         documents[path] = array_document(spec, rows)
     return documents
 
 
-def root_document(attributes: CacheAttributes, tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def root_document(
+    attributes: CacheAttributes, streams: Sequence[StreamSpec], tree: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """The root `zarr.json`: attributes and the consolidated metadata of the whole tree. The commit record."""
-    document = group_document(attributes.to_json())
+    document = group_document(attributes.to_json(streams))
     document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": dict(tree)}
     return document
 

@@ -336,6 +336,8 @@ class _Scoring:
             if self._over_time is not None:
                 self._over_time.add(cache, name, ignore_libraries=self._ignore_libraries)
             self._rows += score_rows(predictions, cache, path=name)
+        for stream, count in predictions.lacking.items():
+            self._console.print(f"{count} of {len(predictions)} videos lack stream {stream}", markup=False)
         for line in agreement:
             self._console.print(line)
 

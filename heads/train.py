@@ -128,6 +128,7 @@ def train_on(
     fold_heads: of these folds, where they are trained already. portfolio: what they were chosen from.
     """
     spent = dict(seconds or {})
+    config = config.reading(dataset.streams)
     if cv is not None:
         split = out_of_fold_split(dataset, split, k=cv, seed=config.seed)
         folds = cross_validate(

@@ -154,7 +154,12 @@ class Trainer:
         """Train a pack and keep its records on disk."""
         dataset = self.dataset(pack[0].config)
         jobs = [
-            FitJob(run.config, run.split.train, run.split.val, dataset.negative_hours(run.split.val))
+            FitJob(
+                run.config.reading(dataset.streams),
+                run.split.train,
+                run.split.val,
+                dataset.negative_hours(run.split.val),
+            )
             for run in pack
         ]
         results = fit_jobs(

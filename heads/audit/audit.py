@@ -7,6 +7,7 @@
     near-duplicate        leak       videos whose whitened features all but agree, in two splits
     straddling-group      leak       clips of one source recording in two splits
     shortcut              leak       metadata alone tells the label (see `heads.audit.shortcut`)
+    missing-stream        leak       which streams a video lacks tells the label (the same models, on what is missing)
     duplicate-label       warning    copies of one file with both labels
     duplicate-in-split    warning    copies inside one split (or without splits): they count several times
     near-across-groups    warning    near duplicates of two source groups inside one split: folds would part them
@@ -60,7 +61,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """findings: leaks first. balance: videos by split and label name. near: None where too few videos."""
+    """findings: leaks first. balance: videos by split and label name. near: None where too few videos. missing: what lacks as
+
+    a model of the label; empty where nothing is.
+    """
 
     paths: tuple[str, ...]
     n_videos: int
@@ -71,6 +75,7 @@ class AuditReport:
     balance: dict[str, dict[str, int]]
     shortcuts: tuple[Shortcut, ...]
     near: NearDuplicates | None
+    missing: tuple[Shortcut, ...] = ()
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
@@ -85,6 +90,10 @@ class AuditReport:
             "shortcuts": [
                 {**asdict(shortcut), "interval": shortcut.interval and shortcut.interval.as_dict()}
                 for shortcut in self.shortcuts
+            ],
+            "missing": [
+                {**asdict(shortcut), "interval": shortcut.interval and shortcut.interval.as_dict()}
+                for shortcut in self.missing
             ],
             "clean": not self.leaks,
             "n_leaks": sum(finding.count for finding in self.leaks),
@@ -116,18 +125,19 @@ def audit_cache(
     pooled = [pool_stream(cache, name, rows.order) for name in cache.streams]
     near = near_duplicates(pooled, rows.groups, threshold=near_threshold)
     known = np.flatnonzero(rows.labels != UNKNOWN_LABEL)
-    shortcuts = metadata_shortcuts(
-        rows.labels[known],
-        rows.metadata[known],
-        [rows.groups[row] for row in known],
-        n_resamples=n_resamples,
+    groups = [rows.groups[row] for row in known]
+    shortcuts = metadata_shortcuts(rows.labels[known], rows.metadata[known], groups, n_resamples=n_resamples)
+    lacks = np.stack([cache.absent(name) != "" for name in cache.streams], axis=1)[rows.order].astype(
+        np.float64
     )
+    missing = metadata_shortcuts(rows.labels[known], lacks[known], groups, n_resamples=n_resamples)
     findings = [
         *_duplicates(rows),
         *_repeated(rows, pooled),
         *_near(rows, near),
         *_straddling(rows),
         *_shortcut(rows, shortcuts, shortcut_limit),
+        *_missing(missing, shortcut_limit),
         *_unmatched(rows, labels),
         *_classes(rows),
         *_constant(rows, pooled),
@@ -144,6 +154,7 @@ def audit_cache(
         balance=_balance(rows),
         shortcuts=tuple(shortcuts),
         near=near,
+        missing=tuple(missing),
     )
 
 
@@ -274,16 +285,28 @@ def _shortcut(rows: VideoRows, shortcuts: Sequence[Shortcut], limit: float) -> l
         if len(known) and not varying_columns(known).any():
             text = f"no metadata: {', '.join(METADATA_COLUMNS)} are unknown or the same for all videos"
         return _finding("shortcut", "note", "the metadata-only model could not be fitted", [text])
-    told = [
-        f"{s.model}: AUROC {s.auroc:.3f} ({s.interval}), out of {s.n_folds} folds"
-        for s in shortcuts
-        if s.reported(limit)
-    ]
+    told = _reported(shortcuts, limit)
     message = (
         f"{', '.join(METADATA_COLUMNS)} alone tell the label (interval above {limit:g}): a head must beat this, "
         "and may have learnt it"
     )
     return _finding("shortcut", "leak", message, told)
+
+
+def _missing(missing: Sequence[Shortcut], limit: float) -> list[Finding]:
+    message = (
+        f"which streams a video lacks tells its label (interval above {limit:g}): a head may learn that something is missing "
+        "instead of what happens"
+    )
+    return _finding("missing-stream", "leak", message, _reported(missing, limit))
+
+
+def _reported(shortcuts: Sequence[Shortcut], limit: float) -> list[str]:
+    return [
+        f"{s.model}: AUROC {s.auroc:.3f} ({s.interval}), out of {s.n_folds} folds"
+        for s in shortcuts
+        if s.reported(limit)
+    ]
 
 
 def _unmatched(rows: VideoRows, labels: LabelJoin | None) -> list[Finding]:

@@ -78,7 +78,10 @@ def pool_stream(cache: Cache, name: str, order: npt.NDArray[np.int64]) -> Pooled
         frozen[videos] &= np.logical_and.reduceat(same_N, firsts)
         low, high = np.minimum(low, values_ND.min(axis=0)), np.maximum(high, values_ND.max(axis=0))
     counts = np.diff(offsets)
-    sums_VD /= counts[:, None]
+    here = counts > 0
+    sums_VD[here] /= counts[here, None]
+    if here.any():
+        sums_VD[~here] = sums_VD[here].mean(axis=0)  # what is absent resembles nothing
     return PooledStream(
         name=name,
         means_VD=sums_VD[order],

@@ -138,7 +138,10 @@ def _folds(data: HeadDataset, seed: int) -> tuple[Folds, tuple[str, ...]]:
 def _out_of_fold(
     inputs: Mapping[str, Sequence[Float]], labels: npt.NDArray[np.int8], folds: Folds
 ) -> dict[tuple[str, Model], Float]:
-    """Probabilities or shares of every input by both models: float64 [V], NaN outside the folds. inputs: blocks, [V, D]."""
+    """Probabilities or shares of every input by both models: float64 [V], of rows in the folds. inputs: blocks, [V, D]. A stream
+
+    that is not there says nothing: 0.5.
+    """
     logits, shares = {}, {}
     for name, blocks in inputs.items():
         logits[name] = out_of_fold_logits([cross_fit(block, labels, folds) for block in blocks], blocks)
@@ -148,30 +151,45 @@ def _out_of_fold(
                 np.concatenate(blocks, axis=1), labels, train=rest, rows=fold
             )
     for one, other in combinations([name for name in inputs if name != METADATA], 2):
-        logits[f"{one}+{other}"] = (logits[one] + logits[other]) / 2
-        shares[f"{one}+{other}"] = (shares[one] + shares[other]) / 2
+        logits[f"{one}+{other}"] = _mean_of_there(logits[one], logits[other])
+        shares[f"{one}+{other}"] = _mean_of_there(shares[one], shares[other])
     found: dict[tuple[str, Model], Float] = {}
     for name in logits:
-        found[name, LOGISTIC] = probabilities(logits[name])
-        found[name, NEIGHBOURS] = shares[name].clip(0, 1)
+        found[name, LOGISTIC] = probabilities(np.nan_to_num(logits[name]))
+        found[name, NEIGHBOURS] = np.nan_to_num(shares[name], nan=0.5).clip(0, 1)
     return found
+
+
+def _mean_of_there(one: Float, other: Float) -> Float:
+    """The mean of two scores of each video, or the one that is there."""
+    mean = (one + other) / 2
+    return np.where(np.isnan(mean), np.where(np.isnan(one), other, one), mean)
 
 
 def neighbour_shares(
     columns: Float, labels: npt.NDArray[np.int8], *, train: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
 ) -> Float:
-    """Share of positives among the nearest 15 videos of `train` by cosine, the nearer the heavier: float64 [M].
+    """Share of positives among the nearest 15 videos of `train` by cosine, the nearer the heavier: float64 [M], NaN for a video
 
-    columns: float64 [V, D], standardised as `train` is.
+    without the columns. columns: float64 [V, D], standardised as `train` is.
     """
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
 
+    here = np.isfinite(columns).all(axis=1)
+    if not here[rows].all() or not here[train].all():
+        shares: Float = np.full(len(rows), np.nan)
+        if here[train].any() and here[rows].any():
+            shares[here[rows]] = neighbour_shares(
+                columns, labels, train=train[here[train]], rows=rows[here[rows]]
+            )
+        return shares
     scaler = StandardScaler().fit(columns[train])
     model = KNeighborsClassifier(min(MOST_NEIGHBOURS, len(train)), metric="cosine", weights="distance")
     model.fit(scaler.transform(columns[train]), labels[train])
-    shares: Float = model.predict_proba(scaler.transform(columns[rows]))[:, 1].astype(np.float64)
-    return shares
+    found: Float = model.predict_proba(scaler.transform(columns[rows]))
+    of_positives: Float = found[:, model.classes_ == 1].sum(axis=1).astype(np.float64)
+    return of_positives
 
 
 def _rows(

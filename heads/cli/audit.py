@@ -71,6 +71,12 @@ def report_lines(report: AuditReport) -> list[str]:
             f"metadata   {shortcut.model} on width, height, fps, duration: AUROC {shortcut.auroc:.3f}{interval}, "
             f"out of {shortcut.n_folds} folds by source group"
         )
+    for shortcut in report.missing:
+        interval = f" ({shortcut.interval})" if shortcut.interval else ""
+        lines.append(
+            f"missing    {shortcut.model} on which streams a video lacks: AUROC {shortcut.auroc:.3f}{interval}, "
+            f"out of {shortcut.n_folds} folds by source group"
+        )
     intervals = [shortcut.interval for shortcut in report.shortcuts]
     lines += [f"           {note}" for note in interval_notes("metadata", intervals)]
     if report.near is not None:

@@ -7,7 +7,7 @@ Rows are sorted by video id, so the order in which a cache was filled never chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from cache.arguments import require_open_cache
 from cache.errors import CacheCorrupt, HeadError, InputError
 from cache.fingerprint import is_random, weights_name
+from cache.schema import UNKNOWN_LABEL
 from cache.tables import TokenArray
 from heads.data.fold_file import read_folds
 from heads.data.grid import join_streams, reference_stream
@@ -58,11 +59,15 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class StreamInput:
-    """One stream that a head reads. fingerprint: how its features were made (see cache/fingerprint.py)."""
+    """One stream that a head reads. fingerprint: how its features were made (see cache/fingerprint.py). optional: a video may
+
+    lack it.
+    """
 
     name: str
     dim: int
     fingerprint: Mapping[str, Any]
+    optional: bool = False
 
     @property
     def weights(self) -> str:
@@ -88,7 +93,8 @@ class HeadDataset:
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
     label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
-    where it is unknown. given_folds: int64 [V] from 1, 0 for none, where a user gave folds.
+    where it is unknown. given_folds: int64 [V] from 1, 0 for none, where a user gave folds. absent: how many videos lack an
+    optional stream, by its name. n_without: videos that have none of the streams; they count as without a label.
     """
 
     ids: tuple[str, ...]
@@ -105,6 +111,8 @@ class HeadDataset:
     cache_name: str
     cache_digest: str
     given_folds: npt.NDArray[np.int64] | None = None
+    absent: Mapping[str, int] = field(default_factory=dict)
+    n_without: int = 0
 
     def __post_init__(self) -> None:
         counts = {len(self.ids), len(self.digests), self.tokens.n_videos, len(self.splits), len(self.groups)}
@@ -152,17 +160,22 @@ def load_dataset(
     require_open_cache(cache, "load_dataset")
     config = config or DataConfig()
     names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
-    grid = _reference(cache, names, config.grid)
+    grid = _reference(cache, names, config.grid, separate_streams=separate_streams)
     rows = read_rows(cache, labels)
+    without = without_any(cache, names)[rows.order]
+    absent = {name: int((cache.absent(name) != "").sum()) for name in names if cache.streams[name].optional}
     return HeadDataset(
         ids=rows.ids,
         digests=rows.digests,
-        labels=rows.labels,
+        labels=np.where(without, np.int8(UNKNOWN_LABEL), rows.labels),
         splits=("",) * len(rows) if config.ignore_splits else rows.splits,
         groups=rows.groups,
         durations=rows.durations,
         metadata=rows.metadata,
-        streams=tuple(StreamInput(n, cache.streams[n].dim, cache.streams[n].fingerprint) for n in names),
+        streams=tuple(
+            StreamInput(n, cache.streams[n].dim, cache.streams[n].fingerprint, cache.streams[n].optional)
+            for n in names
+        ),
         tokens=load_tokens(
             cache,
             names,
@@ -176,7 +189,15 @@ def load_dataset(
         cache_name=cache.dataset,
         cache_digest=rows.digest,
         given_folds=None if folds is None else read_folds(folds, rows.ids),
+        absent=absent,
+        n_without=int(without.sum()),
     )
+
+
+def without_any(cache: Cache, streams: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """bool [V], in store order: videos that have none of these streams."""
+    found: npt.NDArray[np.bool_] = np.all([cache.absent(name) != "" for name in streams], axis=0)
+    return found
 
 
 def choose_streams(held: Sequence[str], wanted: Sequence[str] | None, *, where: str) -> tuple[str, ...]:
@@ -199,9 +220,10 @@ def load_tokens(
 ) -> TokenSource:
     """Tokens of `videos` (store indices, int64 [V], any order): in memory where they fit, else streamed.
 
-    Raises InputError when `grid` is not one of `streams`, CacheCorrupt for a video without tokens.
+    A video that lacks an optional stream has one token of NaN in it (`with_absent`). Raises InputError when `grid` is not one of
+    `streams`, or is one that videos lack; CacheCorrupt for a video without tokens in a required stream.
     """
-    reference = _reference(cache, streams, grid)
+    reference = _reference(cache, streams, grid, separate_streams=separate_streams)
     counts = {name: cache.streams[name].n_tokens for name in streams}
     if memory_bytes is None:
         import psutil
@@ -217,7 +239,7 @@ def load_tokens(
     ragged = {}
     for name in streams:
         array = cache.load(name)
-        if (array.lengths == 0).any():
+        if (array.lengths == 0).any() and not cache.streams[name].optional:
             raise CacheCorrupt(
                 f"{cache.paths[0]}: stream {name} has videos without a token; run onepass verify"
             )
@@ -225,11 +247,20 @@ def load_tokens(
     return in_memory(ragged, separate_streams=separate_streams, grid=reference).take(torch.from_numpy(videos))
 
 
-def _reference(cache: Cache, streams: Sequence[str], grid: str) -> str:
+def _reference(cache: Cache, streams: Sequence[str], grid: str, *, separate_streams: bool) -> str:
+    counts = {name: cache.streams[name].n_tokens for name in streams}
+    lacking = {n: int((cache.absent(n) != "").sum()) for n in streams if cache.streams[n].optional}
+    whole = {name: count for name, count in counts.items() if not lacking.get(name)}
     try:
-        return reference_stream({name: cache.streams[name].n_tokens for name in streams}, grid=grid)
+        found = reference_stream(whole if grid == "auto" and whole else counts, grid=grid)
     except ValueError as error:
         raise InputError(str(error)) from error
+    if lacking.get(found) and len(streams) > 1 and not separate_streams:
+        raise InputError(
+            f"streams cannot be joined on the grid of {found}, which {lacking[found]} videos lack: "
+            + (f"give --grid {min(whole)}" if whole else "every stream is absent somewhere; use --join late")
+        )
+    return found
 
 
 def in_memory(
@@ -241,6 +272,7 @@ def in_memory(
     """
     if not streams:
         raise HeadError("a head needs at least one stream")
+    streams = {name: with_absent(tokens) for name, tokens in streams.items()}
     parts = list(streams.values()) if separate_streams else [join_streams(streams, grid=grid)]
     return MemoryTokens(
         tuple(
@@ -252,6 +284,19 @@ def in_memory(
             )
             for part in parts
         )
+    )
+
+
+def with_absent(tokens: TokenArray) -> TokenArray:
+    """A video without a token gets one of NaN at 0 s, which a head reads as "this stream is not there" and never as numbers."""
+    empty = tokens.lengths == 0
+    if not empty.any():
+        return tokens
+    places = tokens.offsets[:-1][empty]
+    return TokenArray(
+        np.insert(tokens.values, places, np.nan, axis=0),
+        np.insert(tokens.spans, places, 0.0, axis=0),
+        np.concatenate([[0], np.cumsum(np.maximum(tokens.lengths, 1))]),
     )
 
 
@@ -277,7 +322,7 @@ class StreamedTokens:
     @property
     def lengths(self) -> Tensor:
         names = self.streams if self.separate_streams else (self.reference,)
-        counts = sum(np.diff(self.cache.offsets(name))[self.videos] for name in names)
+        counts = sum(np.maximum(np.diff(self.cache.offsets(name))[self.videos], 1) for name in names)
         return torch.from_numpy(np.asarray(counts, dtype=np.int64))
 
     def batch(self, videos: Tensor) -> tuple[TokenBatch, ...]:

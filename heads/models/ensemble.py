@@ -73,13 +73,23 @@ class HeadEnsemble(TokenModel):
         return torch.stack(found)
 
     def forward(self, values: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]) -> Tensor:
-        """Logits, float32 [B]; arguments as `HeadModel.forward`."""
-        return (self.weights[:, None] * self.member_logits(values, masks, times)).sum(dim=0)
+        """Logits, float32 [B]; arguments as `HeadModel.forward`. Late, a stream that is not there has no say."""
+        found = self.weights[:, None] * self.member_logits(values, masks, times)
+        if not (self.late and self.config.absent):
+            return found.sum(dim=0)
+        here_SB = torch.stack([~x[:, 0, 0].isnan() for x in values])
+        here_MB = here_SB.repeat(len(self.members) // len(values), 1)
+        total_B = torch.where(here_MB, found, torch.zeros_like(found)).sum(dim=0)
+        return total_B * len(values) / here_SB.sum(dim=0)
 
 
 def is_late(config: ModelConfig, stream_dims: Sequence[int]) -> bool:
-    """Whether streams are read by one head each. A late logistic head is one: its logits are a sum over streams."""
-    return config.joining == "late" and config.architecture != "logistic" and len(stream_dims) > 1
+    """Whether streams are read by one head each. A late logistic head is one, its logits are a sum over streams, unless a
+    video may lack one.
+    """
+    if config.architecture == "logistic" and not config.absent:
+        return False
+    return config.joining == "late" and len(stream_dims) > 1
 
 
 def member_parts(
@@ -88,7 +98,7 @@ def member_parts(
     """Config and stream widths of the heads that one fold trains: one, or one a stream."""
     if not is_late(config, stream_dims):
         return [(config, stream_dims)]
-    return [(replace(config, join=None), (dim,)) for dim in stream_dims]
+    return [(replace(config, join=None, absent=False), (dim,)) for dim in stream_dims]
 
 
 def build_model(config: ModelConfig, stream_dims: tuple[int, ...], *, n_folds: int = 1) -> TokenModel:

@@ -65,7 +65,9 @@ class ModelConfig:
     feedforward: hidden width of attention layers; None is 2,048 for transformer and 4 widths for fusion.
     dropout: in the encoder, [0, 1); where there is none, on the pooled vector. The classifier's own are 0.5
     and 0.4. scaling: of the inputs, none, l2 or standard (fitted on training videos); statistics of the inputs are
-    standardised themselves, which makes none and standard alike. Raises InputError for
+    standardised themselves, which makes none and standard alike. absent: videos may lack a stream (set where the
+    cache says so): late, the logits of the streams that are there are averaged; else a learned stand-in is read in
+    place of what is not there. Raises InputError for
     values out of range and for options that the architecture does not have.
     """
 
@@ -79,6 +81,7 @@ class ModelConfig:
     scaling: Scaling = "standard"
     delta: Delta = "off"
     join: Join | None = None
+    absent: bool = False
 
     def __post_init__(self) -> None:
         name = self.architecture
@@ -252,6 +255,10 @@ class HeadModel(TokenModel):
         if not self.pools_first:
             self.pool = TokenPool(config.pooling, dim)
         self.dropout = Dropout(0.0 if self.attention or (self.mlp and depth) else config.dropout)
+        self.stand_ins: nn.ParameterList | None = None
+        if config.absent:
+            widths = [self.standardise.mean.numel()] if self.standardise else [sum(own) for own in channels]
+            self.stand_ins = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         one_map = config.architecture in ("linear", "logistic")
         self.classifier: nn.Module = nn.Linear(dim, 1) if one_map else Classifier(dim)
 
@@ -276,6 +283,8 @@ class HeadModel(TokenModel):
     def _encode_scaled(
         self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
+        if self.stand_ins is not None:
+            scaled = [_standing_in(x, own) for x, own in zip(scaled, self.stand_ins, strict=True)]
         scaled = self._changed(scaled, masks)
         if self.fusion is not None:
             x_BTD, mask_BT = self.fusion(list(scaled), list(masks), list(times))
@@ -317,12 +326,19 @@ class HeadModel(TokenModel):
         """`forward_scaled` of a head that pools first, from what `pooled` gives."""
         assert self.standardise is not None
         pooled_BD = self.standardise(pooled_BD)
+        if self.stand_ins is not None:
+            pooled_BD = _standing_in(pooled_BD, self.stand_ins[0])
         return self._classified(self.dropout(pooled_BD if self.mlp is None else self.mlp(pooled_BD)))
 
     def _classified(self, pooled_BD: Tensor) -> Tensor:
         with torch.autocast(pooled_BD.device.type, enabled=False):
             logits: Tensor = self.classifier(pooled_BD.float()).squeeze(-1)
         return logits
+
+
+def _standing_in(x: Tensor, stand_in_D: Tensor) -> Tensor:
+    """What is not there (NaN) replaced by the learned stand-in of its column; the last axis is D."""
+    return torch.where(x.isnan(), stand_in_D.to(x.dtype), x)
 
 
 def _attention_encoder(config: ModelConfig, width: int, depth: int) -> AttentionEncoder:

@@ -1,18 +1,21 @@
 """Logistic regression with its strength chosen by log loss on other source groups, through scikit-learn.
 
 A *block* is a table of numbers with a regression of its own; the logits of several blocks are averaged, so that many
-columns of one kind do not drown a few of another.
+columns of one kind do not drown a few of another. What a video lacks is NaN: a block without any number of it has no
+logit and no say in the average; single columns count as their mean on the rows that were fitted.
 Shape legend: V videos, D columns, C strengths.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from cache.errors import HeadError
 from heads.data.splits import disjoint_folds
 
 Float = npt.NDArray[np.float64]
@@ -42,8 +45,13 @@ class Regression:
 
     def logits(self, block: Float) -> Float:
         """float64 [V] of `block` [V, D]."""
-        found: Float = ((block - self.mean) / self.std) @ self.weights + self.intercept
-        return found
+        standardised = (block - self.mean) / self.std
+        absent = np.isnan(standardised)
+        if absent.any():
+            found: Float = np.where(absent, 0.0, standardised) @ self.weights + self.intercept
+            return np.where(absent.all(axis=1), np.nan, found)
+        whole: Float = standardised @ self.weights + self.intercept
+        return whole
 
 
 class _Path:
@@ -52,13 +60,26 @@ class _Path:
     def __init__(self, block: Float, labels: Labels, rows: Int) -> None:
         from sklearn.linear_model import LogisticRegression
 
+        absent = np.isnan(block[rows])
+        if absent.any():
+            rows = rows[~absent.all(axis=1)]
+            if len(np.unique(labels[rows])) < 2:
+                raise HeadError(
+                    f"a stream is there in {len(rows)} of the videos to train on, which are not of both classes; leave it out "
+                    "with --streams"
+                )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # a column that is nowhere: 0 below
+                self._mean, std = np.nanmean(block[rows], axis=0), np.nanstd(block[rows], axis=0)
+            self._mean, std = np.nan_to_num(self._mean), np.nan_to_num(std)
+        else:
+            self._mean, std = block[rows].mean(axis=0), block[rows].std(axis=0)
         self._block, self._labels, self._rows = block, labels, rows
-        self._mean, std = block[rows].mean(axis=0), block[rows].std(axis=0)
         self._std = np.where(std > SMALLEST_STD, std, 1.0)
         self._model = LogisticRegression(max_iter=5000, tol=TOLERANCE, warm_start=True)
 
     def fit(self, strength: float) -> Regression:
-        standardised = (self._block[self._rows] - self._mean) / self._std
+        standardised = np.nan_to_num((self._block[self._rows] - self._mean) / self._std)
         model = self._model.set_params(C=strength).fit(standardised, self._labels[self._rows])
         weights = model.coef_[0].astype(np.float64)
         return Regression(self._mean, self._std, weights, float(model.intercept_[0]), strength)
@@ -109,7 +130,9 @@ def cross_fit(block: Float, labels: Labels, folds: Folds) -> CrossFit:
         losses.append(np.zeros(len(block)))
         for (_, held), one, path in zip(folds, fitting, paths, strict=True):
             path.append(one.fit(strength))
-            losses[-1][held] = log_losses(path[-1].logits(block[held]), labels[held])
+            logits = path[-1].logits(block[held])
+            here = ~np.isnan(logits)
+            losses[-1][held[here]] = log_losses(logits[here], labels[held][here])
         if len(losses) > 1 and _worse_without_any(losses[-1] - losses[-2], folds):
             break
     return CrossFit(folds, tuple(paths), np.stack(losses))
@@ -125,15 +148,22 @@ def fit_regression(
     block: Float, labels: Labels, rows: Int, *, groups: Sequence[str], seed: int = 0
 ) -> Regression:
     """On `rows`, with the strength of least log loss over inner folds that keep source groups together."""
-    inner = disjoint_folds(labels, groups, rows, k=INNER_FOLDS, seed=seed)
+    here = rows[~np.isnan(block[rows]).all(axis=1)]
+    inner = disjoint_folds(labels, groups, here, k=INNER_FOLDS, seed=seed)
     strength = STRENGTHS[cross_fit(block, labels, inner).best()] if inner else WITHOUT_FOLDS
     return fit_path(block, labels, rows, [strength])[0]
 
 
 def mean_logits(regressions: Sequence[Regression], blocks: Sequence[Float]) -> Float:
-    """float64 [V]: the mean over blocks."""
-    found: Float = np.mean([one.logits(x) for one, x in zip(regressions, blocks, strict=True)], axis=0)
-    return found
+    """float64 [V]: the mean over the blocks that are there; NaN where none is."""
+    of_block = np.array([one.logits(x) for one, x in zip(regressions, blocks, strict=True)])
+    here = ~np.isnan(of_block)
+    if here.all():
+        found: Float = np.mean(of_block, axis=0)
+        return found
+    with np.errstate(invalid="ignore"):
+        of_those: Float = np.where(here, of_block, 0.0).sum(axis=0) / here.sum(axis=0)
+    return of_those
 
 
 def out_of_fold_logits(fits: Sequence[CrossFit], blocks: Sequence[Float]) -> Float:

@@ -52,26 +52,31 @@ def fit_scaling(scalings: list[InputScaling], tokens: TokenSource, videos: Tenso
     """Set mean and std of each channel's `standard` scaling from `videos` (int64 [M], the training videos
     only).
 
-    A column that does not vary keeps std 1. Sums are float64, taken around the first batch's mean.
+    A column that does not vary keeps std 1. Sums are float64, taken around the first batch's mean. What is not there (NaN) does
+    not count.
     """
     if not any(scaling.kind == "standard" for scaling in scalings):
         return
     shifts: list[Tensor] = []
     sums: list[Tensor] = []
     squares: list[Tensor] = []
-    counts = [0] * len(scalings)
+    counts: list[Tensor] = []
     for batch in scoring_batches(tokens.lengths, videos):
         for c, channel in enumerate(tokens.batch(batch)):
             real_ND = channel.values[channel.mask].double()
+            here_ND = ~real_ND.isnan()
             if len(shifts) == c:
-                shifts.append(real_ND.mean(dim=0))
+                whole = bool(here_ND.all())
+                shifts.append(real_ND.mean(dim=0) if whole else real_ND.nanmean(dim=0).nan_to_num(0.0))
                 sums.append(torch.zeros_like(shifts[c]))
                 squares.append(torch.zeros_like(shifts[c]))
-            centred_ND = real_ND - shifts[c]
+                counts.append(torch.zeros_like(shifts[c]))
+            centred_ND = (real_ND - shifts[c]).masked_fill(~here_ND, 0.0)
             sums[c] += centred_ND.sum(dim=0)
             squares[c] += centred_ND.square().sum(dim=0)
-            counts[c] += len(centred_ND)
+            counts[c] += here_ND.sum(dim=0)
     for c, scaling in enumerate(scalings):
+        counts[c].clamp_(min=1.0)
         offset_D = sums[c] / counts[c]
         std_D = (squares[c] / counts[c] - offset_D.square()).clamp(min=0.0).sqrt()
         scaling.mean.copy_(shifts[c] + offset_D)

@@ -34,6 +34,8 @@ COLUMNS = (
 Ids are unique within one path only.
 """
 
+NO_STREAM = "no-stream"
+"""reject_reason of a stored video that has none of the streams that the head reads."""
 RESAMPLES = 1000
 SCORES = (
     ("AUROC", "auroc"),
@@ -56,18 +58,20 @@ def require_score_file(path: Path) -> None:
 
 def score_rows(predictions: Predictions, cache: Cache, *, path: str) -> list[Row]:
     """A row a video of the cache and a row a reject."""
-    labels = cache.videos.label
+    labels, decisions = cache.videos.label, predictions.decisions
+    unscored = np.isnan(predictions.probabilities)
     rows = [
         {
             **dict.fromkeys(COLUMNS),
             "id": predictions.ids[index],
-            "probability": float(predictions.probabilities[index]),
-            "decision": predictions.decisions[index],
+            "probability": None if unscored[index] else float(predictions.probabilities[index]),
+            "decision": decisions[index] or None,
             "label": cache.label_names[label]
             if cache.label_names and (label := int(labels[index])) >= 0
             else None,
             "threshold": predictions.threshold,
             "weights": predictions.weights,
+            "reject_reason": NO_STREAM if unscored[index] else None,
             "path": path,
         }
         for index in range(len(predictions))
@@ -118,6 +122,9 @@ def agreement_lines(predictions: Predictions, cache: Cache, head: TrainedHead) -
             f"the labels here are {' and '.join(rows.label_names)}: they cannot be compared with the head's decisions"
         ]
     probabilities = predictions.probabilities[rows.order]
+    known = known[~np.isnan(probabilities[known])]
+    if not len(known):
+        return []
     seen = SeenVideos.of_head(head.info)
     if seen is None:
         told = [_scores_line("", rows, known, probabilities, predictions.threshold), f"note: {NOT_RECORDED}"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cache.errors import HeadError
 from cache.fingerprint import require_same
 from cache.schema import StreamTokens
 from cache.tables import TokenArray
-from heads.data.dataset import StreamInput, any_random, in_memory, load_tokens, weights_line
+from heads.data.dataset import StreamInput, any_random, in_memory, load_tokens, weights_line, without_any
 from heads.data.tokens import TokenSource
 from heads.data.videos import plain_tokens
 from heads.models.model import TokenModel
@@ -122,7 +123,8 @@ _PLAIN = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """Scores of M videos. probabilities: float64 [M] in [0, 1]; flagged: bool [M], probability >= threshold.
+    """Scores of M videos. probabilities: float64 [M] in [0, 1], NaN for a video that has none of the head's streams; flagged:
+    bool [M], probability >= threshold. lacking: how many of them lack an optional stream, by its name.
 
     weights names the backbone weights behind the scores; random_weights says whether any are random.
     """
@@ -133,6 +135,7 @@ class Predictions:
     label_names: tuple[str, str]
     weights: str
     random_weights: bool
+    lacking: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def flagged(self) -> npt.NDArray[np.bool_]:
@@ -141,8 +144,12 @@ class Predictions:
 
     @property
     def decisions(self) -> tuple[str, ...]:
-        """Label name of each decision."""
-        return tuple(self.label_names[int(flag)] for flag in self.flagged)
+        """Label name of each decision, "" for a video that cannot be scored."""
+        unscored = np.isnan(self.probabilities)
+        return tuple(
+            "" if none else self.label_names[int(flag)]
+            for flag, none in zip(self.flagged, unscored, strict=True)
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -195,6 +202,7 @@ class TrainedHead:
 
         if isinstance(features, Cache):
             self.require_fits(features, ignore_libraries=ignore_libraries)
+            lacking = self._lacking(features)
             ids = tuple(str(i) for i in features.videos.id)
             tokens: TokenSource = load_tokens(
                 features,
@@ -203,12 +211,15 @@ class TrainedHead:
                 separate_streams=self.info.config.model.separate_streams,
                 grid=self.info.grid,
             )
-        else:
-            videos = _videos(features)
-            ids = tuple(str(i) for i in range(len(videos)))
-            if not videos:
-                return self._predictions((), np.zeros(0))
-            tokens = self._tokens(videos)
+            logits = self.logits(tokens, np.arange(len(ids)))
+            if lacking:
+                logits[without_any(features, [stream.name for stream in self.info.streams])] = np.nan
+            return self._predictions(ids, logits, lacking)
+        videos = _videos(features)
+        ids = tuple(str(i) for i in range(len(videos)))
+        if not videos:
+            return self._predictions((), np.zeros(0))
+        tokens = self._tokens(videos)
         return self._predictions(ids, self.logits(tokens, np.arange(len(ids))))
 
     def logits(self, tokens: TokenSource, videos: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -237,7 +248,25 @@ class TrainedHead:
                     f"{where}: stream {stream.name} is {found.dim} wide; the head reads {stream.dim}"
                 )
 
-    def _predictions(self, ids: tuple[str, ...], logits: npt.NDArray[np.float64]) -> Predictions:
+    def _lacking(self, cache: Cache) -> dict[str, int]:
+        """How many videos lack which stream. Raises HeadError where the head was made for videos that lack none."""
+        found = {s.name: int((cache.absent(s.name) != "").sum()) for s in self.info.streams}
+        found = {name: count for name, count in found.items() if count}
+        alone = len(self.info.streams) == 1
+        if found and not (self.info.config.model.absent or (alone and self.info.streams[0].optional)):
+            name, count = next(iter(found.items()))
+            raise HeadError(
+                f"{count} of {len(cache)} videos in {cache.paths[0]} lack stream {name}, which was in all that the head was "
+                "trained on: train it on a cache where the stream is optional"
+            )
+        return found
+
+    def _predictions(
+        self,
+        ids: tuple[str, ...],
+        logits: npt.NDArray[np.float64],
+        lacking: Mapping[str, int] = MappingProxyType({}),
+    ) -> Predictions:
         return Predictions(
             ids=ids,
             probabilities=self.probabilities(logits),
@@ -245,6 +274,7 @@ class TrainedHead:
             label_names=self.info.label_names,
             weights=self.info.weights,
             random_weights=self.info.random_weights,
+            lacking=dict(lacking),
         )
 
     def _tokens(self, videos: Sequence[VideoTokens]) -> TokenSource:

@@ -31,7 +31,7 @@ from torch import Tensor
 from cache.arguments import is_number, shown
 from cache.errors import HeadError, InputError
 from cache.tables import TokenArray
-from heads.data.dataset import in_memory
+from heads.data.dataset import in_memory, with_absent
 from heads.data.grid import overlapping_tokens
 from heads.data.tokens import Channel, MemoryTokens
 from heads.models.model import HeadModel
@@ -135,7 +135,7 @@ def score_over_time(
     names = [stream.name for stream in head.info.streams]
     counts = np.sum([np.diff(cache.offsets(name)) for name in names], axis=0)
     for group in _groups(wanted, counts):
-        ragged = {name: TokenArray.join(cache.read(name, group)) for name in names}
+        ragged = {name: with_absent(TokenArray.join(cache.read(name, group))) for name in names}
         yield from _timelines(head, ragged, [str(ids[v]) for v in group], method, window_seconds)
 
 

@@ -6,14 +6,14 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
 from cache.arguments import require_whole, shown
 from cache.errors import InputError
-from heads.data.dataset import DataConfig
+from heads.data.dataset import DataConfig, StreamInput
 from heads.models.model import ModelConfig
 from heads.scoring.thresholds import ThresholdConfig
 from heads.training.losses import LossConfig
@@ -75,6 +75,14 @@ class TrainConfig:
         for section, changes in sections.items():
             own[section] = dataclasses.replace(getattr(self, section), **changes)
         return dataclasses.replace(self, **own)
+
+    def reading(self, streams: Sequence[StreamInput]) -> TrainConfig:
+        """The same for these streams: `model.absent` says whether a video may lack one of several. Without the only one it is not
+
+        scored.
+        """
+        absent = len(streams) > 1 and any(stream.optional for stream in streams)
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, absent=absent))
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain JSON values; `from_dict` reads them back."""

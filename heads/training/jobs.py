@@ -137,8 +137,11 @@ def _fit_late(
 ) -> list[FitResult | HeadError]:
     by_stream = []
     for channel, dim in enumerate(stream_dims):
-        own = [replace(job, config=_of_one_stream(job.config, stream_dims)) for job in jobs]
         source = one_channel(tokens, channel)
+        own = [replace(job, config=_of_one_stream(job.config, stream_dims)) for job in jobs]
+        if jobs[0].config.model.absent:
+            here = ~is_absent(source)
+            own = [_where(job, here, labels) for job in own]
         by_stream.append(fit_jobs(source, labels, own, stream_dims=(dim,), device=device, on_epoch=on_epoch))
     return [
         _together(tokens, labels, job, stream_dims, [found[number] for found in by_stream])
@@ -148,6 +151,34 @@ def _fit_late(
 
 def _of_one_stream(config: TrainConfig, stream_dims: tuple[int, ...]) -> TrainConfig:
     return replace(config, model=member_parts(config.model, stream_dims)[0][0])
+
+
+def is_absent(tokens: TokenSource, channel: int = 0) -> npt.NDArray[np.bool_]:
+    """bool [V]: videos that lack this channel's stream."""
+    if isinstance(tokens, MemoryTokens):
+        own = tokens.channels[channel]
+        return own.values[own.starts, 0].isnan().numpy()
+    found = [
+        (videos, tokens.batch(videos)[channel].values[:, 0, 0].isnan())
+        for videos in scoring_batches(tokens.lengths, torch.arange(tokens.n_videos))
+    ]
+    absent = np.zeros(tokens.n_videos, dtype=bool)
+    for videos, which in found:
+        absent[videos.numpy()] = which.numpy()
+    return absent
+
+
+def _where(job: FitJob, here: npt.NDArray[np.bool_], labels: npt.NDArray[np.int8]) -> FitJob:
+    """The job on the videos that have the stream; its history is that of two training videos where val lacks a class."""
+    train, val = job.train[here[job.train]], job.val[here[job.val]]
+    if len(np.unique(labels[train])) < 2:
+        raise HeadError(
+            f"a stream is there in {len(train)} of {len(job.train)} videos to train on, which are not of both classes; leave it "
+            "out with --streams"
+        )
+    if len(np.unique(labels[val])) < 2:
+        val = np.sort(np.array([train[labels[train] == label][0] for label in (0, 1)]))
+    return replace(job, train=train, val=val)
 
 
 def _together(
@@ -172,15 +203,28 @@ def _together(
         weights = calibrated_weights(logits, labels[job.val])
         model.set_weights(weights.tolist())
     train_loss = float(np.mean([one.history[one.best_epoch - 1].train_loss for one in members]))
-    row = only_row(job, train_loss, weights @ logits, labels)
+    row = only_row(job, train_loss, weighted_sum(weights, logits), labels)
     first = members[0]
     return FitResult(model, (row,), 1, first.pos_weight, first.precision)
 
 
 def calibrated_weights(logits: Float, labels: npt.NDArray[np.int8]) -> Float:
     """What each member's logit (float64 [S, M], of held-out videos) counts: the mean after a temperature each."""
-    temperatures = [fit_temperature(one, labels).temperature for one in logits]
+    here = ~np.isnan(logits)
+    temperatures = [
+        fit_temperature(one[own], labels[own]).temperature for one, own in zip(logits, here, strict=True)
+    ]
     return 1.0 / (np.array(temperatures) * len(temperatures))
+
+
+def weighted_sum(weights: Float, logits: Float) -> Float:
+    """float64 [M] of `logits` [S, M]: as `HeadEnsemble.forward`, NaN where a stream is not there."""
+    here = ~np.isnan(logits)
+    if here.all():
+        return weights @ logits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Float = weights @ np.where(here, logits, 0.0) * len(logits) / here.sum(axis=0)
+    return found
 
 
 @torch.no_grad()

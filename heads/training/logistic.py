@@ -6,13 +6,15 @@ Shape legend: B videos in a batch, V videos, D columns of a block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from heads.data.tokens import TokenSource, scoring_batches
-from heads.models.model import HeadModel, ModelConfig
+from heads.models.ensemble import HeadEnsemble, is_late, member_parts
+from heads.models.model import HeadModel, ModelConfig, TokenModel
 from heads.models.regression import Float, Int, Labels, Regression, fit_regression
 from heads.models.threads import one_thread
 
@@ -37,7 +39,7 @@ def pooled_inputs(model: HeadModel, tokens: TokenSource, videos: Int | None = No
 
 def statistics_blocks(config: ModelConfig, stream_dims: tuple[int, ...], tokens: TokenSource) -> list[Float]:
     """One block a channel and statistic, float64 [V, D] each, in the order of the head's columns."""
-    pooled = pooled_inputs(HeadModel(config, stream_dims), tokens)
+    pooled = pooled_inputs(HeadModel(replace(config, absent=False), stream_dims), tokens)
     return [pooled[:, columns] for columns in block_columns(config, tokens.dims)]
 
 
@@ -60,8 +62,18 @@ def fit_blocks(
 @torch.no_grad()
 def as_head(
     config: ModelConfig, stream_dims: tuple[int, ...], regressions: Sequence[Regression]
-) -> HeadModel:
-    """The regressions as one head, in eval mode: the mean of their logits is one Linear of all columns."""
+) -> TokenModel:
+    """The regressions as one head, in eval mode: the mean of their logits is one Linear of all columns, of one stream or, where
+
+    none may be absent, of all.
+    """
+    if is_late(config, stream_dims):
+        together = HeadEnsemble(config, stream_dims)
+        share = len(regressions) // len(stream_dims)
+        for place, (own, dims) in enumerate(member_parts(config, stream_dims)):
+            member = as_head(own, dims, regressions[place * share : (place + 1) * share])
+            together.heads()[place].load_state_dict(member.state_dict())
+        return together.eval()
     model = HeadModel(config, stream_dims)
     n = len(regressions)
     joined = {

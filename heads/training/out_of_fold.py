@@ -26,7 +26,7 @@ from heads.training.config import TrainConfig
 from heads.training.device import Device, resolve_device
 from heads.training.epochs import EpochRow, FitResult
 from heads.training.fit import predict_logits
-from heads.training.jobs import calibrated_weights, fit_jobs, member_logits, only_row
+from heads.training.jobs import calibrated_weights, fit_jobs, member_logits, only_row, weighted_sum
 from heads.training.logistic import as_head, statistics_blocks
 
 Float = npt.NDArray[np.float64]
@@ -74,7 +74,7 @@ def fit_fold_heads(
 
     Raises HeadError naming the fold whose loss stops being finite.
     """
-    config = replace(config, selection="last")
+    config = replace(config.reading(dataset.streams), selection="last")
     fold_of = np.zeros(len(dataset), dtype=np.int64)
     for number, (_, fold) in enumerate(folds, start=1):
         fold_of[fold] = number
@@ -195,7 +195,7 @@ def _weigh_streams(dataset: HeadDataset, folds: Folds, results: Sequence[FitResu
         weights = calibrated_weights(
             np.concatenate([found[i] for i in others], axis=1), np.concatenate([labels[i] for i in others])
         )
-        logits[fold] = weights @ found[number]
+        logits[fold] = weighted_sum(weights, found[number])
     weights = calibrated_weights(np.concatenate(found, axis=1), np.concatenate(labels))
     for model in models:
         assert isinstance(model, HeadEnsemble)

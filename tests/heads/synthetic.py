@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,28 @@ def toy_videos(
     ]
 
 
+def lacking(videos: list[VideoFeatures], stream: str, which: Collection[int]) -> list[VideoFeatures]:
+    """The same videos, some of them (by their place) without a stream."""
+    return [
+        VideoFeatures(v.row, {n: t for n, t in v.tokens.items() if n != stream}, {stream: "not recorded"})
+        if place in which
+        else v
+        for place, v in enumerate(videos)
+    ]
+
+
 def write_cache(
-    path: Path, videos: list[VideoFeatures], *, dims: Mapping[str, int] = DIMS, **changes: Any
+    path: Path,
+    videos: list[VideoFeatures],
+    *,
+    dims: Mapping[str, int] = DIMS,
+    optional: Collection[str] = (),
+    **changes: Any,
 ) -> Path:
-    specs = [StreamSpec(name, dim, "float16", fingerprint(name, **changes)) for name, dim in dims.items()]
+    specs = [
+        StreamSpec(name, dim, "float16", fingerprint(name, **changes), name in optional)
+        for name, dim in dims.items()
+    ]
     with CacheWriter.open(
         path, streams=specs, dataset="toy", label_names=("NonFight", "Fight"), provenance={}
     ) as writer:

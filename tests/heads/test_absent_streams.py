@@ -1,0 +1,209 @@
+"""Videos that lack a stream: late, the others speak alone; joined, a learned stand-in is read; nothing becomes a zero unseen."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import HeadError, InputError
+from cache.reader import Cache, open_cache
+from heads.audit.audit import audit_cache
+from heads.audit.probe import probe_cache
+from heads.data.dataset import load_dataset
+from heads.models.ensemble import HeadEnsemble, build_model
+from heads.models.model import ModelConfig
+from heads.report.score_file import COLUMNS, NO_STREAM, score_rows, write_scores
+from heads.train import train_head
+from heads.trained.head import TrainedHead
+from heads.trained.timeline import score_over_time
+from heads.training.config import TrainConfig
+from tests.heads.synthetic import lacking, toy_videos, write_cache
+
+EVERY_MODEL: list[dict[str, Any]] = [
+    {"model": "logistic"},
+    {"model": "attention-pool"},
+    {"model": "attention-pool", "delta": "beside", "join": "late"},
+    {"model": "mlp", "pool": "mean-std"},
+    {"model": "mlp", "pool": "mean-std", "join": "late"},
+    {"model": "transformer", "width": 16},
+    {"model": "fusion", "width": 16},
+    {"model": "linear", "lr": 0.03},
+]
+
+
+def missing_at_random(share: float, n: int, seed: int = 3) -> set[int]:
+    return set(np.flatnonzero(np.random.default_rng(seed).random(n) < share).tolist())
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 videos; 40 % lack slowfast."""
+    videos = toy_videos(80, signal=2.0)
+    path = tmp_path_factory.mktemp("absent") / "c.zarr"
+    return write_cache(path, lacking(videos, "slowfast", missing_at_random(0.4, 80)), optional=["slowfast"])
+
+
+@pytest.fixture
+def partial(without: Path) -> Any:
+    with open_cache(without) as cache:
+        yield cache
+
+
+def config(settings: dict[str, Any]) -> TrainConfig:
+    brief = {} if settings["model"] == "logistic" else {"epochs": 15, "batch_size": 8, "lr": 3e-3}
+    return TrainConfig().updated({**brief, "n_resamples": 0, **settings})
+
+
+@pytest.mark.parametrize("settings", EVERY_MODEL)
+def test_every_model_learns_scores_and_comes_back(
+    settings: dict[str, Any], partial: Cache, tmp_path: Path
+) -> None:
+    head = train_head(partial, config(settings), cv=3)
+    found = head.predict(partial)
+    assert np.isfinite(found.probabilities).all() and found.lacking == {"slowfast": 32}
+    assert head.info.config.model.absent and [s.optional for s in head.info.streams] == [False, True]
+    folds = head.training.cross_validation  # type: ignore[union-attr]
+    assert folds is not None and folds.head.metrics.auroc > 0.9  # type: ignore[operator]
+    loaded = TrainedHead.load(head.save(tmp_path / "head"))
+    np.testing.assert_array_equal(loaded.predict(partial).probabilities, found.probabilities)
+
+
+@pytest.mark.parametrize("settings", [{"model": "attention-pool"}, {"model": "logistic"}])
+def test_val_decides_as_well(settings: dict[str, Any], partial: Cache) -> None:
+    head = train_head(partial, config(settings))
+    assert head.info.metrics["val"]["auroc"] > 0.85
+
+
+def test_auto_compares_on_it(partial: Cache) -> None:
+    head = train_head(partial)
+    assert np.isfinite(head.predict(partial).probabilities).all()
+    found = {row["name"]: row["auroc"] for row in head.info.portfolio}
+    assert all(
+        auroc > 0.9 for name, auroc in found.items() if name != "logistic on std"
+    )  # the class moves the mean
+
+
+def test_late_what_is_there_loses_nothing(tmp_path: Path) -> None:
+    """The label is in clip alone; slowfast says nothing and is missing in 40 %: who has both is scored as if all had."""
+    videos = toy_videos(80, signal=1.0)
+    where = missing_at_random(0.4, 80)
+    whole = write_cache(tmp_path / "whole.zarr", videos, optional=["slowfast"])
+    part = write_cache(tmp_path / "part.zarr", lacking(videos, "slowfast", where), optional=["slowfast"])
+    logits = {}
+    for path in (whole, part):
+        with open_cache(path) as cache:
+            data = load_dataset(cache, separate_streams=True)
+            head = train_head(cache, config({"model": "logistic", "streams": "clip,slowfast"}), cv=3)
+            logits[path] = head.logits(data.tokens, np.arange(len(data)))
+            own = head.model
+            assert isinstance(own, HeadEnsemble)
+            clip = own.heads()[0].classifier.weight.detach().clone()  # type: ignore[union-attr]
+            logits[path.with_suffix(".clip")] = clip.numpy()
+    np.testing.assert_array_equal(logits[whole.with_suffix(".clip")], logits[part.with_suffix(".clip")])
+    assert np.isfinite(logits[part]).all()
+
+
+def test_late_the_mean_is_over_the_streams_that_are_there() -> None:
+    torch.manual_seed(0)
+    late = ModelConfig(architecture="attention-pool", join="late", absent=True)
+    model = build_model(late, (5, 3)).eval()
+    assert isinstance(model, HeadEnsemble)
+    values = [torch.randn(4, 6, 5), torch.randn(4, 2, 3)]
+    values[1][2] = torch.nan
+    masks = [torch.ones(4, 6, dtype=torch.bool), torch.ones(4, 2, dtype=torch.bool)]
+    times = [mask.float() for mask in masks]
+    each = model.member_logits(values, masks, times)
+    found = model(values, masks, times)
+    torch.testing.assert_close(found[[0, 1, 3]], each.mean(dim=0)[[0, 1, 3]])
+    torch.testing.assert_close(found[2], each[0, 2])
+    values[0][2] = torch.nan
+    assert model(values, masks, times)[2].isnan()
+
+
+@pytest.mark.parametrize("settings", EVERY_MODEL[1:])
+def test_a_stand_in_is_learnt_only_where_something_is_missing(settings: dict[str, Any]) -> None:
+    model_config = TrainConfig().updated(settings).model
+    plain = build_model(model_config, (5, 3)).state_dict()
+    assert not any("stand_ins" in name for name in plain)
+    absent = build_model(TrainConfig().updated({**settings, "model.absent": True}).model, (5, 3)).state_dict()
+    late = model_config.joining == "late"
+    assert any("stand_ins" in name for name in absent) is not late
+    assert {name for name in absent if "stand_ins" not in name} == set(plain)
+
+
+def test_a_video_without_any_stream_is_named_and_never_scored(tmp_path: Path) -> None:
+    videos = lacking(toy_videos(60), "slowfast", {3, 4, 5})
+    path = write_cache(tmp_path / "c.zarr", videos, optional=["slowfast"])
+    with open_cache(path) as cache:
+        data = load_dataset(
+            cache, separate_streams=False, config=config({"model": "linear", "streams": "slowfast"}).data
+        )
+        assert data.n_without == 3 and int((data.labels == -1).sum()) == 3 and data.absent == {"slowfast": 3}
+        head = train_head(cache, config({"model": "logistic", "streams": "slowfast"}), cv=3)
+        found = head.predict(cache)
+        assert int(np.isnan(found.probabilities).sum()) == 3 and found.decisions.count("") == 3
+        rows = score_rows(found, cache, path="c.zarr")
+        assert [row["reject_reason"] for row in rows].count(NO_STREAM) == 3
+        write_scores(tmp_path / "s.csv", rows)
+    with (tmp_path / "s.csv").open() as file:
+        written = [row for row in csv.DictReader(file) if row["reject_reason"]]
+    assert [(row["probability"], row["decision"]) for row in written] == [("", "")] * 3
+    assert set(written[0]) == set(COLUMNS)
+
+
+def test_a_head_of_whole_videos_does_not_score_others(partial: Cache, tmp_path: Path) -> None:
+    whole = write_cache(tmp_path / "whole.zarr", toy_videos(60))
+    with open_cache(whole) as cache:
+        head = train_head(cache, config({"model": "linear"}))
+    with pytest.raises(HeadError, match="32 of 80 videos in .* lack stream slowfast, which was in all"):
+        head.predict(partial)
+
+
+def test_streams_are_not_joined_on_a_grid_that_is_missing(partial: Cache) -> None:
+    data = load_dataset(partial, separate_streams=False)
+    assert data.grid == "clip"  # slowfast where it is everywhere
+    with pytest.raises(InputError, match="grid of slowfast, which 32 videos lack: give --grid clip"):
+        train_head(partial, config({"model": "linear", "data.grid": "slowfast"}))
+
+
+def test_reading_from_disk_gives_the_same(partial: Cache) -> None:
+    for separate in (True, False):
+        held = load_dataset(partial, separate_streams=separate).tokens
+        read = load_dataset(partial, separate_streams=separate, memory_bytes=0).tokens
+        videos = torch.tensor([5, 70, 2, 33])
+        assert torch.equal(held.lengths, read.lengths)
+        for one, other in zip(held.batch(videos), read.batch(videos), strict=True):
+            torch.testing.assert_close(one.values, other.values, equal_nan=True)
+            assert torch.equal(one.mask, other.mask)
+
+
+def test_a_stream_with_one_class_is_an_error(tmp_path: Path) -> None:
+    videos = toy_videos(60)
+    fights = {place for place, video in enumerate(videos) if video.row.label == 1}
+    path = write_cache(tmp_path / "c.zarr", lacking(videos, "slowfast", fights), optional=["slowfast"])
+    with open_cache(path) as cache, pytest.raises(HeadError, match="not of both classes; leave it out"):
+        train_head(cache, config({"model": "logistic"}), cv=3)
+
+
+def test_audit_finds_what_missing_tells(tmp_path: Path, partial: Cache) -> None:
+    fair = audit_cache(partial, n_resamples=200)
+    assert fair.missing and not [f for f in fair.findings if f.kind == "missing-stream"]
+    videos = toy_videos(80)
+    told = {p for p, video in enumerate(videos) if video.row.label == 1 and p % 8 < 7}
+    path = write_cache(tmp_path / "c.zarr", lacking(videos, "slowfast", told), optional=["slowfast"])
+    with open_cache(path) as cache:
+        (finding,) = [f for f in audit_cache(cache, n_resamples=200).leaks if f.kind == "missing-stream"]
+    assert finding.count == 2 and "which streams a video lacks tells its label" in finding.message
+
+
+def test_probe_and_timelines_end_well(partial: Cache) -> None:
+    report = probe_cache(partial, n_resamples=50)
+    assert all(np.isfinite(row.pooled) for row in report.rows)
+    head = train_head(partial, config({"model": "attention-pool", "join": "late"}), cv=3)
+    found = list(score_over_time(head, partial))
+    assert len(found) == len(partial) and all(np.isfinite(one.scores).all() for one in found)

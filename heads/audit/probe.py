@@ -176,7 +176,7 @@ def neighbour_shares(
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
 
-    here = np.isfinite(columns).all(axis=1)
+    here = np.asarray(np.isfinite(columns).all(axis=1), dtype=bool)
     if not here[rows].all() or not here[train].all():
         shares: Float = np.full(len(rows), np.nan)
         if here[train].any() and here[rows].any():

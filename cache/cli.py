@@ -78,6 +78,10 @@ def describe(cache: Cache) -> dict[str, Any]:
                 "random_weights": is_random(info.fingerprint),
                 "fingerprint_digest": fingerprint_digest(info.fingerprint),
                 "fingerprint": dict(info.fingerprint),
+                "optional": info.optional,
+                "absent": dict(
+                    Counter(str(why).partition(":")[0] for why in cache.absent(name) if why).most_common()
+                ),
             }
             for name, info in cache.streams.items()
         },
@@ -123,6 +127,8 @@ def _print(facts: dict[str, Any]) -> None:
             f"stream {name}: {stream['n_tokens']} tokens of {stream['dim']} {stream['dtype']}, {fields.get('model', '?')}, "
             f"weights {stream['weights']}, {fields.get('precision', '?')}, fingerprint {stream['fingerprint_digest']}"
         )
+        for why, count in stream["absent"].items():
+            console.print(f"  {count} of {facts['n_videos']} videos lack it: {why}", markup=False)
     if facts["n_rejects"]:
         table = Table("rejects", "reason", "meaning")
         for reason, count in facts["rejects_by_reason"].items():

@@ -83,6 +83,7 @@ REJECT_REASONS: Mapping[str, str] = MappingProxyType(
         "unreadable-file": "the file could not be read: permission, I/O error, a lost mount",
         "changed-while-read": "the file changed while it was read",
         "empty-file": "the file has zero bytes",
+        "missing-stream": "a stream that the run requires is not in the file",
         "unsupported-type": "the file is not a video or image type that is read",
     }
 )

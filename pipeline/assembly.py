@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoRow, storable_text
 from pipeline.backbones.base import Backbone
 from pipeline.decoding.sampling import token_spans
+from pipeline.decoding.sound import sound_spans
 from pipeline.decoding.trouble import Stamp
 from pipeline.decoding.worker import Failed, Finished
 from pipeline.sources.inventory import Input
@@ -33,9 +34,13 @@ class _Open:
 class Assembler:
     """Keeps the tokens of the videos in flight: kilobytes a video, never a frame."""
 
-    def __init__(self, backbones: Mapping[str, Backbone], *, dtype: TokenDtype) -> None:
+    def __init__(
+        self, backbones: Mapping[str, Backbone], *, dtype: TokenDtype, optional: Collection[str] = ()
+    ) -> None:
+        """optional: streams that a stored video may lack."""
         self._plans = {name: backbone.plan for name, backbone in backbones.items()}
         self._dtype: TokenDtype = dtype
+        self._optional = frozenset(optional)
         self._open: dict[int, _Open] = {}
         self._whole_numbers: set[int] = set()
 
@@ -65,7 +70,14 @@ class Assembler:
         video = self._open[message.number]
         duration = message.video.duration_seconds
         video.finished = message
-        video.spans = {name: token_spans(duration, plan.sampling) for name, plan in self._plans.items()}
+        heard = message.video.heard
+        video.spans = {
+            name: sound_spans(heard[name], plan.sampling)
+            if plan.sound
+            else token_spans(duration, plan.sampling)
+            for name, plan in self._plans.items()
+            if name not in message.video.absent
+        }
         self._note(message.number, video)
 
     def _note(self, number: int, video: _Open) -> None:
@@ -98,6 +110,11 @@ class Assembler:
         spans: Mapping[str, NDArray[np.float32]],
     ) -> VideoFeatures | Reject:
         tokens: dict[str, StreamTokens] = {}
+        absent = message.video.absent
+        if lacking := sorted(absent.keys() - self._optional):
+            return reject(
+                item, "missing-stream", f"{lacking[0]}: {absent[lacking[0]]}", digest=message.digest
+            )
         for name, span in spans.items():
             exact = np.stack([vectors[name][index] for index in range(len(span))])
             problem, detail = "non-finite-features", ""
@@ -112,7 +129,7 @@ class Assembler:
             if detail:
                 return reject(item, problem, detail, digest=message.digest)
             tokens[name] = StreamTokens(values=values, spans=span)
-        return VideoFeatures(row=self._row(item, message), tokens=tokens)
+        return VideoFeatures(row=self._row(item, message), tokens=tokens, absent=absent)
 
     def _row(self, item: Input, message: Finished) -> VideoRow:
         decoded = message.video

@@ -50,8 +50,25 @@ class ExtractConfig:
     ignore_libraries: bool = False
     commit_videos: int = 64
     commit_seconds: float = 5.0
+    optional: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+    @property
+    def optional_streams(self) -> tuple[str, ...]:
+        """Streams that a stored video may lack: those of sound, unless they are required, and what was named."""
+        from pipeline.backbones.kind import kind_named
+
+        own = [choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional]
+        return tuple(sorted((set(own) | set(self.optional)) - set(self.required)))
 
     def __post_init__(self) -> None:
+        for flag, names in (("--optional", self.optional), ("--require", self.required)):
+            if unknown := sorted(set(names) - set(self.backbones.names)):
+                raise InputError(
+                    f"{flag} {unknown[0]}: no such stream in this run; choose from {', '.join(self.backbones.names)}"
+                )
+        if both := sorted(set(self.optional) & set(self.required)):
+            raise InputError(f"--optional {both[0]}: it is required as well; say one of both")
         cache_format(self.out)  # a name that no cache can have, before models are loaded for it
         for name in ("max_error_share", "max_rejects"):
             if not 0 <= getattr(self, name) <= 1:
@@ -78,7 +95,9 @@ def stream_specs(
 ) -> dict[str, StreamSpec]:
     """What each backbone's stream is in a cache, by name."""
     return {
-        name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules))
+        name: StreamSpec(
+            name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in config.optional_streams
+        )
         for name, b in backbones.items()
     }
 
@@ -124,5 +143,6 @@ def make_flow(
         reject_duplicates=config.duplicates == "reject",
         commit_videos=config.commit_videos,
         commit_seconds=config.commit_seconds,
+        optional=config.optional_streams,
     )
     return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)

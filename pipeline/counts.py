@@ -20,6 +20,8 @@ class FlowCounts:
     replaced: int = 0
     kept: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
+    """Stored videos without an optional stream, by stream and reason."""
     decoders: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
     shortened: dict[str, str] = field(default_factory=dict)

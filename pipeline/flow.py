@@ -38,6 +38,7 @@ class FlowSettings:
     reject_duplicates: bool
     commit_videos: int
     commit_seconds: float
+    optional: tuple[str, ...] = ()
 
 
 class Flow:
@@ -61,7 +62,7 @@ class Flow:
             name: StreamRunner(backbone, device=device, all_models=self._models)
             for name, backbone in backbones.items()
         }
-        self._assembler = Assembler(backbones, dtype=settings.dtype)
+        self._assembler = Assembler(backbones, dtype=settings.dtype, optional=settings.optional)
         self._stored: list[VideoFeatures] = []
         self._rejected: list[Reject] = []
         self._stamps: dict[str, int] = {}
@@ -165,6 +166,10 @@ class Flow:
         counts.replaced += row.id in self._replaced
         counts.video_seconds += row.duration_seconds
         counts.decoders[row.decoder] = counts.decoders.get(row.decoder, 0) + 1
+        for name, why in features.absent.items():
+            counts.absent[f"{name}: {why.partition(':')[0]}"] = (
+                counts.absent.get(f"{name}: {why.partition(':')[0]}", 0) + 1
+            )
         for name, tokens in features.tokens.items():
             counts.tokens[name] = counts.tokens.get(name, 0) + len(tokens.values)
         if row.duration_seconds < SHORT_SHARE * decoded.declared_seconds:

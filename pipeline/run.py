@@ -78,6 +78,7 @@ def extract(
             added = add_stream(name, config, resolved, backbones, console=console, stop=stop)
             report.added_streams[name] = added.counts.stored_now
             report.tokens |= added.counts.tokens
+            report.absent |= added.counts.absent
             if not added.attached:
                 if added.lacking:
                     report.waiting[name] = added.lacking

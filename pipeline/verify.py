@@ -24,6 +24,7 @@ from pipeline.decoding.decoders.animation import is_animated_webp
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
 from pipeline.decoding.frames import RgbFrame
 from pipeline.decoding.pictures import ImageFrames, frame_times, known_decoder, second_opinion
+from pipeline.decoding.plain_sound import plain_windows
 from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
 from pipeline.decoding.worker import file_digest
 
@@ -149,7 +150,11 @@ def compare_video(
     decoder = known_decoder(row.decoder)
     seen = frame_times(path, decoder)
     wanted: dict[str, dict[int, list[int]]] = {}
+    sounds: dict[str, dict[int, NDArray[np.float32]]] = {}
     for name, backbone in backbones.items():
+        if backbone.plan.sound is not None:
+            sounds[name] = _plain_sound(cache, index, path, backbone, seen.duration_seconds, rng)
+            continue
         stored = cache.tokens(name, index)
         expected = plain_token_count(seen.duration_seconds, backbone.plan.sampling)
         if len(stored.values) != expected:
@@ -175,8 +180,9 @@ def compare_video(
     centres = stream_centres(cache) if centres is None else centres
     for name, backbone in backbones.items():
         stored = cache.tokens(name, index)
-        plain = {
-            token: backbone.embed_plainly(frames) for token, frames in _windows(path, source, wanted[name])
+        plain = sounds.get(name) or {
+            token: backbone.embed_plainly(frames)
+            for token, frames in _windows(path, source, wanted.get(name, {}))
         }
         telling = TELLING_SHARES.get(str(cache.streams[name].fingerprint["precision"]), TELLING_SHARE)
         for token, vector in sorted(plain.items()):
@@ -188,13 +194,32 @@ def compare_video(
     return Verified(tuple(found), opinion.decoder if opinion is not None else "", note, tuple(wrong))
 
 
+def _plain_sound(
+    cache: Cache, index: int, path: Path, backbone: Backbone, duration: float, rng: np.random.Generator
+) -> dict[int, NDArray[np.float32]]:
+    """Plain features of chosen tokens of sound. Raises DecodeProblem where tokens are missing, too many, or not absent."""
+    plan = backbone.plan
+    assert plan.sound is not None
+    windows = plain_windows(path, plan.sound, plan.sampling, duration_seconds=duration)
+    stored, why = cache.tokens(backbone.name, index), cache.absent(backbone.name)[index]
+    if len(stored.values) != len(windows):
+        said = f"it is said to be absent ({why})" if why else f"{len(stored.values)} tokens are stored"
+        raise DecodeProblem("decode-errors", f"{backbone.name}: {said}, {len(windows)} were due")
+    plain = {}
+    for token in choose_tokens(len(windows), rng) if windows else ():
+        samples: Any = windows[token]  # where pictures have frames
+        plain[token] = backbone.embed_plainly([samples])
+    return plain
+
+
 def stream_centres(cache: Cache) -> dict[str, NDArray[np.float64]]:
     """Mean of the stored tokens of each stream, float64 [D], over videos spread evenly through the cache."""
     places = np.unique(np.linspace(0, len(cache) - 1, min(len(cache), CENTRE_VIDEOS)).astype(int))
     found = {}
     for name in cache.streams:
         values = [cache.tokens(name, int(place)).values.astype(np.float64) for place in places]
-        found[name] = np.concatenate(values).mean(axis=0)
+        joined = np.concatenate(values)
+        found[name] = joined.mean(axis=0) if len(joined) else np.zeros(joined.shape[1])
     return found
 
 
@@ -300,10 +325,12 @@ def _compare(
 
 
 def verdicts(cache: Cache, comparisons: list[Comparison]) -> list[StreamVerdict]:
-    """Worst values by stream."""
+    """Worst values by stream; an optional one that no video looked at has is left out."""
     found = []
     for name, info in cache.streams.items():
         mine = [c for c in comparisons if c.stream == name]
+        if info.optional and not mine:
+            continue
         # NaN is worse than any number, also where min() would pass over it
         worst_cosine = float(np.min([c.cosine for c in mine])) if mine else float("nan")
         worst_error = float(np.max([c.relative_error for c in mine])) if mine else float("nan")

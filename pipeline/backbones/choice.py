@@ -23,6 +23,7 @@ RECIPES: Mapping[str, str] = {
     "slowfast": "pytorchvideo:slowfast_r50,weights=kinetics400",
     "image": "timm:tf_efficientnet_lite0,weights=efficientnet-lite0",
     "motion": "motion",
+    "audio": "logmel",
 }
 """Streams that a name alone asks for."""
 DEFAULT_STREAMS = ("clip", "slowfast")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.decoding.decode import StreamPlan
 
 ENTRY_POINTS = "onepass.streams"
-OWN_KINDS = ("open_clip", "timm", "pytorchvideo", "torchvision", "transformers", "motion")
+OWN_KINDS = ("open_clip", "timm", "pytorchvideo", "torchvision", "transformers", "motion", "logmel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ class Example:
     """A line of `onepass streams`: a choice, the width of its features, and FLOPs of one token (2 a multiply-add).
 
     frames, size, fps, stride: what `settle` makes of the choice, said here so that a list of streams need not import a library.
-    size: height and width of a frame where they differ, else one side. The defaults are those of an image network.
+    size: height and width of a frame where they differ, else one side. reads: in words, where it is no pictures. The defaults are
+    those of an image network.
     """
 
     choice: str
@@ -74,6 +75,7 @@ class Example:
     size: int | tuple[int, int] = 224
     fps: float = 2.0
     stride: int = 1
+    reads: str = ""
 
 
 class Kind:
@@ -83,6 +85,8 @@ class Kind:
     about: ClassVar[str]
     keys: ClassVar[Mapping[str, str]] = {}
     has_weights: ClassVar[bool] = True
+    optional: ClassVar[bool] = False
+    """Whether a stored video may lack such a stream unless the user requires it."""
     takes: ClassVar[tuple[str, ...]] = ("fps", "stride", "size")
     """Which of the common keys fps, stride, size and tag this kind can follow."""
     extra: ClassVar[str] = ""

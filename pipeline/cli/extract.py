@@ -50,7 +50,7 @@ def extract_command(
     streams: Annotated[
         str | None,
         typer.Option(
-            help="Built-in recipes: clip, slowfast, image, motion (default: clip,slowfast).",
+            help="Built-in recipes: clip, slowfast, image, motion, audio (default: clip,slowfast).",
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -65,6 +65,22 @@ def extract_command(
     recipe: Annotated[
         Path | None,
         typer.Option(help="Streams written down: YAML, see docs/streams.md.", rich_help_panel=MODELS),
+    ] = None,
+    optional: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Streams that a video may lack, with a reason that is kept (sound always may, unless required).",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    require: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Streams that no video may lack: without one it is rejected.",
+            rich_help_panel=MODELS,
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -233,6 +249,8 @@ def extract_command(
         profile=profile,
         ignore_libraries=allow_library_mismatch,
         shard=_shard(shard, plan),
+        optional=_names(optional),
+        required=_names(require),
     )
     if dry_run:
         from pipeline.dry_run import dry_run as probe
@@ -272,6 +290,10 @@ def conclude(result: ExtractReport, config: ExtractConfig, *, interrupted_says: 
             f"{result.rejected} of {result.found} inputs were rejected ({result.reject_share:.1%}), over --max-rejects "
             f"{config.max_rejects:g}; the reasons stand above, raise the limit to accept them"
         )
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
 def _asked(streams: str | None, described: list[str], recipe: Path | None) -> list[Any]:

@@ -82,7 +82,7 @@ def _table(examples: Sequence[tuple[str, Example]], columns: tuple[str, ...]) ->
             "kind": kind,
             "stream": example.choice.partition(",")[0],
             "width": str(example.width),
-            "reads": f"{example.frames} x {_size(example.size)} at {example.fps:.4g}",
+            "reads": example.reads or f"{example.frames} x {_size(example.size)} at {example.fps:.4g}",
             "GFLOP\na token": f"{example.gflop:,.4g}",
             "GFLOP\na second": f"{example.gflop * example.fps / example.stride:,.4g}",
             "weights": choice.weights or "needs none",
@@ -108,6 +108,7 @@ def _show_one(console: Console, text: str) -> None:
     sampling, shape = plan.sampling, plan.token_shape
     every = sampling.stride / sampling.fps
     frames = f"{sampling.window} frames" if sampling.window > 1 else "1 frame"
+    frames = f"{sampling.window} samples of sound" if plan.sound else frames
     leaves = "x".join(map(str, shape))
     lines = [
         f"stream       {choice}",

@@ -12,6 +12,8 @@ from cache.errors import CacheCorrupt, InputError, ParityError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.verify import Comparison
+
 
 def verify_command(
     cache: Annotated[Path, typer.Argument(help="The cache to check.")],
@@ -43,7 +45,7 @@ def verify_command(
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
     from pipeline.sources.tree import discover
-    from pipeline.verify import Comparison, check_weights, compare_video, stream_centres, verdicts
+    from pipeline.verify import check_weights, compare_video, stream_centres, verdicts
 
     console = make_console()
     if sample < 1:
@@ -95,11 +97,7 @@ def verify_command(
             found = verified.comparisons
             misplaced += [f"{video_id}: {text}" for text in verified.misplaced]
             comparisons += found
-            worst = ", ".join(
-                f"{name} cosine {min(c.cosine for c in found if c.stream == name):.6f} "
-                f"error {max(c.relative_error for c in found if c.stream == name):.1e}"
-                for name in backbones
-            )
+            worst = ", ".join(_worst(name, [c for c in found if c.stream == name]) for name in backbones)
             n_alone += not verified.confirmed_by
             how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
             console.print(f"{video_id}: {worst}; {how}")
@@ -110,6 +108,8 @@ def verify_command(
         results = verdicts(opened, comparisons)
         for verdict in results:
             console.print(str(verdict), markup=False)
+        for name in sorted(set(backbones) - {verdict.stream for verdict in results}):
+            console.print(f"stream {name}: absent from all videos that were looked at", markup=False)
     for text in misplaced:
         console.print(f"misplaced: {text}")
     for failure in failures:
@@ -120,6 +120,13 @@ def verify_command(
             f"{len(chosen)} videos could not be compared, {len(misplaced)} with misplaced tokens; "
             "extract again, or check that --src is the source of this cache"
         )
+
+
+def _worst(name: str, found: list[Comparison]) -> str:
+    if not found:
+        return f"{name} absent"
+    cosine, error = min(c.cosine for c in found), max(c.relative_error for c in found)
+    return f"{name} cosine {cosine:.6f} error {error:.1e}"
 
 
 def _name_affected(cache: Path, src: Path, console: Console) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSource
 from pipeline.decoding.frames import FramePlan, PreparedFrame, prepare_frame
 from pipeline.decoding.sampling import GridCursor, Sampling
+from pipeline.decoding.sound import Heard, SoundTrack
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class StreamPlan:
     """What one stream needs from the decode: its time grid and its frame preparation.
 
     reduce: `module:function` that makes one float32 vector [reduced_width] of a window's prepared frames in the decode worker,
-    for streams that need no network; empty: the frames themselves leave the worker.
+    for streams that need no network; empty: the frames themselves leave the worker. sound: the stream reads this instead of
+    pictures, its windows are samples, and `frames` says nothing.
     """
 
     name: str
@@ -31,31 +33,36 @@ class StreamPlan:
     frames: FramePlan
     reduce: str = ""
     reduced_width: int = 0
+    sound: SoundTrack | None = None
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """What leaves the worker for one token: prepared frames [T, H, W, C], or what they were reduced to, [D]."""
+        """What leaves the worker for one token: prepared frames [T, H, W, C], samples [T], or what they were reduced to, [D]."""
+        if self.sound is not None and not self.reduce:
+            return (self.sampling.window,)
         return (self.reduced_width,) if self.reduce else (self.sampling.window, *self.frames.shape)
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
         """dtype of it."""
-        return np.dtype(np.float32) if self.reduce else self.frames.dtype
+        return np.dtype(np.float32) if self.reduce or self.sound else self.frames.dtype
 
     @property
     def token_bytes(self) -> int:
         """Bytes of it."""
         return math.prod(self.token_shape) * self.token_dtype.itemsize
 
-    def fill(self, window: Sequence[PreparedFrame], target: NDArray[Any]) -> None:
-        """Write one token's window into `target`, an array of its shape and dtype."""
-        if self.reduce:
+    def fill(self, window: Any, target: NDArray[Any]) -> None:
+        """Write one token's window (prepared frames, or samples [T]) into `target`, an array of its shape and dtype."""
+        if self.sound is not None and not self.reduce:
+            target[: len(window)], target[len(window) :] = window, 0.0
+        elif self.reduce:
             target[...] = reduction(self.reduce)(window)
         else:
             np.stack(window, out=target)
 
 
-Reduction = Callable[[Sequence[PreparedFrame]], NDArray[np.float32]]
+Reduction = Callable[[Any], NDArray[np.float32]]
 
 
 @cache
@@ -79,10 +86,14 @@ class DecodedVideo:
     declared_seconds: float
     decoder: DecoderName = "pyav"
     notes: tuple[str, ...] = ()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    """Where the windows of streams of sound lie."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Streams that the file does not have, with why."""
 
 
-Emit = Callable[[int, Sequence[PreparedFrame]], None]
-"""Takes the index of a stream and the prepared frames of its next window."""
+Emit = Callable[[int, Any], None]
+"""Takes the index of a stream and its next window: prepared frames, or samples."""
 
 
 class WindowBuilder:
@@ -121,6 +132,8 @@ def decode_video(
     `beat` is called with the number of frames so far after every frame. Raises `DecodeProblem` where the decoder gives up or no
     frame comes out.
     """
+    indices = [index for index, plan in enumerate(plans) if plan.sound is None]
+    plans = [plans[index] for index in indices]
     cursors = [GridCursor(plan.sampling) for plan in plans]
     builders = [WindowBuilder(plan.sampling) for plan in plans]
     duration = width = height = 0.0
@@ -132,7 +145,7 @@ def decode_video(
             counts = [cursor.finish(duration) for cursor in cursors]
         else:
             counts = [cursor.take(frame.pts_seconds, frame.next_pts_seconds) for cursor in cursors]
-        if any(counts):
+        if any(counts) or (not plans and not width):
             rgb = frame.rgb()
             height, width = rgb.shape[:2]
             prepared: dict[FramePlan, PreparedFrame] = {}
@@ -142,13 +155,13 @@ def decode_video(
                     if sample is None:
                         sample = prepared[plan.frames] = prepare_frame(rgb, plan.frames)
                     for window in builders[index].push(sample, count):
-                        emit(index, window)
+                        emit(indices[index], window)
         beat(source.n_frames)
     if source.n_frames == 0:
         raise DecodeProblem("no-frames", "the video stream gave no frame")
     for index, builder in enumerate(builders):
         for window in builder.finish():
-            emit(index, window)
+            emit(indices[index], window)
     declared = source.declared
     return DecodedVideo(
         duration_seconds=duration,

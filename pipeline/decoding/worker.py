@@ -19,7 +19,6 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,7 +28,6 @@ import numpy as np
 
 from pipeline.decoding.decode import DecodedVideo, StreamPlan, decode_video
 from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, open_frames, takes_over
-from pipeline.decoding.frames import PreparedFrame
 from pipeline.decoding.trouble import FileWatch, Stamp, fault, reading_trouble
 
 DIGEST_CHUNK_BYTES = 1 << 22
@@ -170,7 +168,7 @@ class SlotWriter:
         self._free += [slot for slot, _ in self._open.values()]
         self._begin(number)
 
-    def emit(self, stream: int, window: Sequence[PreparedFrame]) -> None:
+    def emit(self, stream: int, window: Any) -> None:
         """Copy one window into the stream's open slot; send the slot when it is full."""
         if stream not in self._open:
             self._open[stream] = (self._take_slot(), 0)
@@ -406,6 +404,14 @@ def _decode(
         )
     if video.duration_seconds < settings.min_seconds:
         raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")
+    if any(plan.sound for plan in settings.plans):
+        from pipeline.decoding.hearing import with_sound
+
+        told, first = noise.tail(), getattr(source, "first_seconds", None)
+        path, plans = Path(task.path), settings.plans
+        video = with_sound(video, path, plans, first_seconds=first, emit=slots.emit, beat=heartbeat.beat)
+        if not told:
+            noise.reset()  # what a decoder of sound prints is no damage of pictures
     if not video.n_errors and (complaint := noise.tail()):
         # what a decoder conceals it only prints: lost references, slices that do not parse
         return replace(

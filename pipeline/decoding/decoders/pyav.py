@@ -60,6 +60,7 @@ class PyAVFrames:
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
+        self.first_seconds: float | None = None
         self.messages: list[str] = []
         self._reordered = False
         self._to_rgb = VideoReformatter()
@@ -81,6 +82,7 @@ class PyAVFrames:
                 yield FrameRef(held[0], pts, self._converter(held[1]))
             held = (pts, frame)
         self.n_errors += timeline.repairs
+        self.first_seconds = None if raw else timeline.first_seconds
         if held is None:
             return
         if timeline.switched or disguised:

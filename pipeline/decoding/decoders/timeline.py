@@ -66,6 +66,8 @@ class Timeline:
         self._dts_faults = 0
         self._steps_back = 0
         self._origin: float | None = None
+        self.first_seconds: float | None = None
+        """The first frame's time on the container's clock, where it had one."""
         self._last: float | None = None
         self._longest = 0.0
         self._shortest = float("inf")
@@ -123,7 +125,7 @@ class Timeline:
 
     def _place(self, raw: float | None, later: Sequence[float | None], step: float) -> float:
         if self._last is None:
-            self._origin = raw
+            self._origin = self.first_seconds = raw
             return 0.0
         last = self._last
         if self._origin is None:  # no frame so far had a time

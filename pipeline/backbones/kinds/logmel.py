@@ -1,0 +1,82 @@
+"""`logmel`: sound without a network and without weights, measured in the decode worker (pipeline/decoding/logmel.py).
+
+One token every 0.96 s; a video without sound lacks the stream, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cache.errors import InputError
+from pipeline.backbones.choice import StreamChoice
+from pipeline.backbones.kind import Example, Kind, Machine, Settled
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import FramePlan
+from pipeline.decoding.logmel import PATCH_SECONDS, RATE_HZ, TOKEN_WIDTH
+from pipeline.decoding.sampling import Sampling
+from pipeline.decoding.sound import SoundTrack
+
+if TYPE_CHECKING:
+    from pipeline.backbones.base import Backbone
+
+MODEL = "log-mel-statistics"
+WINDOW = round(PATCH_SECONDS * RATE_HZ)
+MOST_TRACKS = 64
+
+
+class LogMel(Kind):
+    """Statistics of log-mel bands."""
+
+    name = "logmel"
+    about = "statistics of log-mel bands of the sound, no weights; a token every 0.96 s"
+    keys: ClassVar[Mapping[str, str]] = {"track": "which audio stream of the file, from 0 on"}
+    has_weights = False
+    optional = True
+    takes = ()
+
+    def models(self) -> Sequence[str]:
+        """One, which need not be named."""
+        return ("", MODEL)
+
+    def examples(self) -> Sequence[Example]:
+        """The only one."""
+        reads = f"{PATCH_SECONDS:g} s of sound"
+        return (Example("audio=logmel", TOKEN_WIDTH, 0.0, WINDOW, fps=RATE_HZ, stride=WINDOW, reads=reads),)
+
+    def settle(self, choice: StreamChoice) -> Settled:
+        """Patches that touch; the last one ends with the sound."""
+        given = choice.option("track", "0")
+        if not (given.isascii() and given.isdigit() and int(given) < MOST_TRACKS):
+            raise InputError(
+                f"{choice.setting('track', given)}: the number of an audio stream, 0 to {MOST_TRACKS - 1}"
+            )
+        choice = replace(choice, model=MODEL)
+        return Settled(
+            choice,
+            StreamPlan(
+                choice.name,
+                Sampling(fps=RATE_HZ, window=WINDOW, stride=WINDOW),
+                FramePlan("grey", 1),
+                reduce="pipeline.decoding.logmel:patch_statistics",
+                reduced_width=TOKEN_WIDTH,
+                sound=SoundTrack(RATE_HZ, int(given)),
+            ),
+            {"channels": "mixed to one", "rate_hz": RATE_HZ},
+            {"rate_hz": RATE_HZ, "window_seconds": PATCH_SECONDS, "stride_seconds": PATCH_SECONDS},
+            origin="needs none",
+        )
+
+    def load(self, settled: Settled, machine: Machine) -> Backbone:
+        """There is nothing to load."""
+        from pipeline.backbones.sound import LogMelBackbone
+
+        return LogMelBackbone(settled)
+
+    def choice_of(self, name: str, fields: Any, *, file: str | None) -> StreamChoice:
+        """Precision and runtime are nobody's choice."""
+        return replace(super().choice_of(name, fields, file=file), precision="", runtime="")
+
+
+KIND = LogMel()

@@ -1,0 +1,279 @@
+"""Decoding the sound of a video, on the clock of its pictures: mono windows at a fixed rate, in one pass and in flat memory.
+
+Every decoded frame stands where its own time puts it: priming and edit lists are the decoder's to take off, a gap of more than
+GAP_SECONDS is silence, what overlaps is dropped. Sound before the first picture and after the last one has ended is not of the
+video. The file is opened for it once more: damage in one medium must not cost the other, and decoders other than PyAV hear
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from pipeline.decoding.decode import DecodedVideo, Emit, StreamPlan
+from pipeline.decoding.decoders.base import DecodeProblem, checked_path
+from pipeline.decoding.decoders.streams import choose_stream, open_container, plain_reason
+from pipeline.decoding.sampling import Sampling
+from pipeline.decoding.sound import Absent, Heard, Samples, SoundTrack
+
+GAP_SECONDS = 0.02
+"""A frame that begins this much off where the one before ended is placed anew; below, it is rounding of times to milliseconds."""
+LEAST_SECONDS = 0.05
+"""Less sound than this within the pictures is none."""
+NO_SOUND = "no audio stream"
+SILENT_FILE = "the audio stream gives no sound while there are pictures"
+
+
+def with_sound(
+    video: DecodedVideo,
+    path: Path,
+    plans: Sequence[StreamPlan],
+    *,
+    first_seconds: float | None,
+    emit: Emit,
+    beat: Callable[[], None],
+) -> DecodedVideo:
+    """The video with the streams of sound of its file: emitted, or absent for a reason.
+
+    first_seconds: the first picture's time by the container, where its decoder knows it.
+    """
+    heard: dict[str, Heard] = {}
+    absent: dict[str, str] = {}
+    notes = list(video.notes)
+    for index, plan in enumerate(plans):
+        if plan.sound is None:
+            continue
+        try:
+            heard[plan.name] = hear(
+                path,
+                plan.sound,
+                plan.sampling,
+                origin_seconds=first_seconds,
+                duration_seconds=video.duration_seconds,
+                emit=partial(emit, index),
+                beat=beat,
+            )
+        except Absent as error:
+            absent[plan.name] = str(error)
+            continue
+        notes += [note for note in heard[plan.name].notes if note not in notes]
+    return replace(video, heard=heard, absent=absent, notes=tuple(notes))
+
+
+def hear(
+    path: Path,
+    track: SoundTrack,
+    sampling: Sampling,
+    *,
+    origin_seconds: float | None,
+    duration_seconds: float,
+    emit: Callable[[Samples], None],
+    beat: Callable[[], None],
+) -> Heard:
+    """Decode one audio stream and emit its windows in order; a window is shorter only where all of the sound is.
+
+    sampling: fps is the track's rate; window and stride count samples. origin_seconds: the first picture's time by the container;
+    None: found here. duration_seconds: of the pictures. Raises Absent where there is nothing to hear, with the reason.
+    """
+    placed = _Placed(track.rate_hz, duration_seconds)
+    windows = _Windows(sampling)
+    container = _opened(path)
+    try:
+        streams = container.streams.audio
+        if track.track >= len(streams):
+            raise Absent(
+                NO_SOUND if not len(streams) else f"no audio stream {track.track}, there are {len(streams)}"
+            )
+        stream = streams[track.track]
+        if stream.codec_context is None:
+            raise Absent("audio could not be decoded: a codec that FFmpeg does not know")
+        origin = _first_picture_seconds(path) if origin_seconds is None else origin_seconds
+        errors = _Errors()
+        for start_seconds, samples in _segments(container, stream, track.rate_hz, errors):
+            beat()
+            for piece in placed.take(start_seconds - origin, samples):
+                for window in windows.push(piece):
+                    emit(window)
+            if placed.done:
+                break
+    finally:
+        container.close()
+    if windows.n_samples < LEAST_SECONDS * track.rate_hz:
+        raise Absent(f"audio could not be decoded: {errors.first}" if errors.first else SILENT_FILE)
+    for window in windows.finish():
+        emit(window)
+    start = placed.start / track.rate_hz
+    notes = [f"{errors.count} audio packets could not be decoded ({errors.first})"] if errors.count else []
+    if placed.silence_seconds > 1.0:
+        notes.append(f"{placed.silence_seconds:.1f} s of sound are missing in between: taken as silence")
+    if len(streams) > 1:
+        notes.append(f"audio stream {track.track} was taken of {len(streams)}")
+    end = start + windows.n_samples / track.rate_hz
+    return Heard(start, min(end, duration_seconds), windows.n_windows, tuple(notes))
+
+
+class _Errors:
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+
+    def note(self, error: Exception) -> None:
+        self.count += 1
+        self.first = self.first or plain_reason(error)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return open_container(checked_path(path))
+    except DecodeProblem as problem:
+        raise Absent(f"audio could not be decoded: {problem.detail}") from problem
+
+
+def _first_picture_seconds(path: Path) -> float:
+    """The time of the first picture by the container's clock."""
+    container = _opened(path)
+    try:
+        stream, _ = choose_stream(container, path)
+        for frame in container.decode(stream):
+            if frame.pts is not None:
+                return float(frame.pts * frame.time_base)
+    except (DecodeProblem, av.error.FFmpegError, IndexError):
+        pass
+    finally:
+        container.close()
+    return 0.0
+
+
+def _segments(container: Any, stream: Any, rate_hz: int, errors: _Errors) -> Iterator[tuple[float, Samples]]:
+    """(time by the container's clock, mono samples) of stretches without a break, in order of decoding."""
+    resampler: Any = None
+    shape: tuple[Any, ...] = ()
+    next_seconds = start = 0.0
+    given = 0
+    for frame in _frames(container, stream, errors):
+        pts = None if frame.pts is None else float(frame.pts * frame.time_base)
+        now = (frame.sample_rate, frame.layout.name, frame.format.name)
+        broken = pts is not None and abs(pts - next_seconds) > GAP_SECONDS
+        if resampler is None or now != shape or broken:
+            if resampler is not None:
+                yield from _resampled(resampler, None, start, given, rate_hz)
+            resampler, shape, given = av.AudioResampler("flt", "mono", rate_hz), now, 0
+            start = next_seconds if pts is None else pts
+            next_seconds = start
+        next_seconds += frame.samples / frame.sample_rate
+        frame.pts = None  # times are kept here; the resampler would stretch or cut by them
+        for _, samples in _resampled(resampler, frame, start, given, rate_hz):
+            yield start + given / rate_hz, samples
+            given += len(samples)
+    if resampler is not None:
+        yield from _resampled(resampler, None, start, given, rate_hz)
+
+
+def _resampled(
+    resampler: Any, frame: Any, start: float, given: int, rate_hz: int
+) -> Iterator[tuple[float, Samples]]:
+    for out in resampler.resample(frame):
+        samples = np.asarray(out.to_ndarray(), dtype=np.float32).reshape(-1)
+        yield start + given / rate_hz, samples
+        given += len(samples)
+
+
+def _frames(container: Any, stream: Any, errors: _Errors) -> Iterator[Any]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (av.error.FFmpegError, IndexError, ValueError) as error:
+            errors.note(error)
+            return
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except (av.error.FFmpegError, ValueError) as error:
+            errors.note(error)
+            continue
+        yield from (frame for frame in frames if frame.samples and frame.sample_rate)
+
+
+class _Placed:
+    """Stretches of sound as one row of samples on the pictures' clock: cut at both ends, gaps filled, overlaps dropped."""
+
+    def __init__(self, rate_hz: int, duration_seconds: float) -> None:
+        self._rate, self._end = rate_hz, round(duration_seconds * rate_hz)
+        self._position: int | None = None
+        self.start = 0
+        self.silence_seconds = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the pictures have ended."""
+        return self._position is not None and self._position >= self._end
+
+    def take(self, start_seconds: float, samples: Samples) -> Iterator[Samples]:
+        """The samples that come next, in order."""
+        first = round(start_seconds * self._rate)
+        if self._position is None:
+            if first + len(samples) <= 0 or first >= self._end:
+                return
+            self._position = self.start = max(first, 0)
+        gap = first - self._position
+        # what the rounding of times makes is no gap
+        if gap > 1:
+            gap = min(gap, self._end - self._position)
+            self.silence_seconds += gap / self._rate
+            self._position += gap
+            for begin in range(0, gap, self._rate):  # a second at a time: a gap may be an hour
+                yield np.zeros(min(self._rate, gap - begin), np.float32)
+        elif gap < -1:
+            samples = samples[-gap:]
+        samples = samples[: max(0, self._end - self._position)]
+        self._position += len(samples)
+        if len(samples):
+            yield samples
+
+
+class _Windows:
+    """Samples to windows; the last one ends where the sound does."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._held = np.empty(0, np.float32)
+        self._held_from = 0
+        self._next = 0
+        self._covered = 0
+        self.n_samples = 0
+        self.n_windows = 0
+
+    def push(self, samples: Samples) -> Iterator[Samples]:
+        """Windows that these samples complete."""
+        window, stride = self._sampling.window, self._sampling.stride
+        self._held = np.concatenate([self._held, samples])
+        self.n_samples += len(samples)
+        while self._next + window <= self.n_samples:
+            begin = self._next - self._held_from
+            yield self._held[begin : begin + window].copy()
+            self.n_windows += 1
+            self._covered = self._next + window
+            self._next += stride
+        # the last window may reach back a whole window from the end
+        keep = max(0, self.n_samples - window)
+        keep = min(keep, self._next)
+        if keep - self._held_from > window:
+            self._held, self._held_from = self._held[keep - self._held_from :].copy(), keep
+
+    def finish(self) -> Iterator[Samples]:
+        """The last window where none ended with the sound."""
+        if self._covered < self.n_samples:
+            first = max(0, self.n_samples - self._sampling.window)
+            self.n_windows += 1
+            yield self._held[first - self._held_from :].copy()

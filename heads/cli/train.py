@@ -73,7 +73,7 @@ def train_head_command(
     model: Annotated[
         str | None,
         _text(
-            "auto (a few compared out of fold; the default), logistic, mlp, attention-pool, transformer, fusion or linear.",
+            "auto (a few compared out of fold; the default), logistic, mlp, conv, attention-pool, transformer, fusion or linear.",
             MODEL,
         ),
     ] = None,
@@ -84,6 +84,7 @@ def train_head_command(
     width: Annotated[int | None, _SETTING] = None,
     heads: Annotated[int | None, _SETTING] = None,
     dropout: Annotated[float | None, _SETTING] = None,
+    stream_dropout: Annotated[float | None, _SETTING] = None,
     scaling: Annotated[str | None, _SETTING] = None,
     loss: Annotated[str | None, _SETTING] = None,
     pos_weight: Annotated[str | None, _SETTING] = None,
@@ -164,6 +165,7 @@ def train_head_command(
         "model.width": width,
         "model.n_heads": heads,
         "model.dropout": dropout,
+        "model.stream_dropout": stream_dropout,
         "model.scaling": scaling,
         "loss.kind": loss,
         "loss.pos_weight": pos_weight,

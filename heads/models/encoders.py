@@ -38,6 +38,26 @@ class TokenMLP(nn.Module):
         return encoded
 
 
+class TemporalConv(nn.Module):
+    """`depth` layers of a 1-D convolution over three neighbouring tokens, ReLU, Dropout, of `width`; what lies beyond a video's
+    ends is 0, as its padding is.
+    """
+
+    def __init__(self, dim: int, *, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv1d(dim if i == 0 else width, width, kernel_size=3, padding=1) for i in range(depth)
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """[B, T, width]."""
+        for layer in self.layers:
+            x_BTD = x_BTD.masked_fill(~mask_BT[:, :, None], 0.0)
+            x_BTD = self.dropout(torch.relu(layer(x_BTD.transpose(1, 2)).transpose(1, 2)))
+        return x_BTD
+
+
 class AttentionLayer(nn.Module):
     """What nn.TransformerEncoderLayer computes with its defaults (post-norm, ReLU), for long videos as well.
 

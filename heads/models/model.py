@@ -6,6 +6,7 @@ Shape legend: B videos, T tokens (padded), D width of a channel.
     transformer     joined streams    TransformerEncoder                input, or a number  1
     fusion          every stream      projections + TransformerEncoder  256                 2
     mlp             joined streams    token-wise Linear-ReLU-Dropout    256                 1
+    conv            joined streams    1-D convolutions over 3 tokens    256                 2
     attention-pool  joined streams    none                              -                   -
     linear          joined streams    none; one Linear, no classifier   -                   -
     logistic        every stream      none; statistics, one Linear      -                   -
@@ -27,16 +28,17 @@ from torch import Tensor, nn
 from cache.errors import InputError
 from heads.data.tokens import TokenBatch
 from heads.models.dropout import Dropout
-from heads.models.encoders import AttentionEncoder, StreamFusion, TokenMLP, largest_head_count
+from heads.models.encoders import AttentionEncoder, StreamFusion, TemporalConv, TokenMLP, largest_head_count
 from heads.models.pooling import POOLS, Pool, TokenPool
 from heads.models.scaling import SCALINGS, InputScaling, Scaling
 from heads.models.statistics import DELTAS, STATISTICS, Delta, Standardise, statistic_width, with_changes
 
-Architecture = Literal["transformer", "fusion", "mlp", "linear", "attention-pool", "logistic"]
+Architecture = Literal["transformer", "fusion", "mlp", "conv", "linear", "attention-pool", "logistic"]
 ARCHITECTURES: tuple[Architecture, ...] = (
     "transformer",
     "fusion",
     "mlp",
+    "conv",
     "linear",
     "attention-pool",
     "logistic",
@@ -44,8 +46,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 Join = Literal["grid", "tokens", "late"]
 JOINS: tuple[Join, ...] = ("grid", "tokens", "late")
 ATTENDING: frozenset[Architecture] = frozenset({"transformer", "fusion"})
-DEFAULT_DEPTH: dict[Architecture, int] = {"transformer": 1, "fusion": 2, "mlp": 1}
-DEFAULT_WIDTH: dict[Architecture, int] = {"fusion": 256, "mlp": 256}
+DEFAULT_DEPTH: dict[Architecture, int] = {"transformer": 1, "fusion": 2, "mlp": 1, "conv": 2}
+DEFAULT_WIDTH: dict[Architecture, int] = {"fusion": 256, "mlp": 256, "conv": 256}
 
 TORCH_FEEDFORWARD = 2048
 """nn.TransformerEncoderLayer's own default, which the earlier models used."""
@@ -67,7 +69,8 @@ class ModelConfig:
     and 0.4. scaling: of the inputs, none, l2 or standard (fitted on training videos); statistics of the inputs are
     standardised themselves, which makes none and standard alike. absent: videos may lack a stream (set where the
     cache says so): late, the logits of the streams that are there are averaged; else a learned stand-in is read in
-    place of what is not there. Raises InputError for
+    place of what is not there. stream_dropout: [0, 1), where videos may lack a stream: how often training takes one
+    of a joined video's streams away, so that the stand-ins are learnt. Raises InputError for
     values out of range and for options that the architecture does not have.
     """
 
@@ -82,6 +85,7 @@ class ModelConfig:
     delta: Delta = "off"
     join: Join | None = None
     absent: bool = False
+    stream_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         name = self.architecture
@@ -113,6 +117,8 @@ class ModelConfig:
                 raise InputError(f"{name} cannot join by {self.join}; use {others}")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0.0 <= self.stream_dropout < 1.0:
+            raise InputError(f"stream_dropout must be in [0, 1), got {self.stream_dropout}")
         for option in ("depth", "width"):
             if getattr(self, option) is not None and name in ("linear", "attention-pool", "logistic"):
                 raise InputError(f"{name} has no {option}; leave it out or choose another model")
@@ -224,6 +230,7 @@ class HeadModel(TokenModel):
         super().__init__()
         self.config = config
         self.stream_dims = stream_dims
+        self._stream_dims = list(stream_dims)
         channels = [(dim,) for dim in stream_dims] if config.separate_streams else [stream_dims]
         scaling: Scaling = "none" if self.pools_first and config.scaling == "standard" else config.scaling
         self.scalings = nn.ModuleList(InputScaling(scaling, dims) for dims in channels)
@@ -233,6 +240,7 @@ class HeadModel(TokenModel):
         self.project: nn.Linear | None = None
         self.attention: AttentionEncoder | None = None
         self.mlp: TokenMLP | None = None
+        self.conv: TemporalConv | None = None
         dim = sum(stream_dims)
         width = config.width or DEFAULT_WIDTH.get(config.architecture, dim)
         depth = DEFAULT_DEPTH.get(config.architecture, 0) if config.depth is None else config.depth
@@ -252,9 +260,12 @@ class HeadModel(TokenModel):
         if config.architecture == "mlp":
             self.mlp = TokenMLP(dim, width=width, depth=depth, dropout=config.dropout)
             dim = self.mlp.dim
+        elif config.architecture == "conv":
+            self.conv = TemporalConv(dim, width=width, depth=depth, dropout=config.dropout)
+            dim = width
         if not self.pools_first:
             self.pool = TokenPool(config.pooling, dim)
-        self.dropout = Dropout(0.0 if self.attention or (self.mlp and depth) else config.dropout)
+        self.dropout = Dropout(0.0 if self.attention or self.conv or (self.mlp and depth) else config.dropout)
         self.stand_ins: nn.ParameterList | None = None
         if config.absent:
             widths = [self.standardise.mean.numel()] if self.standardise else [sum(own) for own in channels]
@@ -284,6 +295,7 @@ class HeadModel(TokenModel):
         self, scaled: Sequence[Tensor], masks: Sequence[Tensor], times: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         if self.stand_ins is not None:
+            scaled = self._dropping_streams(scaled)
             scaled = [_standing_in(x, own) for x, own in zip(scaled, self.stand_ins, strict=True)]
         scaled = self._changed(scaled, masks)
         if self.fusion is not None:
@@ -294,9 +306,27 @@ class HeadModel(TokenModel):
             x_BTD = self.project(x_BTD)
         if self.mlp is not None:
             x_BTD = self.mlp(x_BTD)
+        if self.conv is not None:
+            x_BTD = self.conv(x_BTD, mask_BT)
         if self.attention is not None:
             x_BTD, mask_BT = self.attention(x_BTD, mask_BT)
         return x_BTD, mask_BT
+
+    def _dropping_streams(self, scaled: Sequence[Tensor]) -> list[Tensor]:
+        """In training, one stream of some videos taken away (NaN), never the only one that is there."""
+        share, n_streams = self.config.stream_dropout, len(self._stream_dims)
+        if not self.training or not share or n_streams < 2:
+            return list(scaled)
+        views = list(torch.split(scaled[0], self._stream_dims, dim=2)) if len(scaled) == 1 else list(scaled)
+        here_SB = torch.stack([~view[:, 0, 0].isnan() for view in views])
+        draws_B = torch.rand(here_SB.shape[1]).to(here_SB.device)
+        chosen_B = torch.randint(n_streams, draws_B.shape).to(here_SB.device)
+        dropped_B = (draws_B < share) & (here_SB.sum(dim=0) > 1)
+        views = [
+            view.masked_fill((dropped_B & (chosen_B == place))[:, None, None], torch.nan)
+            for place, view in enumerate(views)
+        ]
+        return [torch.cat(views, dim=2)] if len(scaled) == 1 else views
 
     def _changed(self, scaled: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
         return [with_changes(self.config.delta, x, m) for x, m in zip(scaled, masks, strict=True)]

@@ -16,7 +16,7 @@ from heads.audit.audit import audit_cache
 from heads.audit.probe import probe_cache
 from heads.data.dataset import load_dataset
 from heads.models.ensemble import HeadEnsemble, build_model
-from heads.models.model import ModelConfig
+from heads.models.model import HeadModel, ModelConfig
 from heads.report.score_file import COLUMNS, NO_STREAM, score_rows, write_scores
 from heads.train import train_head
 from heads.trained.head import TrainedHead
@@ -32,6 +32,7 @@ EVERY_MODEL: list[dict[str, Any]] = [
     {"model": "mlp", "pool": "mean-std", "join": "late"},
     {"model": "transformer", "width": 16},
     {"model": "fusion", "width": 16},
+    {"model": "conv", "width": 16},
     {"model": "linear", "lr": 0.03},
 ]
 
@@ -207,3 +208,30 @@ def test_probe_and_timelines_end_well(partial: Cache) -> None:
     head = train_head(partial, config({"model": "attention-pool", "join": "late"}), cv=3)
     found = list(score_over_time(head, partial))
     assert len(found) == len(partial) and all(np.isfinite(one.scores).all() for one in found)
+
+
+@pytest.mark.parametrize("architecture", ["attention-pool", "fusion"])
+def test_stream_dropout_takes_one_stream_and_never_the_last(architecture: Any) -> None:
+    torch.manual_seed(0)
+    model_config = ModelConfig(architecture=architecture, absent=True, stream_dropout=0.5, dropout=0.0)
+    model = build_model(model_config, (5, 3))
+    assert isinstance(model, HeadModel)
+    whole = [torch.randn(400, 2, 5), torch.randn(400, 2, 3)]
+    whole[1][:100] = torch.nan
+    scaled = whole if architecture == "fusion" else [torch.cat(whole, dim=2)]
+    dropped = model.train()._dropping_streams(scaled)
+    one, other = dropped if len(dropped) == 2 else torch.split(dropped[0], [5, 3], dim=2)
+    gone = torch.stack([one.isnan().all(dim=(1, 2)), other.isnan().all(dim=(1, 2))])
+    assert torch.equal(gone.any(dim=0)[:100], torch.ones(100, dtype=torch.bool)) and not gone[0, :100].any()
+    shares = gone[:, 100:].float().mean(dim=1)
+    assert ((shares - 0.25).abs() < 0.08).all() and not gone.all(dim=0).any()
+    assert all(
+        torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(model.eval()._dropping_streams(scaled), scaled, strict=True)
+    )
+
+
+def test_stream_dropout_is_set_by_a_flag_and_held_to_its_range() -> None:
+    assert TrainConfig().updated({"stream_dropout": 0.3}).model.stream_dropout == 0.3
+    with pytest.raises(InputError, match=r"stream_dropout must be in \[0, 1\), got 1.0"):
+        TrainConfig().updated({"stream_dropout": 1.0})

@@ -12,6 +12,7 @@ import torch
 
 from cache.errors import HeadError, InputError
 from cache.reader import Cache, open_cache
+from cache.schema import StreamTokens, VideoFeatures
 from heads.audit.audit import audit_cache
 from heads.audit.probe import probe_cache
 from heads.data.dataset import load_dataset
@@ -22,7 +23,7 @@ from heads.train import train_head
 from heads.trained.head import TrainedHead
 from heads.trained.timeline import score_over_time
 from heads.training.config import TrainConfig
-from tests.heads.synthetic import lacking, toy_videos, write_cache
+from tests.heads.synthetic import features, lacking, toy_videos, write_cache
 
 EVERY_MODEL: list[dict[str, Any]] = [
     {"model": "logistic"},
@@ -235,3 +236,55 @@ def test_stream_dropout_is_set_by_a_flag_and_held_to_its_range() -> None:
     assert TrainConfig().updated({"stream_dropout": 0.3}).model.stream_dropout == 0.3
     with pytest.raises(InputError, match=r"stream_dropout must be in \[0, 1\), got 1.0"):
         TrainConfig().updated({"stream_dropout": 1.0})
+
+
+MEDIA = {"pictures": 10, "sound": 6, "words": 8}
+
+
+def mixture(n: int, *, signal: float = 6.0, missing: float = 0.2) -> list[VideoFeatures]:
+    """What makes a video positive is in one of three streams only, in each equally often; the others are missing at random."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(n):
+        label = (index // 2) % 2
+        video = features(index, label=label, rng=rng, signal=0.0, dims=MEDIA)
+        where = list(MEDIA)[int(rng.integers(3))]
+        gone = [name for name in MEDIA if name != where and rng.random() < missing]
+        tokens = {}
+        for name, held in video.tokens.items():
+            values = held.values.astype(np.float32)
+            values[:, 0] += signal * label * (name == where)
+            if name not in gone:
+                tokens[name] = StreamTokens(values.astype(np.float16), held.spans)
+        made.append(VideoFeatures(video.row, tokens, dict.fromkeys(gone, "not recorded")))
+    return made
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mixture") / "c.zarr"
+    return write_cache(path, mixture(240), dims=MEDIA, optional=list(MEDIA))
+
+
+def out_of_fold_auroc(path: Path, settings: dict[str, Any]) -> float:
+    with open_cache(path) as cache:
+        head = train_head(cache, TrainConfig().updated({"n_resamples": 0, **settings}), cv=3)
+    found = head.training.cross_validation.head.metrics.auroc  # type: ignore[union-attr]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("stream", MEDIA)
+def test_no_stream_alone_tells_the_class_of_a_mixture(stream: str, mixed: Path) -> None:
+    assert out_of_fold_auroc(mixed, {"model": "logistic", "streams": stream}) < 0.8
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "logistic"},
+        pytest.param({"model": "fusion", "width": 32, "epochs": 25, "lr": 2e-3}, marks=pytest.mark.slow),
+    ],
+)
+def test_together_they_tell_it(settings: dict[str, Any], mixed: Path) -> None:
+    assert out_of_fold_auroc(mixed, settings) >= 0.95

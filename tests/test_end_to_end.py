@@ -29,9 +29,9 @@ def run(*arguments: str | Path, code: int = 0) -> str:
 def test_the_main_job(tmp_path: Path) -> None:
     videos = make_demo_tree(tmp_path / "videos", videos_per_class_train=4, videos_per_class_val=3, seed=1)
     cache, head, report = tmp_path / "v1.zarr", tmp_path / "head", tmp_path / "report.json"
-    options = ("--streams", "clip", "--weights", "random", "--runtime", "torch", "--max-rejects", "0.5")
+    options = ("--streams", "image,motion", "--runtime", "torch", "--max-rejects", "0.5")
     printed = run("extract", "--src", videos, "--out", cache, *options, "--report", report)
-    assert "RANDOM" in printed
+    assert "weights    image efficientnet-lite0, motion none" in printed
     assert "adds up" in printed
     counts = json.loads(report.read_text())
     assert (counts["stored"], counts["rejected"], counts["found"]) == (14, 3, 17)
@@ -40,15 +40,15 @@ def test_the_main_job(tmp_path: Path) -> None:
     converted = tmp_path / "v1.h5"
     run("onepass", "convert", cache, converted)
     facts = json.loads(run("onepass", "inspect", converted, "--json"))
-    assert (facts["n_videos"], facts["n_rejects"], facts["random_weights"]) == (14, 3, True)
+    assert (facts["n_videos"], facts["n_rejects"], facts["random_weights"]) == (14, 3, False)
 
-    printed = run("train-head", "--features", converted, "--out", head, "--epochs", "3")
+    printed = run("train-head", "--features", converted, "--out", head, "--model", "mlp", "--no-cv", "--epochs", "3")
     assert "pos_weight" in printed
     assert (head / "confusion_matrix.png").stat().st_size > 0
     for source in (cache, videos / "val"):
         scores = tmp_path / "scores.csv"
         printed = run("onepass", "predict", source, "--head", head, "--out", scores, "--max-rejects", "0.5")
-        assert "random (seed 0)" in printed
+        assert "image: efficientnet-lite0, motion: none" in printed
         with scores.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         with open_cache(cache) as opened:

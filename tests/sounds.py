@@ -44,6 +44,7 @@ def write_with_sound(
     silent: bool = False,
     container_format: str | None = None,
     tracks: int = 1,
+    size: tuple[int, int] = (64, 48),
 ) -> Path:
     """Dark pictures with one white frame, and quiet sound with one click, at each of `at_seconds` of the pictures' clock.
 
@@ -54,7 +55,7 @@ def write_with_sound(
     whole = clicks(rate_hz, seconds + 2, () if silent else at_seconds, channels) * (0.0 if silent else 1.0)
     with av.open(str(path), "w", format=container_format) as out:
         video = out.add_stream(video_codec, rate=FPS)
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
         sounds = []
         for _ in range(tracks):
             sound = out.add_stream(codec, rate=rate_hz)
@@ -65,7 +66,7 @@ def write_with_sound(
         for n in range(round(seconds * FPS)):
             white = any(abs(n / FPS - at) < 0.5 / FPS for at in at_seconds)
             frame = av.VideoFrame.from_ndarray(
-                np.full((48, 64, 3), 255 if white else 16, np.uint8), format="rgb24"
+                np.full((size[1], size[0], 3), 255 if white else 16, np.uint8), format="rgb24"
             )
             frame.pts = round((start_seconds + n / FPS) * 90_000)
             frame.time_base = Fraction(1, 90_000)

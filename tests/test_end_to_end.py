@@ -42,7 +42,9 @@ def test_the_main_job(tmp_path: Path) -> None:
     facts = json.loads(run("onepass", "inspect", converted, "--json"))
     assert (facts["n_videos"], facts["n_rejects"], facts["random_weights"]) == (14, 3, False)
 
-    printed = run("train-head", "--features", converted, "--out", head, "--model", "mlp", "--no-cv", "--epochs", "3")
+    printed = run(
+        "train-head", "--features", converted, "--out", head, "--model", "mlp", "--no-cv", "--epochs", "3"
+    )
     assert "pos_weight" in printed
     assert (head / "confusion_matrix.png").stat().st_size > 0
     for source in (cache, videos / "val"):

@@ -4,6 +4,7 @@ Only what the backbone needs leaves the worker. Each recipe is equal to the refe
 
 `pil-...`         the image transforms of open_clip and timm: PIL with antialiasing, then a centre crop. uint8 out, bit for bit
                   what their own transforms see before they scale to floats.
+`pil-bilinear-fixed`  the same filter on floats, for transforms that scale to floats first: int16 = grey level * 128, as below.
 `linear-fixed`    pytorchvideo's short-side scale: bilinear without antialiasing on half-pixel centres. Rounding to uint8 here
                   would cost up to 1.2e-3 relative error in SlowFast features (measured on real clips), more than the parity
                   bound, so samples keep 7 fractional bits: int16 = grey level * 128.
@@ -25,11 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIXED_POINT_SCALE = 128
-"""int16 units per grey level of `linear-fixed` frames: the largest power of two for which 255 * scale fits int16."""
+"""int16 units per grey level of `-fixed` frames: the largest power of two for which 255 * scale fits int16."""
 SMALLEST_GREY = 32
 """Pixels of the short side of a `grey` frame at least: OpenCV's DIS flow dies of a picture of 24 by 160."""
 
-Recipe = Literal["pil-bicubic", "pil-bilinear", "pil-lanczos", "linear-fixed", "linear-rounded", "grey"]
+Recipe = Literal[
+    "pil-bicubic",
+    "pil-bilinear",
+    "pil-lanczos",
+    "pil-bilinear-fixed",
+    "linear-fixed",
+    "linear-rounded",
+    "grey",
+]
 Fit = Literal["short", "exact", "cover", "inside"]
 RgbFrame = NDArray[np.uint8]
 PreparedFrame = NDArray[np.uint8] | NDArray[np.int16]
@@ -74,12 +83,12 @@ class FramePlan:
     @property
     def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.int16]:
         """dtype of a prepared frame."""
-        return np.dtype(np.int16) if self.recipe == "linear-fixed" else np.dtype(np.uint8)
+        return np.dtype(np.int16) if self.recipe.endswith("-fixed") else np.dtype(np.uint8)
 
     @property
     def levels(self) -> int:
         """Units of a prepared frame that stand for one grey level."""
-        return FIXED_POINT_SCALE if self.recipe == "linear-fixed" else 1
+        return FIXED_POINT_SCALE if self.recipe.endswith("-fixed") else 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,6 +107,8 @@ def prepare_frame(rgb: RgbFrame, plan: FramePlan) -> PreparedFrame:
         raise ValueError(f"expected uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
     if plan.recipe == "grey":
         return _grey(rgb, plan.size)
+    if plan.recipe == "pil-bilinear-fixed":
+        return _pil_fixed(rgb, plan)
     if plan.recipe.startswith("pil-"):
         return _pil(rgb, plan)
     return _linear(rgb, plan)
@@ -150,6 +161,22 @@ def _pil(rgb: RgbFrame, plan: FramePlan) -> NDArray[np.uint8]:
     down = plan.crop_down
     left, top = crop_offset(image.width, width, down=down), crop_offset(image.height, height, down=down)
     return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _pil_fixed(rgb: RgbFrame, plan: FramePlan) -> NDArray[np.int16]:
+    from PIL import Image
+
+    new_height, new_width = scaled_shape(rgb.shape, plan, whole=True)
+    wide = np.empty((new_height, new_width, 3), np.float32)
+    for channel in range(3):
+        plane = Image.fromarray(rgb[..., channel].astype(np.float32))
+        wide[..., channel] = np.asarray(plane.resize((new_width, new_height), Image.Resampling.BILINEAR))
+    height, width = plan.shape[:2]
+    top, left = (
+        crop_offset(length, size, down=plan.crop_down)
+        for length, size in ((new_height, height), (new_width, width))
+    )
+    return np.rint(wide[top : top + height, left : left + width] * FIXED_POINT_SCALE).astype(np.int16)
 
 
 def _linear(rgb: RgbFrame, plan: FramePlan) -> PreparedFrame:

@@ -9,8 +9,8 @@ Only what the backbone needs leaves the worker. Each recipe is equal to the refe
                   would cost up to 1.2e-3 relative error in SlowFast features (measured on real clips), more than the parity
                   bound, so samples keep 7 fractional bits: int16 = grey level * 128.
 `linear-rounded`  the same, rounded to whole grey levels: torchvision's resize of uint8 videos. uint8 out.
-`grey`            one channel, the long side scaled to `size` by halving and bilinear steps: uint8 [H, W], for measures of
-                  motion. Of the luma as it was decoded, where the decoder gives it: no picture is converted to colours for this.
+`grey`            one channel, the long side scaled to `size` by averaging over areas: uint8 [H, W], for measures of motion. Of
+                  the luma as it was decoded, where the decoder gives it: no picture is converted to colours for this.
 
 Nothing here imports torch: a decode worker starts in a fraction of a second and stays small.
 """
@@ -226,9 +226,9 @@ def _linear(rgb: RgbFrame, plan: FramePlan) -> PreparedFrame:
 
 
 def _shrunk(grey: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
-    """The long side brought to `long_side`: halved as often as that goes, then bilinear, which leaves no pixel out below a half.
+    """The long side brought to `long_side` by mean over areas: halved as often as that goes, which is faster, then the rest.
 
-    Over areas at once it takes five times as long.
+    A bilinear last step would be faster still, and costs 0.01 of AUROC on real clips.
     """
     height, width = grey.shape
     scale = long_side / max(height, width)
@@ -238,6 +238,6 @@ def _shrunk(grey: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
         even = grey[: 2 * height, : 2 * width]
         grey = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     if (height, width) != (new_height, new_width):
-        small = cv2.resize(grey, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        small = cv2.resize(grey, (new_width, new_height), interpolation=cv2.INTER_AREA)
         grey = np.asarray(small, dtype=np.uint8)
     return grey

@@ -103,8 +103,8 @@ def _print(facts: dict[str, Any]) -> None:
 
     console = make_console()
     console.print(f"{', '.join(facts['paths'])}: {facts['n_videos']} videos, {facts['video_seconds']:.0f} s")
-    if facts["random_weights"]:
-        console.print("RANDOM weights in at least one stream: the features carry no learned meaning")
+    if random := [name for name, stream in facts["streams"].items() if stream["random_weights"]]:
+        console.print(f"RANDOM weights of {', '.join(random)}: these features carry no learned meaning")
     groups = facts["n_source_groups"]
     decoders = ", ".join(f"{name} {count}" for name, count in facts["decoders"].items())
     console.print(

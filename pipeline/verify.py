@@ -22,7 +22,7 @@ from cache.reader import Cache
 from pipeline.backbones.base import Backbone
 from pipeline.decoding.decoders.animation import is_animated_webp
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
-from pipeline.decoding.frames import RgbFrame
+from pipeline.decoding.frames import Luma, RgbFrame
 from pipeline.decoding.pictures import ImageFrames, frame_times, known_decoder, second_opinion
 from pipeline.decoding.plain_sound import plain_windows
 from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
@@ -133,8 +133,8 @@ def compare_video(
     """Compare up to TOKENS_A_VIDEO tokens of each stream of one video with the plain run.
 
     First another decoder than the one on record must see the same pictures at the same times; the plain run then works on its
-    pictures (on those of the decoder on record where colours are converted with other roundings). centres: what `stream_centres`
-    gave, for many videos of one cache. Raises DecodeProblem where the
+    pictures (on those of the decoder on record where colours are converted with other roundings, and for luma). centres: what
+    `stream_centres` gave, for many videos of one cache. Raises DecodeProblem where the
     file changed or can no longer be decoded, where tokens are missing or too many, and where another decoder disagrees on an
     undamaged file and none agrees.
     """
@@ -180,10 +180,12 @@ def compare_video(
     centres = stream_centres(cache) if centres is None else centres
     for name, backbone in backbones.items():
         stored = cache.tokens(name, index)
-        plain = sounds.get(name) or {
-            token: backbone.embed_plainly(frames)
-            for token, frames in _windows(path, source, wanted.get(name, {}))
-        }
+        if name in sounds:
+            plain = sounds[name]
+        else:
+            grey = backbone.plan.frames.recipe == "grey"
+            windows = _windows(path, decoder if grey else source, wanted[name], grey=grey)
+            plain = {token: backbone.embed_plainly(frames) for token, frames in windows}
         telling = TELLING_SHARES.get(str(cache.streams[name].fingerprint["precision"]), TELLING_SHARE)
         for token, vector in sorted(plain.items()):
             one = _compare(row.id, name, token, stored.values[token], vector)
@@ -284,10 +286,13 @@ def plain_frame_indices(
 
 
 def _windows(
-    path: Path, decoder: DecoderName, wanted: Mapping[int, list[int]]
-) -> Iterator[tuple[int, list[RgbFrame]]]:
-    """Decode once more and give each wanted token its frames at their own size, keeping no more than it must."""
-    kept: dict[int, RgbFrame] = {}
+    path: Path, decoder: DecoderName, wanted: Mapping[int, list[int]], *, grey: bool = False
+) -> Iterator[tuple[int, list[Any]]]:
+    """Decode once more and give each wanted token its frames at their own size, keeping no more than it must.
+
+    grey: the luma where the decoder gives it.
+    """
+    kept: dict[int, RgbFrame | Luma] = {}
     due = sorted(wanted.items(), key=lambda item: item[1][-1])
     last = {n: max(window[-1] for window in wanted.values() if n in window) for n in _numbers(wanted)}
     source = (
@@ -298,7 +303,8 @@ def _windows(
     with closing(source):
         for index, frame in enumerate(source):
             if index in last:
-                kept[index] = frame.rgb()
+                luma = frame.luma() if grey else None
+                kept[index] = frame.rgb() if luma is None else luma.kept()
             while due and due[0][1][-1] <= index:
                 token, frames = due.pop(0)
                 yield token, [kept[i] for i in frames]

@@ -21,7 +21,7 @@ from cache.fingerprint import fingerprint_digest
 from heads.ablation.grid import Cell
 from heads.ablation.record import SweepRecord
 from heads.ablation.runs import Run, RunRecord
-from heads.data.dataset import HeadDataset, StreamInput, any_random, weights_line
+from heads.data.dataset import HeadDataset, StreamInput, random_note, weights_line
 from heads.scoring.bootstrap import Interval, group_bootstrap, interval_notes
 from heads.scoring.cuts import ResampledScores
 from heads.scoring.floors import MEAN_POOLED, STATISTICS_FLOOR, missing_floor_notes
@@ -88,7 +88,7 @@ class Leaderboard:
     n_positive: int
     n_groups: int
     weights: str
-    random_weights: bool
+    random_note: str
     fingerprints: Mapping[str, str]
     fingerprint_details: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -195,7 +195,7 @@ def build_leaderboard(
         n_positive=int((labels == 1).sum()),
         n_groups=len(set(groups)),
         weights=weights_line(streams),
-        random_weights=any_random(streams),
+        random_note=random_note(streams),
         fingerprints={stream.name: fingerprint_digest(stream.fingerprint) for stream in streams},
         fingerprint_details={stream.name: dict(stream.fingerprint) for stream in streams},
         notes=(*_notes(runs, len(cells), dataset), *_interval_notes(rows, metric) * bool(n_resamples)),
@@ -360,8 +360,6 @@ def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str
             f"the best of {n_cells} cells is partly luck: read the intervals, and confirm the winner on videos "
             "that played no part here"
         )
-    if any_random(dataset.streams):
-        notes.append(
-            "RANDOM backbone weights: this ranks what the pipeline does, it says nothing about violence"
-        )
+    if note := random_note(dataset.streams):
+        notes.append(note)
     return tuple(notes)

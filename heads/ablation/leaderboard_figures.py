@@ -177,4 +177,4 @@ def thresholds_png(board: Leaderboard) -> bytes | None:
 
 def _provenance(board: Leaderboard) -> Provenance:
     role = f"{board.n_videos:,} videos from {board.n_groups:,} source groups; split: {board.split}"
-    return Provenance(board.weights, board.random_weights, role)
+    return Provenance(board.weights, board.random_note, role)

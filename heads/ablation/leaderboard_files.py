@@ -99,7 +99,7 @@ def _csv_row(board: Leaderboard, row: Row, *, kind: str) -> dict[str, Any]:
         "precision": row.precision,
         "failed": "; ".join(row.failed),
         "weights": board.weights,
-        "random_weights": int(board.random_weights),
+        "random_weights": int(bool(board.random_note)),
         "fingerprint": " ".join(f"{name}:{digest}" for name, digest in board.fingerprints.items()),
         "cache_digest": board.cache_digest,
     }

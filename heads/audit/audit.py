@@ -32,7 +32,7 @@ import numpy as np
 
 from cache.arguments import is_number, require_open_cache, require_whole
 from cache.errors import InputError
-from cache.fingerprint import weights_name
+from cache.fingerprint import is_random, weights_name
 from cache.schema import UNKNOWN_LABEL
 from heads.audit.features import NearDuplicates, PooledStream, equal_features, near_duplicates, pool_stream
 from heads.audit.shortcut import SHORTCUT_LIMIT, Shortcut, metadata_shortcuts
@@ -71,6 +71,7 @@ class AuditReport:
     n_groups: int
     weights: str
     random_weights: bool
+    random_streams: tuple[str, ...]
     findings: tuple[Finding, ...]
     balance: dict[str, dict[str, int]]
     shortcuts: tuple[Shortcut, ...]
@@ -150,6 +151,7 @@ def audit_cache(
         n_groups=len(set(rows.groups)),
         weights=", ".join(f"{name}: {weights_name(found)}" for name, found in fingerprints.items()),
         random_weights=cache.random_weights,
+        random_streams=tuple(name for name, found in fingerprints.items() if is_random(found)),
         findings=tuple(sorted(findings, key=lambda finding: order[finding.severity])),
         balance=_balance(rows),
         shortcuts=tuple(shortcuts),

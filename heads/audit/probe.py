@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.arguments import require_open_cache, require_whole
-from heads.data.dataset import HeadDataset, any_random, load_dataset, weights_line
+from heads.data.dataset import HeadDataset, any_random, load_dataset, random_note, weights_line
 from heads.data.rows import METADATA_COLUMNS, varying_columns
 from heads.data.splits import FoldConfig, fold_splits
 from heads.models.model import ModelConfig
@@ -77,6 +77,7 @@ class ProbeReport:
     n_folds: int
     weights: str
     random_weights: bool
+    random_note: str
     rows: tuple[ProbeRow, ...]
     notes: tuple[str, ...]
 
@@ -118,6 +119,7 @@ def probe_cache(
         n_folds=len(folds),
         weights=weights_line(data.streams),
         random_weights=any_random(data.streams),
+        random_note=random_note(data.streams),
         rows=_rows(scores, own_labels, groups, fold_of[scored], names, n_resamples=n_resamples, seed=seed),
         notes=notes,
     )

@@ -60,8 +60,11 @@ def report_lines(report: AuditReport) -> list[str]:
         f"cache      {', '.join(report.paths)}: {report.n_videos:,} videos from {report.n_groups:,} source groups",
         f"weights    {report.weights}",
     ]
-    if report.random_weights:
-        lines.append("           RANDOM weights: near duplicates are still told by them, violence is not")
+    if report.random_streams:
+        names = ", ".join(report.random_streams)
+        lines.append(
+            f"           RANDOM weights of {names}: near duplicates are still told by them, violence is not"
+        )
     for split, counts in report.balance.items():
         shown = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
         lines.append(f"{split:<10} {shown}")

@@ -86,12 +86,11 @@ def show_evaluation(console: Console, head: TrainedHead, found: HeadEvaluation) 
 
     from heads.report.evaluation import evaluation_facts
     from heads.report.show import print_note, show_table
-    from heads.report.words import RANDOM_NOTE
 
     for name, value in evaluation_facts(head, found):
         console.print(Text(f"{name:<12} {value}"), soft_wrap=True)
-    if head.info.random_weights:
-        console.print(Text(RANDOM_NOTE, style="bold yellow"), soft_wrap=True)
+    if head.info.random_note:
+        console.print(Text(head.info.random_note, style="bold yellow"), soft_wrap=True)
     show_table(console, found.head, found.floors, weights=head.info.weights)
     table = Table(title="by source group, the worst first", title_justify="left")
     table.add_column("source group", overflow="fold")

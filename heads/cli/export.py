@@ -22,9 +22,9 @@ def export_onnx_command(
     info = trained.info
     path = export_onnx(trained, out)
     compared = compare_with_torch(trained, path)
-    random = "RANDOM backbone " if info.random_weights else ""
     lines = [
-        f"head       {head}: {info.config.model.architecture}, {random}weights {info.weights}",
+        f"head       {head}: {info.config.model.architecture}, weights {info.weights}",
+        *([f"           {info.random_note}"] if info.random_note else []),
         f"onnx       {path}: {path.stat().st_size:,} bytes; inputs {', '.join(input_names(trained))}; "
         "outputs probability, logit",
         f"streams    {', '.join(f'{s.name} {s.dim}' for s in info.streams)}, on the tokens of {info.grid}; "

@@ -60,7 +60,7 @@ def show_probe(console: Console, report: ProbeReport) -> None:
     from rich.text import Text
 
     from heads.report.show import print_fitting, print_note
-    from heads.report.words import RANDOM_NOTE, with_interval
+    from heads.report.words import with_interval
     from heads.scoring.bootstrap import interval_notes
 
     def table(layout: Layout) -> Table:
@@ -94,8 +94,8 @@ def show_probe(console: Console, report: ProbeReport) -> None:
     ]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-    if report.random_weights:
-        console.print(Text(RANDOM_NOTE, style="bold yellow"), soft_wrap=True)
+    if report.random_note:
+        console.print(Text(report.random_note, style="bold yellow"), soft_wrap=True)
     intervals = [
         interval for row in report.rows for interval in (row.within_folds.interval, row.gain_interval)
     ]

@@ -129,7 +129,6 @@ def _show(
 
     from heads.report.curves import objective_words
     from heads.report.show import print_fitting
-    from heads.report.words import RANDOM_NOTE
     from heads.scoring.bootstrap import interval_notes
     from heads.trained.rethreshold import at_threshold
 
@@ -142,8 +141,8 @@ def _show(
         f"chosen on  {scores.origin}: {len(scores.labels)} videos, {n_positive} {head.info.label_names[1]}, "
         f"{len(set(scores.groups))} source groups"
     )
-    if head.info.random_weights:
-        say(RANDOM_NOTE, "bold yellow")
+    if head.info.random_note:
+        say(head.info.random_note, "bold yellow")
     stored = head.info.threshold
     rows = [("stored in the head", stored, "dim")]
     for choice, config in zip(found, wanted, strict=True):

@@ -81,8 +81,23 @@ def weights_line(streams: Sequence[StreamInput]) -> str:
 
 
 def any_random(streams: Sequence[StreamInput]) -> bool:
-    """True when any stream's weights are random, so that scores say nothing about the world."""
+    """True when any stream's weights are random: `random_note` says what that means for scores."""
     return any(is_random(stream.fingerprint) for stream in streams)
+
+
+def random_note(streams: Sequence[StreamInput]) -> str:
+    """Which streams have random weights and which have not, and what scores say then; empty where none has."""
+    random = [stream.name for stream in streams if is_random(stream.fingerprint)]
+    others = [f"{s.name} ({s.weights})" for s in streams if s.name not in random]
+    if not random:
+        return ""
+    if not others:
+        meaning = "these scores test the pipeline, they say nothing about violence"
+        return f"RANDOM backbone weights ({weights_line(streams)}): {meaning}"
+    return (
+        f"RANDOM backbone weights of {', '.join(random)}: what they add to these scores says nothing about violence; "
+        f"not random: {', '.join(others)}"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

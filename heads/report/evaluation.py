@@ -97,7 +97,7 @@ def evaluation_figures(head: TrainedHead, found: HeadEvaluation) -> tuple[Report
     """Confusion matrix, curves and reliability, all on the videos scored."""
     info, table, part = head.info, found.table, found.part
     role = PART_ROLES[part]
-    provenance = Provenance(info.weights, info.random_weights, f"{role}; {FLOORS_ROLE}")
+    provenance = Provenance(info.weights, info.random_note, f"{role}; {FLOORS_ROLE}")
     here = replace(
         info.threshold,
         f1=found.head.metrics.f1 or 0.0,

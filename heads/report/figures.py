@@ -29,13 +29,13 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#aa4499", 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What stands under every figure. weights: such as "clip: openai"; random_weights are named loudly.
+    """What stands under every figure. weights: such as "clip: openai"; random_note: loud, in their place, where some are random.
 
     role: what the split was used for, such as "val chose the threshold".
     """
 
     weights: str
-    random_weights: bool
+    random_note: str = ""
     role: str = ""
 
 
@@ -47,11 +47,9 @@ def new_figure(width: float, height: float, provenance: Provenance) -> Figure:
     layout: Any = figure.get_layout_engine()
     layout.set(h_pad=0.1, w_pad=0.1)
     lines = textwrap.wrap(provenance.role, int(width * CHARACTERS_PER_INCH))
-    weights = f"weights: {provenance.weights}"
-    if provenance.random_weights:
-        weights = f"RANDOM backbone weights ({provenance.weights}): this says nothing about violence"
+    weights = provenance.random_note or f"weights: {provenance.weights}"
     lines += textwrap.wrap(weights, int(width * CHARACTERS_PER_INCH))
-    colour = "firebrick" if provenance.random_weights else "dimgray"
+    colour = "firebrick" if provenance.random_note else "dimgray"
     figure.supxlabel("\n".join(lines), fontsize=8, color=colour)
     return figure
 

@@ -87,7 +87,7 @@ def page_html(head: TrainedHead, page: Page, *, cache: Cache | None = None, src:
     )
     html = template.render(
         title=page.title,
-        random_weights=info.random_weights,
+        random_note=info.random_note,
         weights=info.weights,
         facts=page.facts,
         columns=[name for name, _ in words.RESULT_COLUMNS],

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.process import terminal
-from heads.data.dataset import HeadDataset, any_random, weights_line
+from heads.data.dataset import HeadDataset, random_note, weights_line
 from heads.data.splits import Split
 from heads.models.model import ModelConfig
 from heads.report import words
-from heads.report.words import LAYOUTS, RANDOM_NOTE, Layout, number
+from heads.report.words import LAYOUTS, Layout, number
 from heads.scoring.evaluate import Evaluation
 from heads.trained.head import TrainedHead
 from heads.training.config import TrainConfig
@@ -79,8 +79,8 @@ def show_start(
     lines.append(("loss", loss_line(dataset, split, config)))
     for name, value in lines:
         console.print(Text(f"{name:<9} {value}"), soft_wrap=True)
-    if any_random(dataset.streams):
-        console.print(Text(RANDOM_NOTE, style="bold yellow"), soft_wrap=True)
+    if note := random_note(dataset.streams):
+        console.print(Text(note, style="bold yellow"), soft_wrap=True)
     for note in split.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
 

@@ -55,11 +55,11 @@ class TensorBoardLog:
     def result(self, head: TrainedHead, figures: Iterable[Path] = ()) -> None:
         """Weights, threshold and notes as text, the metrics of every part as scalars, PNG files as images."""
         info = head.info
-        weights = f"RANDOM: {info.weights}" if info.random_weights else info.weights
         facts = words.data_facts(head)
         if head.training is not None:
             facts += words.result_facts(head, head.training)
-        lines = [f"backbone weights {weights}", *(f"{name}: {value}" for name, value in facts), *info.notes]
+        weights = info.random_note or f"backbone weights {info.weights}"
+        lines = [weights, *(f"{name}: {value}" for name, value in facts), *info.notes]
         self._writer.add_text("head", "\n\n".join(lines))
         for part, metrics in info.metrics.items():
             for name in ("auroc", "average_precision", "f1", "accuracy", "brier", "ece"):

@@ -41,7 +41,7 @@ def training_figures(head: TrainedHead, record: TrainingRecord) -> tuple[ReportF
     info = head.info
 
     def provenance(role: str) -> Provenance:
-        return Provenance(info.weights, info.random_weights, role)
+        return Provenance(info.weights, info.random_note, role)
 
     result = provenance(PART_ROLES[part])
     temperature = record.calibration.temperature

@@ -11,8 +11,6 @@ from heads.scoring.evaluate import Evaluation
 from heads.trained.head import TrainedHead
 from heads.trained.record import PART_ROLES, TrainingRecord
 
-RANDOM_NOTE = "RANDOM backbone weights: these scores test the pipeline, they say nothing about violence"
-
 RESULT_COLUMNS = (
     ("AUROC", "auroc"),
     ("average precision", "average_precision"),

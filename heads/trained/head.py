@@ -16,7 +16,15 @@ from cache.errors import HeadError
 from cache.fingerprint import require_same
 from cache.schema import StreamTokens
 from cache.tables import TokenArray
-from heads.data.dataset import StreamInput, any_random, in_memory, load_tokens, weights_line, without_any
+from heads.data.dataset import (
+    StreamInput,
+    any_random,
+    in_memory,
+    load_tokens,
+    random_note,
+    weights_line,
+    without_any,
+)
 from heads.data.tokens import TokenSource
 from heads.data.videos import plain_tokens
 from heads.models.model import TokenModel
@@ -76,6 +84,11 @@ class HeadInfo:
     def random_weights(self) -> bool:
         """True when any stream comes from random weights."""
         return any_random(self.streams)
+
+    @property
+    def random_note(self) -> str:
+        """Which streams are random and what scores say then; empty where none is."""
+        return random_note(self.streams)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError, InputError
+from pipeline.backbones.choice import PRECISIONS
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import RgbFrame
 
@@ -122,19 +123,23 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def resolve_precision(precision: str, device: torch.device) -> Precision:
-    """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU."""
+def resolve_precision(precision: str, device: torch.device, *, said: str = "") -> Precision:
+    """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU.
+
+    said: how it was given, where not as `--precision`. Raises InputError with it.
+    """
+    said = said or f"--precision {precision}"
     if precision == "auto":
         if device.type == "cuda":
             with torch.cuda.device(device):  # the question is about the current one
                 return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if cpu_has_bf16() else "fp32"
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("--precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
+        raise InputError(f"{said} needs a GPU: use bf16 or fp32 on a CPU")
     for known in DTYPES:
         if known == precision:
             return known
-    raise InputError(f"--precision {precision}: choose auto, fp32, bf16 or fp16")
+    raise InputError(f"{said}: choose {', '.join(PRECISIONS)}")
 
 
 def cpu_has_bf16() -> bool:

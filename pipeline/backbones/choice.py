@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from cache.errors import InputError
+from cache.errors import InputError, WeightsError
 from cache.schema import STREAM_NAME
 
 RANDOM = "random"
@@ -27,8 +27,15 @@ RECIPES: Mapping[str, str] = {
 }
 """Streams that a name alone asks for."""
 DEFAULT_STREAMS = ("clip", "slowfast")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+RUNTIMES = ("auto", "torch", "openvino")
+"""What a stream's own precision and runtime may be, before a device has its say."""
 MAX_FPS = 1000.0
 MAX_SIZE = 4096
+MAX_LISTED = 16
+"""Good values that a message names where none is like the wrong one."""
+LONG_WORD = 6
+"""Letters from which on two words are alike by chance more rarely than by a slip: a larger share of them must agree."""
 SHORT_FLAGS: Mapping[tuple[str, str], str] = {
     ("clip", "model"): "--clip-model",
     ("clip", "weights"): "--clip-weights",
@@ -115,9 +122,8 @@ def parse_stream(text: str) -> StreamChoice:
     name, equals, where = head.partition("=")
     if not equals:
         if name not in RECIPES:
-            near = get_close_matches(name, RECIPES, n=2, cutoff=0.5) or list(RECIPES)
             raise InputError(
-                f"--streams {text}: no such stream; choose from {', '.join(near)}, or describe one with "
+                f"--streams {text}: no such stream{near(name, list(RECIPES))}, or describe one with "
                 "--stream NAME=KIND:MODEL (onepass streams lists the kinds)"
             )
         base = parse_stream(f"{name}={RECIPES[name]}")
@@ -219,6 +225,22 @@ def choose_streams(
         raise InputError(f"--streams {','.join(names)}: each stream once")
     places = {name: place for place, name in enumerate(RECIPES)}
     return tuple(sorted(found, key=lambda choice: (places.get(choice.name, len(places)), choice.name)))
+
+
+def near(wrong: str, good: Sequence[str]) -> str:
+    """A half sentence: up to three good values like the wrong one, all of them where none is and they are few, else nothing."""
+    alike = get_close_matches(wrong, good, n=3, cutoff=0.6 if len(wrong) < LONG_WORD else 0.7)
+    if alike:
+        return f"; did you mean {', '.join(alike)}?"
+    return f"; choose from {', '.join(good)}" if len(good) <= MAX_LISTED else ""
+
+
+def require_file(path: Path, *, said: str) -> None:
+    """Raise WeightsError unless weights can lie there. said: the path as it was given."""
+    if path.is_dir():
+        raise WeightsError(f"{said}: is a folder; give the file of weights in it")
+    if not path.is_file():
+        raise WeightsError(f"{said}: no such file; give a path to weights, a published tag, or {RANDOM}")
 
 
 def looks_like_file(weights: str) -> bool:

@@ -9,14 +9,25 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cache.errors import InputError
 from cache.fingerprint import weights_name
-from pipeline.backbones.choice import COMMON_KEYS, DEFAULT_STREAMS, RANDOM, RECIPES, StreamChoice
+from pipeline.backbones.choice import (
+    COMMON_KEYS,
+    DEFAULT_STREAMS,
+    PRECISIONS,
+    RANDOM,
+    RECIPES,
+    RUNTIMES,
+    StreamChoice,
+    looks_like_file,
+    near,
+    require_file,
+)
 from pipeline.decoding.frames import FramePlan
 
 if TYPE_CHECKING:
@@ -117,7 +128,8 @@ class Kind:
                     *self.keys,
                 ]
                 raise InputError(f"--stream {choice.name}: {self.name} has no key {key!r}{near(key, good)}")
-        for key in ("fps", "stride", "size", "tag"):
+        of_networks = () if self.has_weights else ("precision", "runtime")
+        for key in ("fps", "stride", "size", "tag", *of_networks):
             if getattr(choice, key) and key not in self.takes:
                 raise InputError(
                     f"{choice.setting(key, getattr(choice, key))}: {self.name} streams have no such setting"
@@ -168,12 +180,6 @@ def require_stride(choice: StreamChoice, longest: int) -> None:
         raise InputError(f"{choice.setting('stride', choice.stride)}: between 1 and {longest} grid samples")
 
 
-def near(wrong: str, good: Sequence[str]) -> str:
-    """A half sentence that names up to three good values like the wrong one."""
-    alike = get_close_matches(wrong, good, n=3, cutoff=0.4) or list(good)[:3]
-    return f"; did you mean {', '.join(alike)}?" if alike else ""
-
-
 @cache
 def kind_names() -> tuple[str, ...]:
     """Kinds that can be named, those of other packages included."""
@@ -202,9 +208,15 @@ def kind_named(name: str) -> Kind:
 
 
 def settle(choice: StreamChoice) -> Settled:
-    """A choice made certain by its kind. Raises InputError, WeightsError."""
+    """A choice made certain by its kind, a file of weights being there. Raises InputError, WeightsError."""
     kind = kind_named(choice.kind)
-    return kind.settle(kind.checked(choice))
+    for key, known in (("precision", PRECISIONS), ("runtime", RUNTIMES)):
+        if (said := getattr(choice, key)) and said not in known:
+            raise InputError(f"{choice.setting(key, said)}: choose {', '.join(known)}")
+    settled = kind.settle(kind.checked(choice))
+    if looks_like_file(weights := settled.choice.weights):
+        require_file(Path(weights), said=settled.choice.setting("weights", weights))
+    return settled
 
 
 def choice_from_fingerprint(name: str, fields: Mapping[str, Any], *, file: str | None = None) -> StreamChoice:
@@ -230,7 +242,12 @@ def choice_from_fingerprint(name: str, fields: Mapping[str, Any], *, file: str |
     )
 
 
-FILTERS = {"pil-bicubic": "bicubic", "pil-bilinear": "bilinear", "pil-lanczos": "lanczos"}
+FILTERS = {
+    "pil-bicubic": "bicubic",
+    "pil-bilinear": "bilinear",
+    "pil-lanczos": "lanczos",
+    "pil-bilinear-fixed": "bilinear",
+}
 FITS = {
     "short": "short side",
     "exact": "both sides",
@@ -243,8 +260,9 @@ def pil_preprocessing(plan: FramePlan, mean: Sequence[float], std: Sequence[floa
     """What a fingerprint says of frames that PIL prepared."""
     height, width = plan.shape[:2]
     scaled = {"scaled": list(plan.box) if plan.box[0] != plan.box[1] else plan.box[0]} if plan.scaled else {}
+    depth = "uint8" if plan.levels == 1 else "7 fractional bits"
     return {
-        "resize": f"{FILTERS[plan.recipe]}, antialiased, {FITS[plan.fit]}, uint8 (PIL)",
+        "resize": f"{FILTERS[plan.recipe]}, antialiased, {FITS[plan.fit]}, {depth} (PIL)",
         **scaled,
         "size": height if height == width else [height, width],
         "crop": "centre, rounded down" if plan.crop_down else "centre",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbones.base import Backbone, GpuEngine, Precision
+    from pipeline.backbones.runtime import Runtime
 
 MAX_BATCH = 4096
 
@@ -69,7 +70,20 @@ class BackboneConfig:
         """The precision the models run in, or one stream's. Raises InputError for what the device cannot do."""
         from pipeline.backbones.base import resolve_precision
 
-        return resolve_precision((choice and choice.precision) or self.precision, self.torch_device())
+        if choice is None or not choice.precision:
+            return resolve_precision(self.precision, self.torch_device())
+        said = choice.setting("precision", choice.precision)
+        return resolve_precision(choice.precision, self.torch_device(), said=said)
+
+    def resolved_runtime(self, choice: StreamChoice) -> Runtime:
+        """What one stream runs on. Raises InputError for what the device cannot do and for what is not installed."""
+        from pipeline.backbones.runtime import resolve_runtime
+
+        if not choice.runtime:
+            return resolve_runtime(self.runtime, self.torch_device())
+        return resolve_runtime(
+            choice.runtime, self.torch_device(), said=choice.setting("runtime", choice.runtime)
+        )
 
     def settled(self) -> tuple[Settled, ...]:
         """Every stream made certain by its kind, before anything is downloaded. Raises InputError, WeightsError."""
@@ -104,22 +118,20 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
 
     Preprocessing is settled for all before weights are loaded for one.
     """
-    from pipeline.backbones.runtime import resolve_runtime
-
     device = config.torch_device()
+    settled = config.settled()
     sizes = dict(config.batch_sizes)
     engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
     machines = {
         choice.name: Machine(
             device,
             config.resolved_precision(choice),
-            resolve_runtime(choice.runtime or config.runtime, device),
+            config.resolved_runtime(choice),
             sizes.get(choice.name),
             engine,
         )
         for choice in config.streams
     }
-    settled = config.settled()
     if device.type == "cuda":
         from pipeline.backbones.soundness import require_sound
 

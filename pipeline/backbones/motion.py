@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.backbones.base import Batching, library_versions
 from pipeline.backbones.kind import Settled, identity
 from pipeline.backbones.weights import WeightsRecord
-from pipeline.decoding.frames import RgbFrame, prepare_frame
+from pipeline.decoding.frames import Luma, RgbFrame, prepare_frame
 from pipeline.decoding.motion import TOKEN_WIDTH, motion_statistics
 
 NO_WEIGHTS = "none"
@@ -33,7 +33,7 @@ class MotionBackbone:
         """float32 [B, D], what the workers measured, in memory of its own."""
         return frames_BTHWC.clone()
 
-    def embed_plainly(self, frames: Sequence[RgbFrame]) -> NDArray[np.float32]:
+    def embed_plainly(self, frames: Sequence[RgbFrame | Luma]) -> NDArray[np.float32]:
         """Six decoded frames, prepared and measured here."""
         return motion_statistics([prepare_frame(frame, self.plan.frames) for frame in frames])
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from cache.errors import InputError
 from pipeline.backbones.base import Pending, Precision, library_versions
+from pipeline.backbones.choice import RUNTIMES
 
 Runtime = Literal["torch", "openvino"]
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
@@ -37,22 +38,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onepass"
 
 
-def resolve_runtime(runtime: str, device: torch.device) -> Runtime:
-    """`auto`: OpenVINO on a CPU where it is installed (the extra `openvino`), else torch. Raises InputError."""
+def resolve_runtime(runtime: str, device: torch.device, *, said: str = "") -> Runtime:
+    """`auto`: OpenVINO on a CPU where it is installed (the extra `openvino`), else torch.
+
+    said: how it was given, where not as `--runtime`. Raises InputError with it.
+    """
+    said = said or f"--runtime {runtime}"
     installed = find_spec("openvino") is not None
     if runtime == "auto":
         return "openvino" if device.type == "cpu" and installed else "torch"
     if runtime == "openvino" and not installed:
-        raise InputError(
-            "--runtime openvino: not installed; pip install 'onepass[openvino]', or use --runtime torch"
-        )
+        raise InputError(f"{said}: not installed; pip install 'onepass[openvino]', or use torch")
     if runtime == "openvino" and device.type != "cpu":
-        raise InputError("--runtime openvino runs on the CPU; use --runtime torch with --device cuda")
+        raise InputError(f"{said} runs on the CPU; use torch with --device cuda")
     if runtime == "openvino":
         return "openvino"
     if runtime == "torch":
         return "torch"
-    raise InputError(f"--runtime {runtime}: choose auto, torch or openvino")
+    raise InputError(f"{said}: choose {', '.join(RUNTIMES)}")
 
 
 def runtime_libraries(runtime: Runtime) -> tuple[str, ...]:

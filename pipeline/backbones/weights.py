@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cache.errors import WeightsError
-from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file
+from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file, require_file
 
 WRAPPERS = ("model_state", "state_dict", "model")
 
@@ -54,14 +54,9 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
-    """Tensors of a weights file by name. Raises WeightsError naming the file and what is accepted."""
-    if path.is_dir():
-        raise WeightsError(f"{flag} {path}: is a folder; give the file of weights in it")
-    if not path.is_file():
-        raise WeightsError(
-            f"{flag} {path}: no such file; give a path to weights, a published tag, or {RANDOM}"
-        )
+def read_state_dict(path: Path, *, said: str) -> dict[str, torch.Tensor]:
+    """Tensors of a weights file by name. said: the path as it was given. Raises WeightsError with it and what is accepted."""
+    require_file(path, said=said)
     try:
         torchscript = _is_torchscript(path)
         loaded: Any = None if torchscript else _load(path)
@@ -70,11 +65,11 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
         if type(error).__name__ == "UnpicklingError":  # torch's own words advise to run what is in it
             reason = "it holds objects beside tensors, which are never loaded"
         raise WeightsError(
-            f"{flag} {path}: cannot be read as weights ({reason[:200]}); a damaged download?"
+            f"{said}: cannot be read as weights ({reason[:200]}); a damaged download?"
         ) from error
     if torchscript:
         raise WeightsError(
-            f"{flag} {path}: this is a TorchScript archive, which holds code to run; "
+            f"{said}: this is a TorchScript archive, which holds code to run; "
             "give the same weights as safetensors or as a plain state dict"
         )
     for wrapper in WRAPPERS:
@@ -87,7 +82,7 @@ def read_state_dict(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
         else {}
     )
     if not tensors:
-        raise WeightsError(f"{flag} {path}: holds no tensors by name; expected a state dict")
+        raise WeightsError(f"{said}: holds no tensors by name; expected a state dict")
     if all(name.startswith("module.") for name in tensors):  # saved from DataParallel
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
@@ -102,7 +97,7 @@ def fill_weights(module: torch.nn.Module, choice: StreamChoice, *, url: str) -> 
     if choice.weights == RANDOM:
         tag, seed, file = RANDOM, choice.seed, ""
     elif looks_like_file(choice.weights):
-        state = read_state_dict(Path(choice.weights), flag=said.removesuffix(choice.weights).rstrip())
+        state = read_state_dict(Path(choice.weights), said=said)
         load_exactly(module, state, origin=said)
         tag, seed, file = "file", None, choice.weights
     else:

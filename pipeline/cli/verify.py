@@ -72,8 +72,8 @@ def verify_command(
         files = weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights)
         config = config_from_fingerprints(fingerprints, device="cpu", files=files)
         # only the plain models are run, so what made the cache need not be here
-        plain = tuple(replace(choice, precision="fp32", runtime="torch") for choice in config.streams)
-        backbones = load_backbones(replace(config, streams=plain))
+        plain = tuple(replace(choice, precision="", runtime="") for choice in config.streams)
+        backbones = load_backbones(replace(config, streams=plain, precision="fp32", runtime="torch"))
         check_weights(opened, backbones)
         rng = np.random.default_rng(seed)
         centres = stream_centres(opened)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSource
-from pipeline.decoding.frames import FramePlan, PreparedFrame, prepare_frame
+from pipeline.decoding.frames import FramePlan, Luma, PreparedFrame, RgbFrame, prepare_frame
 from pipeline.decoding.sampling import GridCursor, Sampling
 from pipeline.decoding.sound import Heard, SoundTrack
 
@@ -145,15 +145,22 @@ def decode_video(
             counts = [cursor.finish(duration) for cursor in cursors]
         else:
             counts = [cursor.take(frame.pts_seconds, frame.next_pts_seconds) for cursor in cursors]
-        if any(counts) or (not plans and not width):
-            rgb = frame.rgb()
-            height, width = rgb.shape[:2]
+        if not plans and not width:
+            height, width = frame.rgb().shape[:2]  # of a video that is only heard
+        if any(counts):
+            rgb: RgbFrame | None = None  # converted once, and only where a stream wants colours
             prepared: dict[FramePlan, PreparedFrame] = {}
             for index, (plan, count) in enumerate(zip(plans, counts, strict=True)):
                 if count:
                     sample = prepared.get(plan.frames)
                     if sample is None:
-                        sample = prepared[plan.frames] = prepare_frame(rgb, plan.frames)
+                        picture: RgbFrame | Luma | None = rgb
+                        if plan.frames.recipe == "grey":
+                            picture = frame.luma()
+                        if picture is None:
+                            picture = rgb = frame.rgb() if rgb is None else rgb
+                        height, width = picture.shape[:2]
+                        sample = prepared[plan.frames] = prepare_frame(picture, plan.frames)
                     for window in builders[index].push(sample, count):
                         emit(indices[index], window)
         beat(source.n_frames)

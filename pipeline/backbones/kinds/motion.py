@@ -53,7 +53,7 @@ class Motion(Kind):
                 reduce="pipeline.decoding.motion:motion_statistics",
                 reduced_width=TOKEN_WIDTH,
             ),
-            {"resize": "grey, mean over areas, long side", "size": LONG_SIDE},
+            {"resize": "luma, halved, then mean over areas, long side", "size": LONG_SIDE},
             {"fps": choice.fps, "window": PAIRS + 1, "stride": choice.stride, "choice": "nearest"},
             origin="needs none",
         )

@@ -268,7 +268,7 @@ def _from_file(settled: Settled) -> Any:
 
     choice = settled.choice
     said = choice.setting("weights", choice.weights)
-    state = read_state_dict(Path(choice.weights), flag=said.removesuffix(choice.weights).rstrip())
+    state = read_state_dict(Path(choice.weights), said=said)
     model = _build(settled)
     visual = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
     load_exactly(model.visual, visual or state, origin=f"{said} ({choice.setting('model', choice.model)})")

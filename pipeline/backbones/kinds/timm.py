@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file
-from pipeline.backbones.kind import Example, Kind, Machine, Settled, near, pil_preprocessing
+from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -36,6 +36,8 @@ PACKAGED_FILE = "models/efficientnet-lite0-57934424.pth"
 
 timm's tf_efficientnet_lite0, by other names, trained for values scaled to -1 to 1 as timm's are.
 """
+SMALLEST_SIZE = 32
+"""Pixels of a side where timm says nothing (`min_input_size`): the stride of most networks, under which one cell is left."""
 FITS = {"center": "short", "squash": "exact", "border": "inside"}
 
 
@@ -73,6 +75,11 @@ class Timm(Kind):
             choice, weights=choice.weights or _tags(choice.model)[0], fps=choice.fps or DEFAULT_FPS
         )
         published = _published(choice)
+        least = min(published.get("min_input_size", (SMALLEST_SIZE,))[-2:])
+        if choice.size and choice.size < least:
+            raise InputError(
+                f"{choice.setting('size', choice.size)}: {choice.model} takes pictures of at least {least} pixels"
+            )
         data = data_config(published, choice.size)
         frames = frame_plan(choice, data)
         return Settled(
@@ -165,7 +172,7 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
         if choice.weights == PACKAGED:
             load_exactly(model, _packaged_state(choice), origin=said)
         elif choice.weights != RANDOM:
-            state = read_state_dict(Path(choice.weights), flag=said.removesuffix(choice.weights).rstrip())
+            state = read_state_dict(Path(choice.weights), said=said)
             load_exactly(model, without_classifier(state, model, published), origin=said)
     model.eval().requires_grad_(False)
     digest = state_digest(model.state_dict())
@@ -252,7 +259,7 @@ def _published(choice: StreamChoice) -> dict[str, Any]:
         tag = getattr(choice, key)
         if tag not in tags:
             raise WeightsError(
-                f"{choice.setting(key, tag)}: {choice.model} has no such weights{near(tag, tags)}; choose one of "
+                f"{choice.setting(key, tag)}: {choice.model} has no such weights; choose one of "
                 f"{', '.join(tags)}, a file, or {RANDOM}"
             )
         return _config(choice.model, tag)
@@ -306,13 +313,13 @@ def _packaged_state(choice: StreamChoice) -> dict[str, torch.Tensor]:
 
     from pipeline.backbones.weights import read_state_dict
 
-    said = choice.setting("weights", PACKAGED).removesuffix(PACKAGED).rstrip()
-    given = read_state_dict(_packaged_file(choice), flag=said)
+    said = choice.setting("weights", PACKAGED)
+    given = read_state_dict(_packaged_file(choice), said=said)
     with torch.device("meta"):
         own = timm.create_model(PACKAGED_MODEL, pretrained=False).state_dict()
     if [tensor.shape for tensor in given.values()] != [tensor.shape for tensor in own.values()]:
         raise WeightsError(
-            f"{said} {PACKAGED}: the package's tensors are not those of {PACKAGED_MODEL}; another version of it or of timm?"
+            f"{said}: the package's tensors are not those of {PACKAGED_MODEL}; another version of it or of timm?"
         )
     return {
         name: tensor

@@ -33,13 +33,17 @@ if TYPE_CHECKING:
 PUBLISHED = "published"
 FILTERS = {1: "pil-lanczos", 2: "pil-bilinear", 3: "pil-bicubic"}
 """Numbers of PIL's filters, as preprocessor_config.json holds them."""
+CONVNEXT_WARPS_FROM = 384
+"""Pixels of a side from which on ConvNextImageProcessor gives up the aspect ratio and does not crop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """One model type: its class and processor in transformers, what is taken as the feature and how that is said.
 
-    take: (model, pixels) to features [B, D]. n_frames: of one token, by the config. fps: rate of pretraining.
+    take: (model, pixels) to features [B, D]. n_frames: of one token, by the config. fps: rate of pretraining. options: of the
+    class. vision: whether it is made of the config's part for vision. floats: whether its processor resizes floats, not whole
+    grey levels. unused: parts that the feature does not need, such as a text tower.
     """
 
     network: str
@@ -49,6 +53,24 @@ class Family:
     n_frames: Callable[[Any], int] = lambda config: 1
     fps: Callable[[Any], float] = lambda config: 2.0
     options: tuple[tuple[str, Any], ...] = ()
+    vision: bool = False
+    floats: bool = False
+    unused: tuple[str, ...] = ()
+
+    def processor_class(self) -> Any:
+        """The library's processor; of two that differ by a grey level in some pixels, the one that resizes by PIL."""
+        import transformers
+
+        by_pil = None if self.floats else getattr(transformers, f"{self.processor}Pil", None)
+        return by_pil or getattr(transformers, self.processor)
+
+    def build(self, config: Any) -> Any:
+        """The network with random weights."""
+        import transformers
+
+        return getattr(transformers, self.network)(
+            config.vision_config if self.vision else config, **dict(self.options)
+        )
 
 
 def _videomae(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -60,7 +82,8 @@ def _dinov2(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     import torch
 
     tokens = model(pixels).last_hidden_state
-    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
+    n_registers = getattr(model.config, "num_register_tokens", 0)
+    return torch.cat([tokens[:, 0], tokens[:, 1 + n_registers :].mean(1)], dim=1)
 
 
 def _first(model: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -78,10 +101,24 @@ def _image_embeds(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     return features
 
 
+def _pooled(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    features: torch.Tensor = model(pixels).pooler_output
+    return features.flatten(1)
+
+
+def _xclip(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    features: torch.Tensor = model.get_video_features(pixel_values=pixels).pooler_output
+    return features
+
+
+KINETICS_SECONDS = 10.0
+"""Length of a clip of Kinetics."""
+POOLED = "pooled, as its classifier"
 TIMESFORMER_STRIDES = {8: 32, 16: 16, 96: 4}
 """Frames at 30 a second from one sample to the next in the three published variants: 8x32, 16x16 and 96x4."""
 FAMILIES: Mapping[str, Family] = {
-    # 16 frames, every 4th of 30 a second (VideoMAE's pretraining on Kinetics); tokens pooled as its own classifier pools them
+    # 16 frames, every 4th of 30 a second: --sampling_rate 4 of scripts/kinetics/*/pretrain.sh in MCG-NJU/VideoMAE (on
+    # Something-Something every 2nd of 12); tokens pooled as its own classifier pools them
     "videomae": Family(
         "VideoMAEModel",
         "VideoMAEVideoProcessor",
@@ -90,7 +127,8 @@ FAMILIES: Mapping[str, Family] = {
         lambda config: int(config.num_frames),
         lambda config: 7.5,
     ),
-    # 4 frames a second (V-JEPA 2's pretraining); its classifier pools by trained attention, which published encoders lack
+    # 4 frames a second: fps of configs/train/vitl16/*.yaml in facebookresearch/vjepa2, of 16 and of 64 frames; its classifier
+    # pools by trained attention, which published encoders lack
     "vjepa2": Family(
         "VJEPA2Model",
         "VJEPA2VideoProcessor",
@@ -107,10 +145,59 @@ FAMILIES: Mapping[str, Family] = {
         lambda config: int(config.num_frames),
         lambda config: 30 / TIMESFORMER_STRIDES.get(int(config.num_frames), 32),
     ),
-    "clip": Family("CLIPVisionModelWithProjection", "CLIPImageProcessor", _image_embeds, "image_embeds"),
+    # frames spread over a whole clip: SampleFrames(clip_len=1, num_clips=NUM_FRAMES) of X-CLIP/datasets/build.py in
+    # microsoft/VideoX; its scores compare this feature, scaled to length 1, with texts
+    "xclip": Family(
+        "XCLIPModel",
+        "CLIPImageProcessor",
+        _xclip,
+        "projected class tokens of the frames, joined by its transformer over time (get_video_features)",
+        lambda config: int(config.vision_config.num_frames),
+        lambda config: config.vision_config.num_frames / KINETICS_SECONDS,
+        unused=("text_model", "text_projection", "prompts_visual_layernorm", "prompts_generator"),
+    ),
+    "clip": Family(
+        "CLIPVisionModelWithProjection", "CLIPImageProcessor", _image_embeds, "image_embeds", vision=True
+    ),
+    "siglip": Family(
+        "SiglipVisionModel",
+        "SiglipImageProcessor",
+        _pooled,
+        "pooled by attention (image_embeds)",
+        vision=True,
+    ),
     "dinov2": Family(
         "Dinov2Model", "BitImageProcessor", _dinov2, "class token and mean over the others, as its classifier"
     ),
+    "dinov2_with_registers": Family(
+        "Dinov2WithRegistersModel",
+        "BitImageProcessor",
+        _dinov2,
+        "class token and mean over the others but registers, as its classifier",
+    ),
+    "dinov3_vit": Family(
+        "DINOv3ViTModel", "DINOv3ViTImageProcessor", _pooled, "class token (pooler_output)", floats=True
+    ),
+    "dinov3_convnext": Family(
+        "DINOv3ConvNextModel",
+        "DINOv3ViTImageProcessor",
+        _pooled,
+        "mean over positions, normed (pooler_output)",
+        floats=True,
+    ),
+    "deit": Family(
+        "DeiTModel",
+        "DeiTImageProcessor",
+        _first,
+        "class token, as its classifier",
+        options=(("add_pooling_layer", False),),
+    ),
+    "beit": Family("BeitModel", "BeitImageProcessor", _pooled, POOLED),
+    "swin": Family("SwinModel", "ViTImageProcessor", _pooled, POOLED),
+    "swinv2": Family("Swinv2Model", "ViTImageProcessor", _pooled, POOLED),
+    "convnext": Family("ConvNextModel", "ConvNextImageProcessor", _pooled, POOLED),
+    "convnextv2": Family("ConvNextV2Model", "ConvNextImageProcessor", _pooled, POOLED),
+    "resnet": Family("ResNetModel", "ConvNextImageProcessor", _pooled, POOLED),
     "vit": Family(
         "ViTModel",
         "ViTImageProcessor",
@@ -125,7 +212,10 @@ class Transformers(Kind):
     """Networks of Hugging Face transformers."""
 
     name = "transformers"
-    about = "VideoMAE, V-JEPA 2, TimeSformer (windows of frames), CLIP, DINOv2, ViT (a frame), from a folder or the hub"
+    about = (
+        "VideoMAE, V-JEPA 2, TimeSformer, X-CLIP (windows of frames), CLIP, SigLIP, DINOv2, DINOv3, ViT, Swin, ConvNeXt and "
+        "others (a frame), from a folder or the hub"
+    )
     takes = ("fps", "stride")
     extra = "transformers"
 
@@ -181,7 +271,7 @@ class Transformers(Kind):
             stride=choice.stride or n_frames,
         )
         require_stride(choice, n_frames)
-        frames, mean, std = frame_plan(choice, processor.to_dict())
+        frames, mean, std = frame_plan(choice, processor.to_dict(), floats=family.floats)
         return Settled(
             choice,
             StreamPlan(choice.name, Sampling(choice.fps, n_frames, choice.stride), frames),
@@ -199,7 +289,7 @@ class Transformers(Kind):
 
         model, record = load_model(settled)
         family, processor = FAMILIES[settled.found["config"].model_type], settled.found["processor"]
-        video = settled.plan.sampling.window > 1
+        video, of_images = settled.plan.sampling.window > 1, family.processor.endswith("ImageProcessor")
 
         class Features(torch.nn.Module):
             def __init__(self) -> None:
@@ -210,13 +300,13 @@ class Transformers(Kind):
                 return family.take(self.model, pixels)
 
         def plainly(frames: Sequence[RgbFrame]) -> torch.Tensor:
-            if video:
+            if of_images:
+                found = processor(images=list(frames), input_data_format="channels_last", return_tensors="pt")
+            else:
                 given = torch.stack([torch.from_numpy(frame).permute(2, 0, 1) for frame in frames])
                 found = processor(videos=[given], return_tensors="pt")
-            else:
-                found = processor(images=[torch.from_numpy(frames[0]).permute(2, 0, 1)], return_tensors="pt")
             (pixels,) = found.values()
-            return family.take(model, pixels)[0]
+            return family.take(model, pixels[None] if video and of_images else pixels)[0]
 
         network = Network(
             module=Features().eval(),
@@ -258,9 +348,12 @@ def identity_of(config: Any, family: Family) -> str:
 
 
 def frame_plan(
-    choice: StreamChoice, said: Mapping[str, Any]
+    choice: StreamChoice, said: Mapping[str, Any], *, floats: bool = False
 ) -> tuple[FramePlan, tuple[float, ...], tuple[float, ...]]:
-    """A processor's description as a plan, with mean and std. Raises InputError for what is not prepared here."""
+    """A processor's description as a plan, with mean and std. Raises InputError for what is not prepared here.
+
+    floats: whether it resizes floats.
+    """
 
     def refused(what: str) -> InputError:
         return InputError(
@@ -279,8 +372,14 @@ def frame_plan(
         if said.get("do_center_crop")
         else {}
     )
-    if int(said["resample"]) not in FILTERS:
+    filters = {2: "pil-bilinear-fixed"} if floats else FILTERS
+    if int(said["resample"]) not in filters:
         raise refused(f"resamples with PIL's filter {said['resample']}")
+    if "crop_pct" in said and set(size) == {"shortest_edge"} and not crop:  # ConvNextImageProcessor.resize
+        side = size["shortest_edge"]
+        small = side < CONVNEXT_WARPS_FROM
+        size = {"shortest_edge": int(side / said["crop_pct"])} if small else {"height": side, "width": side}
+        crop = {"height": side, "width": side} if small else {}
     if set(size) == {"shortest_edge"} and crop:
         scaled, fit = (size["shortest_edge"],) * 2, "short"
     elif set(size) == {"height", "width"}:
@@ -291,7 +390,7 @@ def frame_plan(
     if height > scaled[0] or width > scaled[1]:
         raise refused(f"crops {height} by {width} out of {scaled[0]} by {scaled[1]}")
     frames = FramePlan(
-        FILTERS[int(said["resample"])],  # type: ignore[arg-type]
+        filters[int(said["resample"])],  # type: ignore[arg-type]
         height,
         width if width != height else 0,
         scaled=scaled if scaled != (height, width) else (),
@@ -311,15 +410,19 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
 
     choice, config, where = settled.choice, settled.found["config"], settled.found["where"]
     family = FAMILIES[config.model_type]
-    network, options = getattr(transformers, family.network), dict(family.options)
     if choice.weights == RANDOM:
         with seeded(choice.seed):
-            model = network(config.vision_config if config.model_type == "clip" else config, **options)
+            model = family.build(config)
     else:
+        network = getattr(transformers, family.network)
         try:
             with _quietly():
                 model, info = network.from_pretrained(
-                    where, dtype=torch.float32, weights_only=True, output_loading_info=True, **options
+                    where,
+                    dtype=torch.float32,
+                    weights_only=True,
+                    output_loading_info=True,
+                    **dict(family.options),
                 )
         except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
             raise WeightsError(_unavailable(choice, where, error)) from error
@@ -328,6 +431,8 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
                 f"--stream {choice.name}: the weights in {where} lack {len(missing)} tensors of {family.network}, such as "
                 f"{missing[0]}; give the folder of a whole {config.model_type} model"
             )
+    for part in family.unused:
+        delattr(model, part)
     model.eval().requires_grad_(False)
     digest = state_digest(model.state_dict())
     if choice.weights == RANDOM:
@@ -378,10 +483,12 @@ def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
     import transformers
 
     if not where:
-        config = transformers.AutoConfig.for_model(choice.model)
-        return config, getattr(transformers, FAMILIES[choice.model].processor)()
+        with _quietly():
+            config = transformers.AutoConfig.for_model(choice.model)
+        return config, FAMILIES[choice.model].processor_class()()
     try:
-        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        with _quietly():
+            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
         raise WeightsError(_unavailable(choice, where, error)) from error
     if config.model_type not in FAMILIES:
@@ -390,7 +497,7 @@ def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
             f"{', '.join(FAMILIES)}"
         )
     try:
-        processor = getattr(transformers, FAMILIES[config.model_type].processor).from_pretrained(where)
+        processor = FAMILIES[config.model_type].processor_class().from_pretrained(where)
     except Exception as error:
         raise WeightsError(_unavailable(choice, where, error)) from error
     return config, processor

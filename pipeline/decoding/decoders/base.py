@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pipeline.decoding.frames import RgbFrame
+from pipeline.decoding.frames import Luma, RgbFrame
 from pipeline.decoding.trouble import reading_trouble
 
 DecoderName = Literal["decord", "pyav", "opencv", "pillow"]
@@ -47,11 +47,15 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class FrameRef:
-    """One decoded frame: time since the first frame, time of the next one (None at the end), and a way to get its pixels."""
+    """One decoded frame: time since the first frame, time of the next one (None at the end), and a way to get its pixels.
+
+    luma: None where the decoder does not give it.
+    """
 
     pts_seconds: float
     next_pts_seconds: float | None
     rgb: Callable[[], RgbFrame]
+    luma: Callable[[], Luma | None] = lambda: None
 
 
 class FrameSource(Protocol):

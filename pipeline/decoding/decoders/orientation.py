@@ -52,11 +52,11 @@ class Orientation:
         return UPRIGHT
 
     def apply(self, picture: RgbFrame) -> RgbFrame:
-        """The picture [H, W, 3] as it is to be shown."""
+        """The picture [H, W, 3] or [H, W] as it is to be shown."""
         if self.upright:
             return picture
         if self.transposed:
-            picture = picture.transpose(1, 0, 2)
+            picture = picture.swapaxes(0, 1)
         rows = slice(None, None, -1 if self.flipped else 1)
         columns = slice(None, None, -1 if self.mirrored else 1)
         return np.ascontiguousarray(picture[rows, columns])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.decoding.decoders.timeline import (
     Timed,
     Timeline,
 )
-from pipeline.decoding.frames import RgbFrame
+from pipeline.decoding.frames import Luma, RgbFrame
 from pipeline.decoding.trouble import LOST_MOUNT
 
 DECODE_TIMES_ONLY = frozenset({"avi", "asf"})
@@ -35,6 +36,11 @@ HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 
 GUESSED_SECONDS = 0.04
 """A frame's duration at the 25 frames a second that FFmpeg's raw demuxers guess (libavformat/rawdec.h: `framerate`)."""
+FULL_RANGE_FORMATS = frozenset({"gray", "yuvj420p", "yuvj422p", "yuvj440p", "yuvj444p"})
+LUMA_FIRST = FULL_RANGE_FORMATS | {"yuv420p", "yuv422p", "yuv440p", "yuv444p", "nv12", "nv21"}
+"""Pixel formats of 8 bits whose first plane is luma."""
+FULL_RANGE = 2
+"""libavutil/pixfmt.h: AVCOL_RANGE_JPEG; what says nothing is limited, as in conversions to RGB."""
 B_FRAME = 3
 """libavutil/avutil.h: AV_PICTURE_TYPE_B."""
 
@@ -79,7 +85,7 @@ class PyAVFrames:
             if held is None:
                 self._look_at(frame)
             else:
-                yield FrameRef(held[0], pts, self._converter(held[1]))
+                yield FrameRef(held[0], pts, self._converter(held[1]), partial(_luma, held[1]))
             held = (pts, frame)
         self.n_errors += timeline.repairs
         self.first_seconds = None if raw else timeline.first_seconds
@@ -96,7 +102,7 @@ class PyAVFrames:
         shown = _seconds(held[1], held[1].duration)
         still = self.n_frames == 1 and rate <= 0 and shown <= 0
         self.tail_seconds = 0.0 if still else timeline.tail(shown)
-        yield FrameRef(held[0], None, self._converter(held[1]))
+        yield FrameRef(held[0], None, self._converter(held[1]), partial(_luma, held[1]))
 
     def _in_order(self) -> Iterator[Timed[Any]]:
         """The frames of a stream without a container, one after the other: what passes for their times there is FFmpeg's
@@ -189,6 +195,19 @@ class PyAVFrames:
     def close(self) -> None:
         """Free the decoder."""
         self.container.close()
+
+
+def _luma(frame: Any) -> Luma | None:
+    """Its first plane, as it is to be shown, where that is luma of 8 bits."""
+    name = frame.format.name
+    if name not in LUMA_FIRST:
+        return None
+    try:
+        rows = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
+    except ValueError as error:
+        raise DecodeProblem("decode-errors", f"frame's luma cannot be read: {plain_reason(error)}") from error
+    plane = Orientation.of_frame(frame).apply(rows[: frame.height, : frame.width])
+    return Luma(plane, limited=frame.color_range != FULL_RANGE and name not in FULL_RANGE_FORMATS)
 
 
 def declared_by(container: Any, stream: Any) -> Declared:

@@ -91,7 +91,7 @@ def test_cells_are_ranked_beside_their_floors(data: HeadDataset) -> None:
         scores = np.array(records[run.key].probabilities)
         assert row.scores["auroc"] == pytest.approx(auroc(data.labels[run.scored], scores))
     assert board.floors[0].scores["auroc"] == 0.5
-    assert board.random_weights
+    assert board.random_note
     assert "random (seed 0)" in board.weights
     assert set(board.fingerprints) == {"clip", "slowfast"}
     assert any("RANDOM" in note for note in board.notes)

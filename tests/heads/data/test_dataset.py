@@ -9,7 +9,14 @@ import torch
 from cache.errors import InputError, LabelError
 from cache.labels.join import LabelJoin, LabelNames, VideoLabel
 from cache.reader import Cache, open_cache
-from heads.data.dataset import DataConfig, StreamedTokens, load_dataset, weights_line
+from heads.data.dataset import (
+    DataConfig,
+    StreamedTokens,
+    StreamInput,
+    load_dataset,
+    random_note,
+    weights_line,
+)
 from heads.data.tokens import MemoryTokens
 from tests.heads.synthetic import DIMS, toy_videos, write_cache
 
@@ -26,6 +33,23 @@ def test_rows_are_sorted_by_id_with_their_tokens(toy_cache: Cache) -> None:
             expected = toy_cache.tokens(stream, stored[data.ids[row]])
             np.testing.assert_array_equal(batch.values[0].numpy(), expected.values.astype(np.float32))
             np.testing.assert_allclose(batch.times[0].numpy(), expected.spans.mean(axis=1))
+
+
+def test_random_streams_are_told_from_the_others() -> None:
+    random = {"weights": {"tag": "random", "seed": 0}}
+    clip, image, motion = (
+        StreamInput("clip", 4, random),
+        StreamInput("image", 4, {"weights": {"tag": "efficientnet-lite0"}}),
+        StreamInput("motion", 4, {"weights": {"tag": "none"}}),
+    )
+    assert random_note((image, motion)) == ""
+    assert random_note((clip,)) == (
+        "RANDOM backbone weights (clip: random (seed 0)): these scores test the pipeline, they say nothing about violence"
+    )
+    assert random_note((clip, image, motion)) == (
+        "RANDOM backbone weights of clip: what they add to these scores says nothing about violence; not random: "
+        "image (efficientnet-lite0), motion (none)"
+    )
 
 
 def test_order_of_the_store_does_not_matter(tmp_path: Path) -> None:

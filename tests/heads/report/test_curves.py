@@ -21,7 +21,9 @@ RNG = np.random.default_rng(0)
 LABELS = (np.arange(60) % 2).astype(np.int8)
 SCORES = np.clip(0.5 + 0.2 * (LABELS - 0.5) + RNG.normal(0, 0.15, 60), 0, 1)
 GROUPS = [f"g{i // 2}" for i in range(60)]
-FROM = Provenance("clip: random (seed 0), slowfast: random (seed 0)", True, "val chose the threshold")
+FROM = Provenance(
+    "clip: random (seed 0)", "RANDOM backbone weights (clip: random (seed 0))", "val chose the threshold"
+)
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -38,7 +40,7 @@ def test_curves_are_drawn_and_always_alike() -> None:
         png = draw(LABELS, SCORES, head, [floor, nothing], provenance=FROM)
         assert size(png)[0] == 900
         assert draw(LABELS, SCORES, head, [floor, nothing], provenance=FROM) == png
-        other = replace(FROM, random_weights=False)
+        other = replace(FROM, random_note="")
         assert draw(LABELS, SCORES, head, [floor, nothing], provenance=other) != png
 
 

@@ -35,7 +35,7 @@ def test_epochs_and_the_result_are_logged(toy_cache: Cache, quick: TrainConfig, 
         *("confusion_matrix", "threshold_curve", "pr_curve", "roc_curve", "reliability", "history"),
     }
     text = found.Tensors("head/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "backbone weights RANDOM" in text
+    assert "RANDOM backbone weights (clip" in text
     assert "selection: val chose" in text
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cache.errors import InputError
+from cache.errors import InputError, WeightsError
 from pipeline.backbones import kind as kinds
-from pipeline.backbones.choice import StreamChoice, parse_stream
+from pipeline.backbones.choice import StreamChoice, near, parse_stream
 from pipeline.backbones.kind import OWN_KINDS, choice_from_fingerprint, kind_named, settle
 
 
@@ -42,12 +42,30 @@ def test_own_kinds_say_what_they_are(name: str) -> None:
         ("a=motion,weights=w.pt", "--stream a: weights=w.pt: motion streams have no weights"),
         ("a=motion:flow", "motion has no such model"),
         ("a=motion,stride=7", "--stream a: stride=7: between 1 and 6"),
+        ("a=motion,precision=bf16", "--stream a: precision=bf16: motion streams have no such setting"),
+        ("a=motion,runtime=torch", "--stream a: runtime=torch: motion streams have no such setting"),
+        ("a=mc,fps=2", "there is no kind 'mc'; choose from open_clip, timm"),
+        ("a=pytorchvideo:qqqq", "model=qqqq: pytorchvideo has no such model; choose from slowfast_r50"),
+        ("a=timm:qqqq", "model=qqqq: timm has no such model"),
+        ("a=timm:resnet50,qqq=2", "timm has no key 'qqq'; choose from weights, tag, seed"),
+        ("a=pytorchvideo:x3d_xs,precision=foo", "--stream a: precision=foo: choose auto, fp32, bf16, fp16"),
+        ("a=pytorchvideo:x3d_xs,runtime=foo", "--stream a: runtime=foo: choose auto, torch, openvino"),
+        ("a=pytorchvideo:x3d_xs,weights=/tmp/", "--stream a: weights=/tmp/: is a folder; give the file"),
+        ("slowfast,weights=no/w.pt", "--slowfast-weights no/w.pt: no such file"),
     ],
 )
 def test_what_a_kind_does_not_know_is_said_in_a_line(text: str, says: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises((InputError, WeightsError)) as caught:
         settle(parse_stream(text))
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_only_what_is_really_near_is_offered() -> None:
+    assert near("resent50", ["resnet50", "swin_tiny"]) == "; did you mean resnet50?"
+    assert near("fsp", ["fps", "seed"]) == "; did you mean fps?"
+    assert near("qqqq", ["fps", "seed"]) == "; choose from fps, seed"
+    many = [f"convnext_{number}" for number in range(100)]
+    assert near("banana", many) == near("nonsense", many) == ""
 
 
 def test_random_weights_for_all_pass_over_a_stream_without_any() -> None:

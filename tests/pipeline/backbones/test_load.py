@@ -325,7 +325,7 @@ def test_precisions() -> None:
     assert resolve_precision("auto", CPU) in ("fp32", "bf16")
     with pytest.raises(InputError, match="--precision fp16 needs a GPU"):
         resolve_precision("fp16", CPU)
-    with pytest.raises(InputError, match="--precision fp8"):
+    with pytest.raises(InputError, match="--precision fp8: choose auto, fp32, bf16, fp16"):
         resolve_precision("fp8", CPU)
 
 
@@ -334,8 +334,28 @@ def test_runtimes() -> None:
     assert resolve_runtime("auto", torch.device("cuda")) == "torch"
     with pytest.raises(InputError, match="--runtime openvino"):
         resolve_runtime("openvino", torch.device("cuda"))
-    with pytest.raises(InputError, match="--runtime tflite"):
+    with pytest.raises(InputError, match="--runtime tflite: choose auto, torch, openvino"):
         resolve_runtime("tflite", CPU)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({}, "--precision fp16 needs a GPU"),
+        ({"precision": "fp32", "own": "precision=fp16"}, "--stream a: precision=fp16 needs a GPU"),
+        ({"precision": "fp32", "runtime": "tflite"}, "--runtime tflite: choose"),
+        ({"precision": "fp32", "own": "runtime=openvino"}, "--stream a: runtime=openvino: not installed"),
+    ],
+)
+def test_a_setting_is_named_as_it_was_given(
+    asked: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.backbones import runtime
+
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    text = ",".join(filter(None, ("a=pytorchvideo:x3d_xs,weights=random", asked.pop("own", ""))))
+    with pytest.raises(InputError, match=says):
+        load_backbones(BackboneConfig.of((text,), **({"device": "cpu", "precision": "fp16"} | asked)))
 
 
 def test_the_order_of_streams_does_not_depend_on_the_flag(backbone: Any, tiny_model: str) -> None:

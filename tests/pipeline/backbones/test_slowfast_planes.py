@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pipeline.backbones.choice import StreamChoice
+from pipeline.backbones.choice import StreamChoice, parse_stream
 from pipeline.backbones.kind import settle
-from pipeline.backbones.kinds.pytorchvideo import load_model
+from pipeline.backbones.kinds.pytorchvideo import MEAN, STD, load_model
 from pipeline.backbones.slowfast import fold, slow_frame_index
 from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
+from tests.pipeline.backbones.kinds.checks import error_against_plain, loaded, saved, trained
 
 SIDE = 64
 
@@ -57,6 +59,18 @@ def test_every_frame_of_the_fast_pathway_counts_where_it_stands(blocks: Any) -> 
         moved[:, changed] = 1
         differs = (stem(moved) != still).flatten(2).any(-1)[0].nonzero().flatten().tolist()
         assert differs == [t for t in range(changed - 2, changed + 3) if 0 <= t < 32]
+
+
+@pytest.mark.slow
+def test_slowfast_r101_by_planes_is_the_published_network(tmp_path: Path) -> None:
+    """The path of CUDA, run here: 101 layers, BatchNorms of a training, features against the network as published."""
+    described = "a=pytorchvideo:slowfast_r101,weights="
+    state = trained(load_model(settle(parse_stream(f"{described}random")))[0])
+    backbone = loaded(f"{described}{saved(state, tmp_path / 'w.pyth', 'model_state')}", runtime="torch")
+    backbone._planes = PlanesSlowFast(fold(copy.deepcopy(backbone._plain)).blocks[:5])
+    backbone._shift = torch.tensor(-MEAN / STD)
+    backbone._blocks = None  # nothing else computes
+    assert error_against_plain(backbone) <= 1e-3
 
 
 def test_a_kernel_over_time_and_space_is_refused() -> None:

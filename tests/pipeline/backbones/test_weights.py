@@ -46,14 +46,14 @@ def same(found: dict[str, torch.Tensor]) -> bool:
 def test_published_wrappings(content: dict[str, Any], suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     torch.save(content, path)
-    assert same(read_state_dict(path, flag="--clip-weights"))
+    assert same(read_state_dict(path, said="--clip-weights FILE"))
 
 
 def test_safetensors_and_the_old_format(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "weights.safetensors")
-    assert same(read_state_dict(tmp_path / "weights.safetensors", flag="--x"))
+    assert same(read_state_dict(tmp_path / "weights.safetensors", said="--x FILE"))
     torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert same(read_state_dict(tmp_path / "old.pth", flag="--x"))
+    assert same(read_state_dict(tmp_path / "old.pth", said="--x FILE"))
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     with pytest.raises(WeightsError, match=r"--clip-weights .*TorchScript.*safetensors"):
-        read_state_dict(tmp_path / "ViT-B-32.pt", flag="--clip-weights")
+        read_state_dict(tmp_path / "ViT-B-32.pt", said="--clip-weights FILE")
 
 
 class Evil:
@@ -78,7 +78,7 @@ class Evil:
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     torch.save({"model_state": STATE, "extra": Evil(tmp_path / "executed")}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match="cannot be read as weights") as caught:
-        read_state_dict(tmp_path / "evil.pt", flag="--x")
+        read_state_dict(tmp_path / "evil.pt", said="--x FILE")
     assert "weights_only" not in str(caught.value)  # torch's advice
     assert not (tmp_path / "executed").exists()
 
@@ -95,23 +95,23 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 def test_what_is_no_weights_file_is_named(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"--x .*{name}: {words}.*damaged download"):
-        read_state_dict(tmp_path / name, flag="--x")
+        read_state_dict(tmp_path / name, said=f"--x {tmp_path / name}")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(2), {}], ids=str)
 def test_files_without_named_tensors_are_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match="holds no tensors by name"):
-        read_state_dict(tmp_path / "x.pt", flag="--x")
+        read_state_dict(tmp_path / "x.pt", said="--x FILE")
 
 
 def test_a_missing_file_says_what_may_be_given(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"--x .*: no such file; give a path to weights, a published tag, or random"
     ):
-        read_state_dict(tmp_path / "nowhere.pt", flag="--x")
+        read_state_dict(tmp_path / "nowhere.pt", said="--x FILE")
     with pytest.raises(WeightsError, match="is a folder"):
-        read_state_dict(tmp_path, flag="--x")  # a folder
+        read_state_dict(tmp_path, said="--x FILE")  # a folder
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_an_error_of_ours_or_is_read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = read_state_dict(path, flag="--x")
+            found = read_state_dict(path, said=f"--x {path}")
         except WeightsError as error:
             assert str(path) in str(error)
         else:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decoding.frames import FramePlan, prepare_frame
+from pipeline.backbones.choice import parse_stream
+from pipeline.backbones.kind import settle
+from pipeline.decoding.decode import StreamPlan, decode_video
+from pipeline.decoding.decoders.base import FrameRef, open_frames
+from pipeline.decoding.frames import FramePlan, Luma, prepare_frame
 from pipeline.decoding.motion import (
     LONG_SIDE,
     PAIR_WIDTH,
@@ -18,6 +27,8 @@ from pipeline.decoding.motion import (
     motion_statistics,
     pair_statistics,
 )
+from pipeline.decoding.sampling import Sampling
+from tests.videos import write_rotated, write_video
 
 N_DIFFERENCE = 7
 
@@ -38,7 +49,7 @@ def cut(picture: NDArray[np.uint8], x: int, y: int) -> NDArray[np.uint8]:
 
 def test_a_shift_is_measured_in_shares_of_the_long_side() -> None:
     picture = texture()
-    found = np.exp(pair_statistics(cut(picture, 0, 0), cut(picture, -4, 0)).astype(np.float64))
+    found = np.exp(pair_statistics([cut(picture, 0, 0), cut(picture, -4, 0)])[0].astype(np.float64))
     magnitude = found[N_DIFFERENCE : N_DIFFERENCE + 5] - SMALLEST_FLOW
     assert magnitude[0] == pytest.approx(4 / LONG_SIDE, rel=0.15)  # the mean
     assert magnitude[2] == pytest.approx(4 / LONG_SIDE, rel=0.05)  # the median
@@ -51,7 +62,7 @@ def test_what_moves_otherwise_than_the_camera_has_a_direction() -> None:
     before, after = cut(picture, 0, 0), cut(picture, -2, 0)
     before[40:80, 50:90] = other[40:80, 50:90]
     after[43:83, 50:90] = other[40:80, 50:90]  # down, while all else goes to the right
-    found = np.exp(pair_statistics(before, after).astype(np.float64)) - SMALLEST_FLOW
+    found = np.exp(pair_statistics([before, after])[0].astype(np.float64)) - SMALLEST_FLOW
     eighths = found[-8:]  # counted from the right, towards the bottom
     assert eighths.argmax() in (1, 2, 3) and eighths.max() > 3 * np.median(eighths)
 
@@ -60,7 +71,9 @@ def test_differences_are_shares_of_the_grey_range() -> None:
     before = np.zeros((120, 160), np.uint8)
     after = before.copy()
     after[:60] = 51  # a fifth of the range, on half of the picture
-    found = np.exp(pair_statistics(before, after).astype(np.float64))[:N_DIFFERENCE] - SMALLEST_DIFFERENCE
+    found = (
+        np.exp(pair_statistics([before, after])[0].astype(np.float64))[:N_DIFFERENCE] - SMALLEST_DIFFERENCE
+    )
     mean, deviation, median, high, highest, above_5, above_15 = found
     assert mean == pytest.approx(0.1, abs=1e-6) and deviation == pytest.approx(0.1, abs=1e-6)
     assert (high, highest) == (pytest.approx(0.2, abs=1e-6), pytest.approx(0.2, abs=1e-6))
@@ -80,7 +93,7 @@ def test_nothing_moves_is_a_token_like_any_other() -> None:
 def test_a_token_is_mean_and_maximum_over_its_pairs() -> None:
     picture = texture()
     frames = [cut(picture, -n * n, 0) for n in range(4)]
-    pairs = [pair_statistics(a, b) for a, b in pairwise(frames)]
+    pairs = [pair_statistics([a, b])[0] for a, b in pairwise(frames)]  # measured one by one and together
     found = motion_statistics(frames)
     np.testing.assert_array_equal(found[:PAIR_WIDTH], np.mean(pairs, axis=0))
     np.testing.assert_array_equal(found[PAIR_WIDTH:], np.max(pairs, axis=0))
@@ -94,3 +107,60 @@ def test_any_size_can_be_measured(shape: tuple[int, int]) -> None:
     frames = [prepare_frame(rng.integers(0, 256, (*shape, 3), dtype=np.uint8), plan) for _ in range(2)]
     assert max(frames[0].shape) == LONG_SIDE and min(frames[0].shape) >= 32 and frames[0].dtype == np.uint8
     assert np.isfinite(motion_statistics(frames)).all()
+
+
+def test_a_picture_that_changes_its_shape_is_measured() -> None:
+    wide, high = texture()[:90, :160].copy(), texture()[:160, :90].copy()
+    assert np.isfinite(motion_statistics([wide, wide, high, high])).all()
+
+
+@pytest.mark.parametrize(("pix_fmt", "limited"), [("yuv420p", True), ("yuvj420p", False), ("yuv444p", True)])
+@pytest.mark.parametrize("write", [write_video, write_rotated])
+def test_luma_is_the_grey_of_the_picture_without_its_conversion(
+    write: Any, pix_fmt: str, limited: bool, tmp_path: Path
+) -> None:
+    """Whatever the range, and turned as the picture is: up to the roundings of FFmpeg's fast conversion."""
+    path = write(tmp_path / "v.mp4", seconds=0.5, width=322, height=182, pix_fmt=pix_fmt)
+    plan = FramePlan("grey", LONG_SIDE)
+    frames = open_frames(path, "pyav")
+    for frame in frames:
+        luma = frame.luma()
+        assert isinstance(luma, Luma) and luma.limited == limited
+        found, of_rgb = prepare_frame(luma, plan), prepare_frame(frame.rgb(), plan)
+        assert found.shape == of_rgb.shape == ((160, 90) if write is write_rotated else (90, 160))
+        differs = found.astype(int) - of_rgb
+        assert np.abs(differs).mean() < 2 and differs.std() < 1
+        with pytest.raises(ValueError, match="takes RGB, not luma"):
+            prepare_frame(luma, FramePlan("pil-bicubic", 32))
+    frames.close()
+
+
+def test_only_streams_of_colours_have_frames_converted(tmp_path: Path) -> None:
+    motion, clip = (
+        settle(parse_stream("motion")).plan,
+        StreamPlan("c", Sampling(fps=2.0), FramePlan("pil-bicubic", 8)),
+    )
+
+    class Counting:
+        """Frames of a decoder, whose conversions to RGB are counted."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner, self.converted = inner, 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def __iter__(self) -> Iterator[FrameRef]:
+            for frame in self.inner:
+                yield replace(frame, rgb=partial(self._rgb, frame))
+
+        def _rgb(self, frame: FrameRef) -> Any:
+            self.converted += 1
+            return frame.rgb()
+
+    path = write_video(tmp_path / "v.mp4", seconds=2.0)
+    for plans, converted in (((motion,), 0), ((motion, clip), 4)):
+        source = Counting(open_frames(path, "pyav"))
+        decoded = decode_video(source, plans, emit=lambda *_: None, beat=lambda _: None)
+        assert source.converted == converted and (decoded.width, decoded.height) == (64, 48)
+        source.close()

@@ -130,7 +130,9 @@ def test_files_with_and_without_a_classifier(tmp_path: Path) -> None:
     assert back.weights == "w.pth" and back.model == "test_resnet"
 
 
-def test_a_file_s_tag_gives_its_preprocessing() -> None:
+def test_a_file_s_tag_gives_its_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pth").touch()
     untold = settle(parse_stream("x=timm:vit_base_patch16_224,weights=w.pth"))
     told = settle(parse_stream("x=timm:vit_base_patch16_224,weights=w.pth,tag=orig_in21k"))
     assert untold.preprocessing == settle(parse_stream("x=timm:vit_base_patch16_224")).preprocessing
@@ -167,13 +169,15 @@ def test_weights_without_network_say_what_to_get(monkeypatch: pytest.MonkeyPatch
     ("text", "says"),
     [
         ("a=timm:resnet5", "model=resnet5: timm has no such model; did you mean resnet50"),
-        ("a=timm:resnet50,weights=a1_in2k", "resnet50 has no such weights; did you mean a1_in1k"),
+        ("a=timm:resnet50,weights=a1_in2k", "resnet50 has no such weights; choose one of a1_in1k"),
         ("a=timm:resnet50,tag=a1_in1k", "tag=a1_in1k: says what a file holds, and needs"),
         ("a=timm:resnet50,weights=efficientnet-lite0", "are those of tf_efficientnet_lite0, not of resnet50"),
         ("a=timm:resnet50,stride=2", "stride=2: timm streams have no such setting"),
         ("a=timm:resnet50,weights=none.pth", "none.pth: no such file"),
         ("a=timm:test_vit,weights=random,size=99", "test_vit does not take pictures of 99 by 99 pixels"),
-        ("a=timm:test_vit,weights=random,size=8", "its own size is 160 by 160"),
+        ("a=timm:test_vit,weights=random,size=161", "its own size is 160 by 160"),
+        ("a=timm:resnet50,weights=random,size=1", "size=1: resnet50 takes pictures of at least 32 pixels"),
+        ("a=timm:vit_7b_patch16_dinov3,size=31", "takes pictures of at least"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(text: str, says: str) -> None:

@@ -165,15 +165,15 @@ def main() -> None:
             trained: dict[str, FoldHeads] = {}
             recipes = {n: own for n, own in candidates(config).items() if arguments.only in n}
             for name, own in recipes.items():
-                heads = trained[name] = fit_fold_heads(dataset, own, folds)
+                heads = fit_fold_heads(dataset, own, folds, known=tuple(trained.values()))
+                trained[name] = heads
                 for ensemble in ("refit", "folds"):
                     scores, threshold, _ = stored(dataset, heads, fold, ensemble=ensemble)
                     put(f"{name}, {ensemble}", seed, fold, scores, threshold)
             if not arguments.only:
                 _, name = judge(dataset, recipes, trained, {})
                 taken.append(name)
-                kind = "refit" if name.startswith("logistic") else "folds"
-                own_scores = found[f"{name}, {kind}"]
+                own_scores = found[f"{name}, folds"]  # what train-head stores where nothing else is asked for
                 put(
                     "auto",
                     seed,

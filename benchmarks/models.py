@@ -1,6 +1,6 @@
 """Every model of `--model auto` beside floors and plain scikit-learn, on videos that nothing of it has seen.
 
-    python benchmarks/models.py --features CACHE --seeds 5 [--only logistic] [--hold-out val]
+    python benchmarks/models.py --features CACHE --seeds 5 [--only logistic] [--hold-out val] [--keep DIR]
 
 Outer folds by source group, drawn again for every seed; of each, all but one fold are what `train-head` gets: it makes
 folds of its own, chooses threshold and temperature out of fold and stores a head, which then scores the outer fold at
@@ -10,6 +10,7 @@ the stored threshold. Nothing of an outer fold is looked at before. With --hold-
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,8 @@ from heads.scoring.floors import floor_probabilities, floors_out_of_fold, token_
 from heads.scoring.metrics import auroc
 from heads.scoring.thresholds import choose_threshold
 from heads.training.config import TrainConfig
-from heads.training.cross_validation import cross_validate, folds_of
+from heads.training.cross_validation import folds_of
+from heads.training.decide import decide
 from heads.training.fit import fit, predict_logits
 from heads.training.out_of_fold import FoldHeads, fit_fold_heads, mean_of_folds, refit
 from heads.training.portfolio import candidates, judge
@@ -84,13 +86,12 @@ def plain_scikit_learn(
     return model.fit(table[rest], y[rest]).predict_proba(table[fold])[:, 1], threshold
 
 
-def stored(dataset: HeadDataset, heads: FoldHeads, fold: Int, *, ensemble: str) -> tuple[Float, float, float]:
-    """What `train-head` would store of these fold heads, on `fold`: probabilities, threshold, temperature."""
-    found = cross_validate(dataset, heads.config, k=len(heads.folds), rows=heads.rows, heads=heads)
+def stored(dataset: HeadDataset, heads: FoldHeads, fold: Int, *, ensemble: str) -> tuple[Float, float]:
+    """What `train-head` would store of these fold heads, on `fold`: probabilities and threshold."""
+    rows = heads.rows
+    decision = decide(heads.logits[rows], dataset.labels[rows], heads.config, dataset=dataset, rows=rows)
     model = mean_of_folds(dataset, heads) if ensemble == "folds" else refit(dataset, heads)
-    temperature = found.calibration.temperature
-    logits = predict_logits(model, dataset.tokens, fold)
-    return probabilities(logits, temperature=temperature), found.threshold.threshold, temperature
+    return decision.probabilities(predict_logits(model, dataset.tokens, fold)), decision.choice.threshold
 
 
 def outer_folds(dataset: HeadDataset, seed: int, hold_out: str | None) -> Iterator[tuple[Int, Int]]:
@@ -102,9 +103,7 @@ def outer_folds(dataset: HeadDataset, seed: int, hold_out: str | None) -> Iterat
     yield from fold_rows(dataset.labels, dataset.groups, rows, config=FoldConfig(k=5), seed=1000 + seed)
 
 
-def earlier_default(
-    dataset: HeadDataset, joined: HeadDataset, rest: Int, fold: Int, seed: int
-) -> tuple[Float, float]:
+def earlier_default(joined: HeadDataset, rest: Int, fold: Int, seed: int) -> tuple[Float, float]:
     """attention-pool as `train-head --no-cv` trains it: val is a fifth of what it gets."""
     config = TrainConfig(seed=seed, n_resamples=0)
     train, val = holdout(joined.labels, joined.groups, rest, val_share=0.2, seed=seed)
@@ -121,6 +120,38 @@ def earlier_default(
     return probabilities(predict_logits(result.model, joined.tokens, fold)), threshold
 
 
+def fold_scores(
+    dataset: HeadDataset, joined: HeadDataset | None, config: TrainConfig, rest: Int, fold: Int, *, only: str
+) -> tuple[dict[str, tuple[Float, float]], str]:
+    """Of every model: probabilities of `fold` and the stored threshold. And the candidate that auto takes, or "".
+
+    joined: the dataset of the earlier default, or None to leave that out.
+    """
+    table = token_statistics(dataset.tokens)
+    folds, _ = folds_of(dataset, config, k=5, rows=rest)
+    thresholds = floors_out_of_fold(dataset, folds, config=config.threshold)
+    found = {"constant": (np.full(len(fold), float(dataset.labels[rest].mean())), 0.5)}
+    for name, scores in floor_probabilities(dataset, rest, pooled=table).items():
+        found[f"floor: {name}"] = scores[fold], thresholds[name].threshold
+    std = np.split(table, 2, axis=1)[1]
+    for name, numbers in (("mean and std", table), ("std", std)):
+        found[f"scikit-learn, nested, {name}"] = plain_scikit_learn(dataset, numbers, rest, fold, config.seed)
+    trained: dict[str, FoldHeads] = {}
+    recipes = {name: own for name, own in candidates(config).items() if only in name}
+    for name, own in recipes.items():
+        trained[name] = fit_fold_heads(dataset, own, folds, known=tuple(trained.values()))
+        found[f"{name}, folds"] = stored(dataset, trained[name], fold, ensemble="folds")
+        if own.model.architecture == "logistic":  # by gradient it takes as long as a fold head and a quarter
+            found[f"{name}, refit"] = stored(dataset, trained[name], fold, ensemble="refit")
+    taken = ""
+    if not only:
+        _, taken = judge(dataset, recipes, trained, {})
+        found["auto"] = found[f"{taken}, folds"]  # what train-head stores where nothing else is asked for
+    if joined is not None:
+        found["earlier default"] = earlier_default(joined, rest, fold, config.seed)
+    return found, taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True)
@@ -129,63 +160,41 @@ def main() -> None:
     parser.add_argument("--hold-out", default=None, help="a stored split instead of outer folds")
     parser.add_argument("--streams", default=None)
     parser.add_argument("--earlier", action="store_true", help="the earlier default as well")
+    parser.add_argument(
+        "--keep", type=Path, help="folder of this run's folds; what is there is not done again"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = QUICK.updated({"streams": arguments.streams}).data if arguments.streams else QUICK.data
+    joined = None
     with open_cache(arguments.features) as cache:
         dataset = load_dataset(cache, separate_streams=True, config=data)
-        joined = load_dataset(cache, separate_streams=False, config=data)
-    table = token_statistics(dataset.tokens)
+        if arguments.earlier:
+            joined = load_dataset(cache, separate_streams=False, config=data)
     found: dict[str, Scores] = {}
     scored = np.zeros(len(dataset), dtype=bool)
     taken: list[str] = []
-
-    def put(name: str, seed: int, fold: Int, scores: Float, threshold: float) -> None:
-        found.setdefault(name, Scores(len(dataset))).put(seed, fold, scores, threshold)
-
     for seed in range(arguments.seeds):
         started = time.perf_counter()
         config = TrainConfig(data=data, seed=seed, n_resamples=0)
-        for rest, fold in outer_folds(dataset, seed, arguments.hold_out):
+        for number, (rest, fold) in enumerate(outer_folds(dataset, seed, arguments.hold_out)):
             scored[fold] = True
-            folds, _ = folds_of(dataset, config, k=5, rows=rest)
-            thresholds = floors_out_of_fold(dataset, folds, config=config.threshold)
-            share = float(dataset.labels[rest].mean())
-            put("constant", seed, fold, np.full(len(fold), share), 0.5)
-            for name, scores in floor_probabilities(dataset, rest, pooled=table).items():
-                put(f"floor: {name}", seed, fold, scores[fold], thresholds[name].threshold)
-            put(
-                "scikit-learn, nested, mean and std",
-                seed,
-                fold,
-                *plain_scikit_learn(dataset, table, rest, fold, seed),
-            )
-            std = np.split(table, 2, axis=1)[1]
-            put("scikit-learn, nested, std", seed, fold, *plain_scikit_learn(dataset, std, rest, fold, seed))
-            trained: dict[str, FoldHeads] = {}
-            recipes = {n: own for n, own in candidates(config).items() if arguments.only in n}
-            for name, own in recipes.items():
-                heads = trained[name] = fit_fold_heads(dataset, own, folds)
-                for ensemble in ("refit", "folds"):
-                    scores, threshold, _ = stored(dataset, heads, fold, ensemble=ensemble)
-                    put(f"{name}, {ensemble}", seed, fold, scores, threshold)
-            if not arguments.only:
-                _, name = judge(dataset, recipes, trained, {})
-                taken.append(name)
-                kind = "refit" if name.startswith("logistic") else "folds"
-                own_scores = found[f"{name}, {kind}"]
-                put(
-                    "auto",
-                    seed,
-                    fold,
-                    own_scores.probabilities[seed][fold],
-                    own_scores.thresholds[seed][fold][0],
-                )
-            if arguments.earlier:
-                put("earlier default", seed, fold, *earlier_default(dataset, joined, rest, fold, seed))
+            kept = arguments.keep and arguments.keep / f"seed{seed}-fold{number}.json"
+            if kept and kept.exists():
+                own, name = json.loads(kept.read_text())
+            else:
+                own, name = fold_scores(dataset, joined, config, rest, fold, only=arguments.only)
+            if kept and not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                values = {model: [list(scores), threshold] for model, (scores, threshold) in own.items()}
+                kept.write_text(json.dumps([values, name]))
+            taken += [name] * bool(name)
+            for model, (scores, threshold) in own.items():
+                rows = found.setdefault(model, Scores(len(dataset)))
+                rows.put(seed, fold, np.asarray(scores), threshold)
         print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
         report(dataset, found, np.flatnonzero(scored))
-    print("auto took", {name: taken.count(name) for name in dict.fromkeys(taken)})
+        print("auto took", {name: taken.count(name) for name in dict.fromkeys(taken)}, flush=True)
 
 
 def report(dataset: HeadDataset, found: dict[str, Scores], rows: Int) -> None:

@@ -34,8 +34,8 @@ def statistic_pool(kind: Statistic, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         highest = x_BTD.masked_fill(~mask_BT1, float("-inf")).amax(dim=1)
         return highest - x_BTD.masked_fill(~mask_BT1, float("inf")).amin(dim=1)
     count_B1 = mask_BT1.sum(dim=1)
-    mean_BD = x_BTD.masked_fill(~mask_BT1, 0.0).sum(dim=1) / count_B1
-    centred_BTD = (x_BTD - mean_BD[:, None]).masked_fill(~mask_BT1, 0.0)
+    mean_BD = torch.where(mask_BT1, x_BTD, 0.0).sum(dim=1) / count_B1
+    centred_BTD = torch.where(mask_BT1, x_BTD - mean_BD[:, None], 0.0)
     std_BD = (centred_BTD.square().sum(dim=1) / count_B1).sqrt()
     return std_BD if kind == "std" else torch.cat([mean_BD, std_BD], dim=1)
 
@@ -49,7 +49,7 @@ def changes(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     has_second_BT = torch.cat([mask_BT, ~mask_BT[:, :1]], dim=1)[:, 1:2]
     before_first_BTD = torch.where(has_second_BT[:, :, None], second_BTD, x_BTD[:, :1])
     before_BTD = torch.cat([before_first_BTD, x_BTD[:, :-1]], dim=1)
-    return (x_BTD - before_BTD).abs().masked_fill(~mask_BT[:, :, None], 0.0)
+    return torch.where(mask_BT[:, :, None], (x_BTD - before_BTD).abs(), 0.0)
 
 
 def with_changes(delta: Delta, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -7,10 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
 from cache.reader import Cache
 from heads.ablation.grid import make_cells, read_axes
 from heads.ablation.leaderboard import Leaderboard
+from heads.ablation.leaderboard_figures import _effect_panel
 from heads.ablation.leaderboard_files import leaderboard_csv, leaderboard_html, write_leaderboard
 from heads.ablation.show import progress_line, show_leaderboard
 from heads.ablation.sweep import Progress, Sweep
@@ -62,6 +65,26 @@ def test_the_page_stands_alone(swept: tuple[Leaderboard, list[Progress]]) -> Non
     assert "onepass ablate &lt;b&gt;" in text
     for row in (*board.rows, *board.floors):
         assert f"{row.scores['auroc']:.3f}" in text
+
+
+def test_a_table_wider_than_the_page_scrolls(swept: tuple[Leaderboard, list[Progress]]) -> None:
+    text = leaderboard_html(swept[0]).decode()
+    assert re.search(r"\.wide \{ overflow: auto;", text)
+    assert text.count("<table") == text.count('<div class="wide"><table') == 1
+
+
+def test_effects_are_drawn_with_the_interval_of_every_cell(swept: tuple[Leaderboard, list[Progress]]) -> None:
+    board, _ = swept
+    axes = Figure().subplots()
+    _effect_panel(axes, board, board.rows, "optim.lr")
+    drawn = {
+        (float(low), float(high))
+        for bars in axes.collections
+        if isinstance(bars, LineCollection)
+        for (_, low), (_, high) in bars.get_segments()
+    }
+    assert drawn == {(row.interval.low, row.interval.high) for row in board.rows if row.interval}
+    assert len(drawn) == 4
 
 
 def test_the_csv_has_a_line_a_cell_and_a_floor(swept: tuple[Leaderboard, list[Progress]]) -> None:

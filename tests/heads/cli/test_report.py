@@ -48,6 +48,7 @@ def head(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("heads.report.outputs.training_figures", lambda *_: ())  # they are not looked at here
         assert ended_with(("train-head", "--features", toy_path, "--out", out, *quick)) == 0
     assert "report.html" in said.getvalue()
+    assert said.getvalue().count("* best so far") == 1  # beside the header, where the mark is explained
     return out
 
 

@@ -43,6 +43,7 @@ def test_what_is_printed_names_split_weights_loss_and_floors(toy_cache: Cache, q
         "metadata-only",
         "mean-pooled",
         "threshold    0.",
+        "decides the same",
         "heads-out/x",
     ):
         assert part in text

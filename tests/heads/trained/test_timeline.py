@@ -183,6 +183,7 @@ def test_files_say_what_their_numbers_mean(
     assert rows[3]["end_seconds"] == "8.0"
     assert {row["method"] for row in rows} == {"attention"}
     beside = (tmp_path / "deep" / "t.csv.txt").read_text()
+    assert "share of the head's attention" not in request.path.read_text()
     assert beside.startswith("score, by attention: share of the head's attention") and beside.count("\n") == 1
     assert "random (seed 0)" in rows[0]["weights"]
     assert sum(float(row["score"]) for row in rows) == pytest.approx(2.0, abs=1e-4)

@@ -83,6 +83,7 @@ REJECT_REASONS: Mapping[str, str] = MappingProxyType(
         "changed-while-read": "the file changed while it was read",
         "empty-file": "the file has zero bytes",
         "unsupported-type": "the file is not a video or image type that is read",
+        "unusable-array": "imported features whose type, shape, width or crops cannot be used",
     }
 )
 """Reason code of a rejected input -> one line of meaning. The list is part of the format; it may grow, and a code that

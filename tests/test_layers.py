@@ -32,6 +32,7 @@ ROOMS = {
         "batch check copying",
         "convert writer",
         "merge",
+        "features",
         "cli",
     ),
     "pipeline": (

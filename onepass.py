@@ -25,6 +25,7 @@ from heads.cli.probe import probe_command
 from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
 from pipeline.cli.extract import GOES_ON, conclude, extract_command
+from pipeline.cli.imports import import_command
 from pipeline.cli.plan import plan_command
 from pipeline.cli.streams import streams_command
 from pipeline.cli.verify import verify_command
@@ -59,6 +60,7 @@ app.command(name="verify")(verify_command)
 app.command(name="plan")(plan_command)
 app.command(name="streams")(streams_command)
 app.command(name="convert")(convert_command)
+app.command(name="import")(import_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
 

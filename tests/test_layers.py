@@ -38,6 +38,7 @@ ROOMS = {
     "pipeline": (
         "decoding demo_videos",
         "sources backbones",
+        "imports",
         "counts",
         "reporting assembly redo verify",
         "flow",
@@ -209,6 +210,7 @@ COVERED_IN = {
     "pipeline/test_numbered.py": "pipeline/decoding/decoders/suited",
     "pipeline/test_redo.py": "pipeline/decoding/decoders/affected",
     "pipeline/test_run.py": "pipeline/config cache/process/interrupts",
+    "pipeline/imports/test_run.py": "pipeline/cli/imports pipeline/imports/crops pipeline/imports/spans",
     "pipeline/test_verify.py": "pipeline/cli/verify",
     "test_cli_extract.py": "pipeline/cli/extract",
     "test_onepass_cli.py": "cache/cli",

@@ -70,9 +70,9 @@ def import_command(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at --out.")] = False,
 ) -> None:
     """Write features made elsewhere as a cache, or add them to one: nothing is decoded, no pickle is read."""
-    from cache.features import timing
     from cache.process.outputs import require_cache_output
     from cache.process.terminal import make_console
+    from cache.token_arrays import timing
     from pipeline.imports.run import ImportConfig, import_features
 
     if not 0 <= max_rejects <= 1:

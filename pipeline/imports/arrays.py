@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from cache.features import UnusableFeatures
 from cache.labels.columns import KEY_COLUMNS, column_name
+from cache.token_arrays import UnusableFeatures
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz", ".h5", ".hdf5", ".parquet"})
 CONTAINER_SUFFIXES = ARRAY_SUFFIXES - {".npy"}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from cache.features import UnusableFeatures
+from cache.token_arrays import UnusableFeatures
 
 Crops = Literal["mean", "tokens"]
 CROP_COUNTS = (1, 5, 10)

@@ -10,19 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import InputError, LabelError
-from cache.features import (
-    UNKNOWN,
-    ImportPlan,
-    Timing,
-    UnusableFeatures,
-    attach_features,
-    imported_video,
-    plan_of,
-    store_features,
-    stored_dtype,
-    token_spans,
-    token_values,
-)
+from cache.features import UNKNOWN, ImportPlan, attach_features, imported_video, plan_of, store_features
 from cache.fingerprint import weights_name
 from cache.labels.files import LabelEntry
 from cache.labels.join import match_entries, near_misses, shortened
@@ -37,6 +25,7 @@ from cache.schema import (
     VideoLabel,
 )
 from cache.stores.open import cache_exists, cache_format
+from cache.token_arrays import Timing, UnusableFeatures, stored_dtype, token_spans, token_values
 from pipeline.imports.arrays import parquet_rows, read_array, shape_of
 from pipeline.imports.crops import Crops, crop_axis, without_crops
 from pipeline.imports.items import Item, find_items

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from cache.features import UnusableFeatures
 from cache.labels.columns import KEY_COLUMNS, column_name
 from cache.labels.media import utf8_path
+from cache.token_arrays import UnusableFeatures
 from pipeline.imports.arrays import END_COLUMNS, START_COLUMNS, ArrayPlace, read_array
 from pipeline.imports.items import Item
 

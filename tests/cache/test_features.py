@@ -12,12 +12,13 @@ from cache import write_features
 from cache.check import check_cache, values_digest
 from cache.convert import convert
 from cache.errors import CacheError, FingerprintMismatch, InputError
-from cache.features import Timing, attach_features, imported_video, plan_of, timing, token_values
+from cache.features import attach_features, imported_video, plan_of
 from cache.fingerprint import is_imported, weights_name
 from cache.labels import label_videos
 from cache.merge import merge
 from cache.reader import open_cache
 from cache.schema import StreamTokens, VideoLabel
+from cache.token_arrays import Timing, timing, token_values
 from cache.writer import CacheWriter
 from tests.cache.builders import make_video, open_writer, read_contents
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cache.errors import InputError
-from cache.features import UnusableFeatures
+from cache.token_arrays import UnusableFeatures
 from pipeline.imports.arrays import ArrayPlace, array_names, parquet_rows, read_array, shape_of
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -138,9 +138,7 @@ def test_crop_files_and_those_that_do_not_fit(tmp_path: Path, imports: Any) -> N
     crops = {f"v{n}__{c}": normal(3 + n, 4) for n in range(12) for c in range(5)}
     del crops["v10__2"]
     crops["v11__2"] = normal(2, 4)
-    code, said, _ = imports(
-        save(tmp_path / "f", **crops), tmp_path / "a.zarr", "--fps", 24, "--snippet", 16
-    )
+    code, said, _ = imports(save(tmp_path / "f", **crops), tmp_path / "a.zarr", "--fps", 24, "--snippet", 16)
     assert code == 1 and "found      12 = 10 stored + 2 rejected: adds up" in said
     assert "lacks the crop files __2" in said and "its crops differ in shape" in said
     with open_cache(tmp_path / "a.zarr") as cache:
@@ -256,3 +254,62 @@ def test_two_imported_streams_and_what_names_them(
     assert "weights imported (I3D RGB, " in said and "unknown, weights imported (" in said
     with open_cache(tmp_path / "a.zarr") as cache:
         assert not check_cache(cache)
+
+
+@pytest.mark.parametrize("how", ["npy", "parquet"])
+def test_what_was_exported_is_imported_the_same(
+    tmp_path: Path, imports: Any, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Ids, values, spans and dtypes; from .npy labels, splits and sources as well. Again, and the digest is the same."""
+    if how == "parquet":
+        pytest.importorskip("pyarrow")
+    videos = [make_video(f"train/v {n}.mp4", source=f"s{n // 2}") for n in range(6)]
+    with open_writer(tmp_path / "x.zarr") as writer:
+        writer.commit(videos, [])
+    digests = []
+    for number, path in enumerate((tmp_path / "x.zarr", tmp_path / "0.zarr")):
+        out = tmp_path / f"e{number}"
+        assert call(monkeypatch, "export", path, "--format", how, "--out", out, "--stream", "clip") == 0
+        src, words = (out / "clip.csv", ("--spans", "spans")) if how == "npy" else (out / "clip.parquet", ())
+        code, said, _ = imports(src, tmp_path / f"{number}.zarr", *words, stream="clip")
+        assert code == 0 and "6 stored + 0 rejected" in said
+        with open_cache(tmp_path / "x.zarr") as a, open_cache(tmp_path / f"{number}.zarr") as b:
+            assert b.videos.id.tolist() == a.videos.id.tolist() and not check_cache(b)
+            before, after = a.load("clip"), b.load("clip")
+            assert before.values.dtype == after.values.dtype and np.array_equal(before.values, after.values)
+            assert np.array_equal(before.spans, after.spans) and np.array_equal(before.offsets, after.offsets)
+            if how == "npy":
+                for column in ("label", "label_name", "split", "source"):
+                    assert getattr(b.videos, column).tolist() == getattr(a.videos, column).tolist()
+            digests.append(b.streams["clip"].fingerprint["weights"]["digest"])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("made_by", ["I3D", ""])
+def test_a_head_is_trained_on_imported_features_and_says_so(
+    tmp_path: Path,
+    imports: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    made_by: str,
+) -> None:
+    """It scores other features only where both were said to be made alike."""
+    for place in ("a", "b"):
+        arrays = {
+            f"{c}Z{place}{n}": normal(3, 4) + 2 * (c == "Fight")
+            for c in ("Fight", "NonFight")
+            for n in range(12)
+        }
+        words = ("--fps", 1, "--made-by", made_by) if made_by else ("--fps", 1)
+        assert imports(save(tmp_path / place, **arrays), tmp_path / f"{place}.zarr", *words)[0] == 0
+    head = tmp_path / "head"
+    words = ("--model", "logistic", "--cv", 3, "--set", "n_resamples=20")
+    assert call(monkeypatch, "train-head", "--features", tmp_path / "a.zarr", "--out", head, *words) == 0
+    assert f"i3d: imported ({made_by}" in capsys.readouterr().out
+    code = call(monkeypatch, "predict", tmp_path / "b.zarr", "--head", head, "--out", tmp_path / "s.csv")
+    said = capsys.readouterr()
+    if made_by:
+        assert code == 0 and "imported (I3D, " in said.out
+        assert "AUROC" in said.out
+    else:
+        assert code == 3 and "--made-by" in said.err

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache.cli import convert_command, inspect_command
+from cache.cli import convert_command, export_command, inspect_command
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
 from cache.process.ending import run_app
 from cache.process.outputs import require_cache_output, require_output, require_output_folder
@@ -25,6 +25,7 @@ from heads.cli.probe import probe_command
 from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
 from pipeline.cli.extract import GOES_ON, conclude, extract_command
+from pipeline.cli.imports import import_command
 from pipeline.cli.plan import plan_command
 from pipeline.cli.streams import streams_command
 from pipeline.cli.verify import verify_command
@@ -59,6 +60,8 @@ app.command(name="verify")(verify_command)
 app.command(name="plan")(plan_command)
 app.command(name="streams")(streams_command)
 app.command(name="convert")(convert_command)
+app.command(name="import")(import_command)
+app.command(name="export")(export_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
 
@@ -175,6 +178,49 @@ def predict(
             for number, path in enumerate(sources)
         ]
         run.score(caches, configs, scratch=scratch)
+
+
+@app.command(name="zero-shot")
+def zero_shot_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to score.")],
+    stream: Annotated[str, typer.Option(help="A stream of the kind open_clip.")],
+    positive: Annotated[
+        list[str],
+        typer.Option(help="What the positive class looks like, in words (repeatable: an ensemble)."),
+    ],
+    negative: Annotated[list[str], typer.Option(help="What the negative class looks like (repeatable).")],
+    out: Annotated[Path, typer.Option(help="Scores to write: .csv.")] = Path("scores.csv"),
+    weights_file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=FILE", help="Where weights that came from a file lie."),
+    ] = None,
+    clip_weights: Annotated[str | None, typer.Option(help="Short for --weights-file clip=FILE.")] = None,
+) -> None:
+    """Score stored image features against words, by the text tower of the model that made them; nothing is trained."""
+    from cache.process.outputs import write_output
+    from cache.reader import open_cache
+    from heads.report.zero_shot import score_table, summary_lines
+    from pipeline.zero_shot import text_sides, zero_shot
+
+    if out.suffix != ".csv":
+        raise InputError(f"--out {out}: scores are written as .csv")
+    require_output("--out", out)
+    console = make_console()
+    with open_cache(cache) as opened:
+        if stream not in opened.streams:
+            raise InputError(f"{cache} holds no stream {stream}; it holds {', '.join(opened.streams)}")
+        if not len(opened):
+            raise InputError(f"{cache}: holds no videos to score; extract some first")
+        fields = opened.streams[stream].fingerprint
+        file = _weights_files(weights_file or [], clip=clip_weights).get(stream)
+        sides = text_sides(stream, fields, positive=positive, negative=negative, file=file)
+        found = zero_shot(opened, stream, sides)
+        for note in sides.notes:
+            console.print(f"note: {note}")
+        write_output("--out", out, score_table(opened, found.mean, found.highest))
+        for line in summary_lines(opened, stream, found.mean, found.highest):
+            console.print(line)
+    console.print(f"scores     {out}")
 
 
 def predict_videos(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cache.errors import OnepassError
+    from cache.features import write_features
     from cache.reader import Cache, open_cache
     from cache.writer import CacheWriter
 
-__all__ = ["Cache", "CacheWriter", "OnepassError", "open_cache"]
+__all__ = ["Cache", "CacheWriter", "OnepassError", "open_cache", "write_features"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from cache import reader
 
         return getattr(reader, name)
+    if name == "write_features":
+        from cache.features import write_features
+
+        return write_features
     if name == "CacheWriter":
         from cache.writer import CacheWriter
 

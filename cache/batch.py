@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError
+from cache.fingerprint import is_imported
 from cache.known import KnownInputs
 from cache.reader import BLOCK_BYTES, Cache
 from cache.schema import StreamSpec, VideoFeatures, all_finite
@@ -91,7 +92,10 @@ def append_tokens(appender: ZarrAppender, stream: str, rows: TokenRows) -> None:
 def require_sidecar(
     sidecar: Cache, known: KnownInputs, streams: Mapping[str, StreamSpec], where: Path
 ) -> StreamSpec:
-    """The one stream that `sidecar` adds to the cache at `where`. Raises `CacheError` if it does not fit."""
+    """The one stream that `sidecar` adds to the cache at `where`. Raises `CacheError` if it does not fit.
+
+    Imported features come without digests of the videos: of these the ids alone are compared.
+    """
     name = str(sidecar.paths[0])
     if len(sidecar.specs) != 1:
         raise CacheError(f"{name} holds {len(sidecar.specs)} streams; a stream to attach comes alone")
@@ -108,6 +112,8 @@ def require_sidecar(
             f"{name} lacks {len(missing)} videos of {where} and holds {len(surplus)} others, "
             f"e.g. {example!r}; a stream to attach covers exactly the same videos"
         )
+    if is_imported(spec.fingerprint) and not any(digests):
+        return spec
     other = [
         video_id for video_id, digest in zip(ids, digests, strict=True) if known[video_id].digest != digest
     ]

@@ -4,6 +4,7 @@ memory.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt
+from cache.fingerprint import is_imported
 from cache.reader import BLOCK_BYTES, Cache
 from cache.schema import REJECT_REASONS, UNKNOWN_LABEL, all_finite
 from cache.stores.compatible import read_offsets
@@ -54,7 +56,23 @@ def check_cache(cache: Cache, *, block_bytes: int = BLOCK_BYTES) -> list[Problem
     problems += _guarded("rejects", _check_rejects(cache))
     for stream in cache.streams:
         problems += _guarded(f"streams/{stream}", _check_tokens(cache, stream, block_bytes))
+        problems += _guarded(f"streams/{stream}", _check_imported(cache, stream))
     return problems
+
+
+def values_digest(cache: Cache, stream: str) -> str:
+    """`blake2b:<hex>` over id, dtype, shape, values and spans of every video, whatever the store's order or format."""
+    found: list[tuple[str, bytes]] = []
+    for index, video_id in enumerate(cache.videos.id.tolist()):
+        tokens = cache.tokens(stream, index)
+        of_video = hashlib.blake2b(f"{tokens.values.dtype} {tokens.values.shape}|".encode())
+        of_video.update(np.ascontiguousarray(tokens.values).data)
+        of_video.update(np.ascontiguousarray(tokens.spans).data)
+        found.append((video_id, of_video.digest()))
+    whole = hashlib.blake2b(digest_size=32)
+    for video_id, digest in sorted(found):
+        whole.update(f"{video_id}\0".encode() + digest)
+    return f"blake2b:{whole.hexdigest()}"
 
 
 def _guarded(where: str, findings: Iterator[Problem]) -> list[Problem]:
@@ -126,6 +144,7 @@ def _check_rejects(cache: Cache) -> Iterator[Problem]:
 def _check_tokens(cache: Cache, stream: str, block_bytes: int) -> Iterator[Problem]:
     offsets = cache.offsets(stream)
     durations = cache.videos.duration_seconds
+    decoded = cache.videos.n_frames > 0  # else the duration is no more than what imported spans said
     kinds = {
         "values": ("NaN or infinity", set[int]()),
         "constant": ("constant token vectors", set[int]()),
@@ -139,14 +158,14 @@ def _check_tokens(cache: Cache, stream: str, block_bytes: int) -> Iterator[Probl
         if not all_finite(values):
             kinds["values"][1].update(videos[~np.isfinite(values).all(axis=1)].tolist())
         if values.shape[1] > 1:
-            kinds["constant"][1].update(videos[_constant_rows(values)].tolist())
+            kinds["constant"][1].update(videos[constant_rows(values)].tolist())
         start, end = spans[:, 0], spans[:, 1]
         kinds["bounds"][1].update(videos[~(np.isfinite(spans).all(axis=1) & (start <= end))].tolist())
         before = np.concatenate([[previous_start], start[:-1]])
         same = videos == np.concatenate([[previous_video], videos[:-1]])
         kinds["order"][1].update(videos[same & (start < before)].tolist())
         slack = SPAN_TOLERANCE_SECONDS + durations[videos] * 1e-6
-        outside = (start < -slack) | (end > durations[videos] + slack)
+        outside = decoded[videos] & ((start < -slack) | (end > durations[videos] + slack))
         kinds["duration"][1].update(videos[outside].tolist())
         previous_video, previous_start = int(videos[-1]), start[-1]
     for what, found in kinds.values():
@@ -154,7 +173,18 @@ def _check_tokens(cache: Cache, stream: str, block_bytes: int) -> Iterator[Probl
             yield Problem(f"streams/{stream}", _listed(what, cache.videos.id[sorted(found)]))
 
 
-def _constant_rows(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+def _check_imported(cache: Cache, stream: str) -> Iterator[Problem]:
+    fields = cache.streams[stream].fingerprint
+    if len(cache.stores) == 1 and is_imported(fields):
+        stored, found = fields["weights"].get("digest"), values_digest(cache, stream)
+        if stored != found:
+            yield Problem(
+                f"streams/{stream}", f"imported with the digest {stored}, but the values are now {found}"
+            )
+
+
+def constant_rows(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Which tokens (float16 or float32 [T, D]) hold one number throughout, bool [T]."""
     bits = values.view(np.uint16 if values.dtype == np.float16 else np.uint32)
     candidates = bits[:, 0] == bits[:, 1]  # nearly always false, which spares the rest
     candidates[candidates] = (bits[candidates] == bits[candidates, :1]).all(axis=1)

@@ -1,4 +1,4 @@
-"""The commands that need nothing but a cache: `onepass inspect` and `onepass convert`."""
+"""The commands that need nothing but a cache: `onepass inspect`, `onepass convert` and `onepass export`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,28 @@ def convert_command(
     with open_cache(target) as opened:
         tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
         typer.echo(f"{target}: {len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects")
+
+
+def export_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to read.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    how: Annotated[
+        str,
+        typer.Option(
+            "--format", help="npy (a file a video), csv or parquet (a file a stream, a row a token)."
+        ),
+    ] = "npy",
+    stream: Annotated[list[str] | None, typer.Option(help="Of these streams only (repeatable).")] = None,
+) -> None:
+    """Write features, spans, labels and ids as files that others read; onepass import reads npy and parquet again."""
+    from cache.export import export_cache
+    from cache.process.outputs import require_output_folder
+    from cache.reader import open_cache
+
+    require_output_folder("--out", out)
+    with open_cache(cache) as opened:
+        for line in export_cache(opened, out, how=how, streams=stream or ()):
+            typer.echo(f"{out}: {line}")
 
 
 def describe(cache: Cache) -> dict[str, Any]:

@@ -6,6 +6,9 @@
 
 Caches from before decoding rules were counted have none: that is rules 1 (docs/sampling.md).
 
+Features made elsewhere (`cache.features`) say so: `"kind": "imported"`, as `model` what their user says made them, and in
+place of a digest of weights one of the values.
+
 Two fingerprints that differ anywhere describe features that must not be mixed.
 """
 
@@ -20,6 +23,10 @@ from cache.errors import FingerprintMismatch
 
 Fingerprint = Mapping[str, Any]
 
+IMPORTED = "imported"
+"""Kind and weights tag of features made elsewhere."""
+UNKNOWN_MODEL = "unknown"
+_DIGEST = "weights.digest"
 _ABSENT = object()
 _ACCEPTABLE = ("libraries", "decoding")
 """Fields that an option accepts: what differs by them is meant to be alike."""
@@ -43,7 +50,8 @@ def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = Fals
     """Name every field in which `a` ("here") and `b` ("there") differ, e.g. `"precision: fp32 here, bf16
     there"`.
 
-    Nested keys are dotted. `ignore_libraries` leaves out the versions of libraries and of the decoding rules.
+    Nested keys are dotted. `ignore_libraries` leaves out the versions of libraries and of the decoding rules. The digest of
+    imported values tells them from others only where nobody said what made both of them.
     """
     flat_a: dict[str, Any] = {}
     flat_b: dict[str, Any] = {}
@@ -52,6 +60,8 @@ def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = Fals
     found: list[str] = []
     for key in [*flat_a, *(key for key in flat_b if key not in flat_a)]:
         if ignore_libraries and key.split(".", 1)[0] in _ACCEPTABLE:
+            continue
+        if key == _DIGEST and _said_alike(a, b):
             continue
         here, there = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
         if here is _ABSENT or there is _ABSENT or here != there:
@@ -70,6 +80,11 @@ def require_same(
     if all(field.startswith("libraries.") for field in fields):
         remedy = (
             "Only library versions differ: install the same ones, or give the option that accepts others."
+        )
+    elif is_imported(expected) and is_imported(found) and [f.split(":")[0] for f in fields] == [_DIGEST]:
+        remedy = (
+            "Both were imported, and nothing says that they were made in the same way: if they were, import both with the same "
+            "--made-by."
         )
     elif all(field.split(".", 1)[0] in _ACCEPTABLE for field in fields):
         remedy = (
@@ -103,9 +118,39 @@ def is_random(fingerprint: Fingerprint) -> bool:
     return _weights(fingerprint).get("tag") == "random"
 
 
+def is_imported(fingerprint: Fingerprint) -> bool:
+    """Whether the features were made elsewhere, so that nothing but their values is known."""
+    return _weights(fingerprint).get("tag") == IMPORTED
+
+
+def imported_fingerprint(
+    stream: str, *, digest: str, sampling: Mapping[str, Any], made_by: str = ""
+) -> dict[str, Any]:
+    """What can be said of features made elsewhere. digest: of their values (`cache.check.values_digest`)."""
+    return {
+        "stream": stream,
+        "kind": IMPORTED,
+        "model": made_by or UNKNOWN_MODEL,
+        "weights": {"tag": IMPORTED, "digest": digest},
+        "sampling": dict(sampling),
+        "precision": "unknown",
+    }
+
+
+def _said_alike(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether both are imported and their user said of both that the same made them."""
+    return is_imported(a) and is_imported(b) and a.get("model") == b.get("model") != UNKNOWN_MODEL
+
+
 def weights_name(fingerprint: Fingerprint) -> str:
-    """The weights as every table prints them: `"random (seed 0)"`, `"openai"`, `"file (openai)"`, or `"unknown"`."""
+    """The weights as every table prints them: `"random (seed 0)"`, `"openai"`, `"file (openai)"`, `"unknown"`, or
+
+    `"imported (1f0c66d4e2a1)"`, with the digest of the values and what their user says made them.
+    """
     weights = _weights(fingerprint)
+    if is_imported(fingerprint):
+        said = "" if fingerprint.get("model") == UNKNOWN_MODEL else f"{fingerprint.get('model')}, "
+        return f"imported ({said}{str(weights.get('digest', '')).rpartition(':')[2][:12]})"
     if is_random(fingerprint):
         return f"random (seed {weights.get('seed', '?')})"
     if weights.get("published_as"):

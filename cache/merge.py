@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.check import values_digest
 from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
+from cache.fingerprint import is_imported
 from cache.lock import CacheLock
 from cache.reader import Cache, open_cache
 from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures
@@ -86,7 +88,8 @@ def merge(
         try:
             require_replaceable(target, overwrite)
             _fill(staging, opened, twice)
-            _publish(staging, target, overwrite=overwrite)
+            adopt_digests(staging)
+            publish(staging, target, overwrite=overwrite)
         finally:
             lock.release()
         n_videos = len({str(i) for cache in opened for i in cache.videos.id})
@@ -275,7 +278,26 @@ def _read(cache: Cache, indices: Sequence[int]) -> list[VideoFeatures]:
     ]
 
 
-def _publish(staging: Path, target: Path, *, overwrite: bool) -> None:
+def adopt_digests(path: Path) -> None:
+    """Write the digests of the values that are there into the fingerprints of imported streams."""
+    with open_cache(path) as cache:
+        found = {
+            spec.name: {
+                **spec.fingerprint,
+                "weights": {**spec.fingerprint["weights"], "digest": values_digest(cache, spec.name)},
+            }
+            if is_imported(spec.fingerprint)
+            else spec.fingerprint
+            for spec in cache.specs
+        }
+        if all(found[spec.name] == spec.fingerprint for spec in cache.specs):
+            return
+    with CacheWriter.reopen(path) as writer:
+        writer.adopt_fingerprints(found)
+
+
+def publish(staging: Path, target: Path, *, overwrite: bool) -> None:
+    """Put the finished cache `staging` (.zarr) at `target`, for whoever holds the lock of `target`."""
     with files.storage_errors(target):
         if cache_format(target) == "zarr" and not target.exists():
             files.rename(staging, target)

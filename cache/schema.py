@@ -85,6 +85,7 @@ REJECT_REASONS: Mapping[str, str] = MappingProxyType(
         "empty-file": "the file has zero bytes",
         "missing-stream": "a stream that the run requires is not in the file",
         "unsupported-type": "the file is not a video or image type that is read",
+        "unusable-array": "imported features whose type, shape, width or crops cannot be used",
     }
 )
 """Reason code of a rejected input -> one line of meaning. The list is part of the format; it may grow, and a code that

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cache.errors import FingerprintMismatch, InputError
-from cache.fingerprint import require_same
+from cache.fingerprint import is_imported, require_same
 from cache.reader import open_cache
 from cache.schema import Reject, StreamSpec, VideoLabel
 from cache.stores.open import cache_exists
@@ -35,6 +35,12 @@ def missing_streams(out: Path, asked: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     with open_cache(out) as cache:
         held, n_videos = set(cache.streams), len(cache)
+        imported = sorted(name for name, info in cache.streams.items() if is_imported(info.fingerprint))
+    if imported:
+        raise FingerprintMismatch(
+            f"{out} holds {', '.join(imported)}, imported: extract cannot make what was made elsewhere, and every "
+            "stored video has every stream. Extract into another --out, then add them to it with onepass import"
+        )
     extra = sorted(held - set(asked))
     if extra:
         raise FingerprintMismatch(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import FingerprintMismatch
-from cache.fingerprint import decoding_rules
+from cache.fingerprint import decoding_rules, is_imported
 from cache.reader import Cache, open_cache
 from cache.stores.open import cache_exists
 from pipeline.decoding.decoders.affected import why_affected
@@ -19,8 +19,9 @@ from pipeline.decoding.sampling import Sampling, token_spans
 
 
 def stored_rules(cache: Cache) -> int:
-    """The oldest decoding rules that any stream of a cache was made by."""
-    return min((decoding_rules(info.fingerprint) for info in cache.streams.values()), default=DECODING_RULES)
+    """The oldest decoding rules that any stream of a cache was made by; of imported ones they are unknown."""
+    own = [info.fingerprint for info in cache.streams.values() if not is_imported(info.fingerprint)]
+    return min(map(decoding_rules, own), default=DECODING_RULES)
 
 
 def rules_of(out: Path) -> int:
@@ -55,6 +56,8 @@ def affected_videos(cache: Cache, paths: Mapping[str, Path]) -> dict[str, str]:
         return {}
     samplings = {}
     for name, info in cache.streams.items():
+        if is_imported(info.fingerprint):
+            continue
         fields = info.fingerprint.get("sampling", {})
         samplings[name] = Sampling(
             float(fields["fps"]), int(fields.get("window", 1)), int(fields.get("stride", 1))

@@ -342,7 +342,7 @@ def verdicts(cache: Cache, comparisons: list[Comparison]) -> list[StreamVerdict]
         worst_error = float(np.max([c.relative_error for c in mine])) if mine else float("nan")
         centred = [c.centred_cosine for c in mine if not math.isnan(c.centred_cosine)]
         worst_centred = min(centred, default=math.nan)
-        precision = str(info.fingerprint["precision"])
+        precision = str(info.fingerprint.get("precision", "unknown"))
         found.append(
             StreamVerdict(name, precision, len(mine), worst_cosine, worst_error, worst_centred, len(centred))
         )

@@ -23,7 +23,7 @@ PART_SUFFIX = ".part"
 READ_THREADS = 2
 _THREADS_FROM_BYTES = 4 * 1024 * 1024
 _SYNC_THREADS = 8
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _HDF5_ERRNO = re.compile(r"errno = (\d+)")
 
 
@@ -36,7 +36,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         number = error.errno
         if number is None and (match := _HDF5_ERRNO.search(str(error))):  # h5py keeps it in the text only
             number = int(match.group(1))
-        if number in _FULL:
+        if number in FULL:
             raise StorageFull(
                 f"the disk that holds {path} is full; everything committed before is intact. "
                 "Make room and run the same command again."

@@ -219,8 +219,8 @@ def settle(choice: StreamChoice) -> Settled:
     return settled
 
 
-def choice_from_fingerprint(name: str, fields: Mapping[str, Any], *, file: str | None = None) -> StreamChoice:
-    """The choice that made the features of a stored stream. Raises InputError where none of the kinds here did.
+def kind_of(name: str, fields: Mapping[str, Any]) -> str:
+    """The kind that made a stored stream, "" where none of those here did.
 
     Fingerprints of clip and slowfast from before kinds were open do not name one.
     """
@@ -233,7 +233,12 @@ def choice_from_fingerprint(name: str, fields: Mapping[str, Any], *, file: str |
     known = known and all(isinstance(fields.get(key), str) for key in ("model", "precision", "runtime"))
     rate = {"clip": "fps", "slowfast": "stride"}.get(name, "") if named == built_in else ""
     known = known and (not rate or isinstance(sampling.get(rate), int | float))  # type: ignore[union-attr]
-    if known:
+    return str(named) if known else ""
+
+
+def choice_from_fingerprint(name: str, fields: Mapping[str, Any], *, file: str | None = None) -> StreamChoice:
+    """The choice that made the features of a stored stream. Raises InputError where none of the kinds here did."""
+    if named := kind_of(name, fields):
         return kind_named(named).choice_of(name, fields, file=file)
     made = f"{fields.get('model', 'an unknown model')}, weights {weights_name(fields)}"
     raise InputError(

@@ -87,7 +87,7 @@ class BackboneConfig:
 
     def settled(self) -> tuple[Settled, ...]:
         """Every stream made certain by its kind, before anything is downloaded. Raises InputError, WeightsError."""
-        with _library_noise_dropped():
+        with library_noise_dropped():
             return tuple(settle(choice) for choice in self.streams)
 
 
@@ -137,7 +137,7 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
 
         for precision in sorted({machine.precision for machine in machines.values()}):
             require_sound(device, precision)
-    with _library_noise_dropped():
+    with library_noise_dropped():
         return {
             one.choice.name: kind_named(one.choice.kind).load(one, machines[one.choice.name])
             for one in settled
@@ -167,7 +167,7 @@ def weights_files(given: Sequence[str], **short: str | None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _library_noise_dropped() -> Iterator[None]:
+def library_noise_dropped() -> Iterator[None]:
     """Without the libraries' own warnings: torch.jit.script at import, QuickGELU notes that the fingerprint answers, and what
 
     open_clip says of random weights, which every output here says already.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +13,19 @@ from cache.errors import CacheCorrupt, InputError, ParityError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cache.reader import Cache
     from pipeline.verify import Comparison
 
 
 def verify_command(
     cache: Annotated[Path, typer.Argument(help="The cache to check.")],
-    src: Annotated[Path, typer.Option(help="Where the videos lie.")],
+    src: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the videos lie; not needed where all features were made elsewhere.",
+            show_default=False,
+        ),
+    ] = None,
     sample: Annotated[int, typer.Option(help="Videos to extract again, plainly.")] = 5,
     decoders: Annotated[
         bool,
@@ -33,7 +41,10 @@ def verify_command(
         str | None, typer.Option(help="Short for --weights-file slowfast=FILE.")
     ] = None,
 ) -> None:
-    """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly."""
+    """Check the whole cache for structure and finiteness, and N videos against the backbones run plainly.
+
+    Features made elsewhere cannot be repeated: of these it checks all but that, and says so.
+    """
     from dataclasses import replace
 
     import numpy as np
@@ -52,9 +63,9 @@ def verify_command(
         raise InputError(f"--sample {sample}: at least one video")
     quiet_decoders()
     if decoders:
-        _name_affected(cache, src, console)
+        _name_affected(cache, _required(src), console)
         return
-    paths = {source.id: source.path for source in discover(src).sources}
+    paths = {} if src is None else {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
         problems = check_cache(opened)
         for problem in problems[:20]:
@@ -68,7 +79,11 @@ def verify_command(
         )
         if not len(opened):
             raise InputError(f"{cache}: holds no videos to verify; extract some first")
-        fingerprints = {name: info.fingerprint for name, info in opened.streams.items()}
+        fingerprints = _repeatable(opened, console)
+        if not fingerprints:
+            console.print("nothing was repeated: no stream of this cache was made by a kind that is here")
+            return
+        _required(src)
         files = weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights)
         config = config_from_fingerprints(fingerprints, device="cpu", files=files)
         # only the plain models are run, so what made the cache need not be here
@@ -105,7 +120,7 @@ def verify_command(
             console.print(
                 f"{n_alone} of {len(chosen)} videos: frames confirmed by no other decoder, see above"
             )
-        results = verdicts(opened, comparisons)
+        results = [verdict for verdict in verdicts(opened, comparisons) if verdict.stream in backbones]
         for verdict in results:
             console.print(str(verdict), markup=False)
         for name in sorted(set(backbones) - {verdict.stream for verdict in results}):
@@ -127,6 +142,34 @@ def _worst(name: str, found: list[Comparison]) -> str:
         return f"{name} absent"
     cosine, error = min(c.cosine for c in found), max(c.relative_error for c in found)
     return f"{name} cosine {cosine:.6f} error {error:.1e}"
+
+
+def _required(src: Path | None) -> Path:
+    if src is None:
+        raise InputError("say where the videos lie with --src: features are made again from them")
+    return src
+
+
+def _repeatable(cache: Cache, console: Console) -> dict[str, Mapping[str, Any]]:
+    """Fingerprints of the streams that can be made again, by name; says of the others why they cannot."""
+    from cache.fingerprint import is_imported, weights_name
+    from pipeline.backbones.kind import kind_of
+
+    found = {}
+    for name, info in cache.streams.items():
+        if kind_of(name, info.fingerprint):
+            found[name] = info.fingerprint
+        elif is_imported(info.fingerprint):
+            console.print(
+                f"stream {name}: {weights_name(info.fingerprint)}: the values are those that were imported (same digest); what "
+                "made them, and from which frames, cannot be repeated"
+            )
+        else:
+            console.print(
+                f"stream {name}: made by {info.fingerprint.get('model', 'an unknown model')}, not by a kind of stream that is "
+                "installed here: its values are finite and in place, and cannot be repeated"
+            )
+    return found
 
 
 def _name_affected(cache: Path, src: Path, console: Console) -> None:

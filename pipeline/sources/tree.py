@@ -137,7 +137,7 @@ def _from_folder(root: Path) -> SourceTree:
             f"the types {_listed(MEDIA_SUFFIXES)}"
         )
     found.sort()
-    layout = _Levels.of([name for name, _ in found])
+    layout = Levels.of([name for name, _ in found])
     sources = [Source(name, path, *layout.label_and_split(name), "") for name, path in found]
     sources = sorted([*sources, *unlisted], key=lambda source: source.id)
     return SourceTree(root, tuple(sources), layout.layout, tuple(sorted(skipped)), _near_ids(found))
@@ -205,7 +205,7 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Levels:
+class Levels:
     """Which folder level of an id names the split and which the class; None where none does."""
 
     layout: Layout
@@ -213,7 +213,7 @@ class _Levels:
     label: int | None
 
     @classmethod
-    def of(cls, ids: Sequence[str]) -> _Levels:
+    def of(cls, ids: Sequence[str]) -> Levels:
         folders = [tuple(name.split("/")[:-1]) for name in ids]
         first = _wrappers(folders)
         inner = [levels[first:] for levels in folders]
@@ -264,7 +264,7 @@ def _from_manifest(manifest: Path) -> SourceTree:
                 f"{first_seen[video_id]}; keep one of them"
             )
         first_seen.setdefault(video_id, entry.where)
-    levels = _Levels.of(list(rows))
+    levels = Levels.of(list(rows))
     any_label = any(row.label_name for row in rows.values())
     any_split = any(row.split for row in rows.values())
     sources = []

@@ -192,7 +192,7 @@ def test_a_merge_of_other_parts_does_not_go_on_with_the_first(
 ) -> None:
     one, two = (part(tmp_path / f"{n}.zarr", [video(n)], []) for n in (1, 2))
     with monkeypatch.context() as patch:
-        patch.setattr(merging, "_publish", lambda *_, **__: (_ for _ in ()).throw(StorageFull("no room")))
+        patch.setattr(merging, "publish", lambda *_, **__: (_ for _ in ()).throw(StorageFull("no room")))
         with pytest.raises(StorageFull):
             merge([one], tmp_path / "all.zarr")
     merge([two], tmp_path / "all.zarr")
@@ -203,7 +203,7 @@ def test_a_part_that_changed_begins_the_merge_again(tmp_path: Path, monkeypatch:
     """A redo leaves path, counts and identity of a part as they were; its features are new."""
     parts = [part(tmp_path / f"{n}.zarr", [video(n)], []) for n in (1, 2)]
     with monkeypatch.context() as patch:
-        patch.setattr(merging, "_publish", lambda *_, **__: (_ for _ in ()).throw(StorageFull("no room")))
+        patch.setattr(merging, "publish", lambda *_, **__: (_ for _ in ()).throw(StorageFull("no room")))
         with pytest.raises(StorageFull):
             merge(parts, tmp_path / "all.zarr")
     with CacheWriter.reopen(parts[0]) as writer:

@@ -10,7 +10,7 @@ import cache
 
 
 def test_public_names() -> None:
-    assert cache.__all__ == ["Cache", "CacheWriter", "OnepassError", "open_cache"]
+    assert cache.__all__ == ["Cache", "CacheWriter", "OnepassError", "open_cache", "write_features"]
     for name in cache.__all__:
         assert getattr(cache, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nosuch'"):

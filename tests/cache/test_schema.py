@@ -92,7 +92,7 @@ def test_storable_text_changes_only_what_cannot_be_stored() -> None:
 
 
 def test_reject_reasons_are_a_fixed_list() -> None:
-    assert len(REJECT_REASONS) == 18
+    assert len(REJECT_REASONS) == 19
     with pytest.raises(ValueError, match="no reject reason"):
         Reject("a.mp4", "bad-luck", "", "", 0, 0)
 

@@ -324,3 +324,63 @@ def test_pairs_of_neighbours_are_chosen_from_a_long_video() -> None:
     assert TOKENS_A_VIDEO // 2 < len(chosen) <= TOKENS_A_VIDEO
     assert all(n + 1 in chosen or n - 1 in chosen for n in chosen)
     assert choose_tokens(5, np.random.default_rng(0)) == [0, 1, 2, 3, 4]
+
+
+def _with_imported(right: Path, out: Path, *, change: bool = False) -> Path:
+    """A copy of the cache with an imported stream beside its own."""
+    from cache.convert import convert
+    from cache.features import attach_features, imported_video, plan_of
+    from cache.schema import VideoLabel
+
+    convert(right, out)
+    rng = np.random.default_rng(0)
+    with open_cache(out) as cache:
+        ids = cache.videos.id.tolist()
+    tokens = StreamTokens(rng.normal(size=(1, 4)).astype(np.float32), np.zeros((1, 2), np.float32))
+    plan = plan_of("i3d", dim=4, dtype="float32", sampling={"spans": "none"}, made_by="I3D")
+    attach_features(out, plan, [imported_video(i, {"i3d": tokens}, VideoLabel(-1, "")) for i in ids])
+    if change:
+        values = out / "streams/i3d/values/c.0.0"
+        stored = np.frombuffer(values.read_bytes(), np.float32).copy()
+        stored[0] += 1
+        values.write_bytes(stored.tobytes())
+    return out
+
+
+def test_what_was_imported_is_said_and_the_rest_compared(
+    right: Path, src: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = _with_imported(right, tmp_path / "i.zarr")
+    verify(out, src)
+    printed = capsys.readouterr().out
+    assert "stream i3d: imported (I3D, " in printed and "cannot be repeated" in printed
+    assert printed.count(": ok\n") == 2
+    with pytest.raises(InputError, match="--src"):
+        verify_command(out, src=None, sample=5, seed=0)
+    with pytest.raises(CacheCorrupt, match="1 problems"):
+        verify(_with_imported(right, tmp_path / "j.zarr", change=True), src)
+    assert "imported with the digest" in capsys.readouterr().out
+
+
+def test_a_cache_of_features_made_elsewhere_needs_no_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cache import write_features
+    from tests.cache.builders import make_video, open_writer
+
+    path = write_features(tmp_path / "a.zarr", {"a": {"i3d": [[1.0, 2.0]]}})
+    verify_command(path, src=None, sample=5, seed=0)
+    assert "nothing was repeated" in capsys.readouterr().out
+    with open_writer(tmp_path / "b.zarr") as writer:
+        writer.commit([make_video("a.mp4")], [])
+    verify_command(tmp_path / "b.zarr", src=None, sample=5, seed=0)
+    assert capsys.readouterr().out.count("not by a kind of stream that is installed here") == 2
+
+
+def test_extract_says_that_it_cannot_go_on_with_imported_features(
+    right: Path, src: Path, tmp_path: Path
+) -> None:
+    out = _with_imported(right, tmp_path / "i.zarr")
+    with pytest.raises(FingerprintMismatch, match=r"holds i3d, imported: .*onepass import") as caught:
+        run(src, out)
+    assert "\n" not in str(caught.value)

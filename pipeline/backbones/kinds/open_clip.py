@@ -28,6 +28,8 @@ DEFAULT_MODEL = "ViT-B-32"
 DEFAULT_FPS = 2.0
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 """Fields of a published tag that change what the image tower sees."""
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's files hold beside the weights."""
 RECIPES = {"bicubic": "pil-bicubic", "bilinear": "pil-bilinear"}
 FITS = {"shortest": "short", "squash": "exact", "longest": "inside"}
 
@@ -160,6 +162,27 @@ def load_tower(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
         else:
             record = WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
     return visual, record
+
+
+def load_whole(settled: Settled) -> Any:
+    """The whole model, image and text tower (float32, eval, CPU). Raises WeightsError, also for a file without a text tower."""
+    from pipeline.backbones.weights import load_exactly, read_state_dict
+
+    choice = settled.choice
+    if choice.weights == RANDOM:
+        model = _build(settled)
+    elif looks_like_file(choice.weights):
+        import open_clip
+
+        state = read_state_dict(Path(choice.weights), flag=choice.setting("weights", "").rstrip())
+        model = _build(settled)
+        if hasattr(model, "text"):
+            state = open_clip.model.convert_to_custom_text_state_dict(state)
+        state = {key: tensor for key, tensor in state.items() if key not in NOT_WEIGHTS}
+        load_exactly(model, state, origin=f"{choice.weights} (a whole {choice.model}, with its text tower)")
+    else:
+        model, _ = _from_tag(settled, settled.found["published"])
+    return model.eval().requires_grad_(False)
 
 
 def file_note(choice: StreamChoice) -> str:

@@ -1,0 +1,1 @@
+"""Features made elsewhere: found, read as plain numbers, and written as a cache."""

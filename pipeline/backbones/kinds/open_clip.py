@@ -174,7 +174,7 @@ def load_whole(settled: Settled) -> Any:
     elif looks_like_file(choice.weights):
         import open_clip
 
-        state = read_state_dict(Path(choice.weights), flag=choice.setting("weights", "").rstrip())
+        state = read_state_dict(Path(choice.weights), said=choice.setting("weights", choice.weights))
         model = _build(settled)
         if hasattr(model, "text"):
             state = open_clip.model.convert_to_custom_text_state_dict(state)

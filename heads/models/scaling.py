@@ -44,7 +44,9 @@ class InputScaling(nn.Module):
             x_BTD = torch.cat([nn.functional.normalize(part, dim=-1) for part in parts], dim=-1)
         elif self.kind == "standard":
             x_BTD = (x_BTD - self.mean) / self.std
-        return torch.where(mask_BT[:, :, None], x_BTD, 0.0)  # half the time of masked_fill, bit for bit the same
+        return torch.where(
+            mask_BT[:, :, None], x_BTD, 0.0
+        )  # half the time of masked_fill, bit for bit the same
 
 
 @torch.no_grad()

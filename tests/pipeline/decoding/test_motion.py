@@ -119,7 +119,7 @@ def test_a_picture_that_changes_its_shape_is_measured() -> None:
 def test_luma_is_the_grey_of_the_picture_without_its_conversion(
     write: Any, pix_fmt: str, limited: bool, tmp_path: Path
 ) -> None:
-    """Whatever the range, and turned as the picture is: up to the roundings of FFmpeg's fast conversion."""
+    """Whatever the range, and turned as the picture is: up to the roundings of FFmpeg's conversion, which darkens a little."""
     path = write(tmp_path / "v.mp4", seconds=0.5, width=322, height=182, pix_fmt=pix_fmt)
     plan = FramePlan("grey", LONG_SIDE)
     frames = open_frames(path, "pyav")

@@ -217,7 +217,7 @@ def zero_shot_command(
         found = zero_shot(opened, stream, sides)
         for note in sides.notes:
             console.print(f"note: {note}")
-        write_output("--out", out, score_table(opened, found.mean, found.highest))
+        write_output("--out", out, score_table(opened, stream, found.mean, found.highest))
         for line in summary_lines(opened, stream, found.mean, found.highest):
             console.print(line)
     console.print(f"scores     {out}")

@@ -82,6 +82,10 @@ def write_features(
     `sources` without features, and missing times; CacheError for a cache that is there already unless `overwrite`.
     """
     path = Path(path)
+    if not isinstance(features, Mapping):
+        raise InputError(
+            f'features are a mapping, {{"a.mp4": {{"image": array}}}}: ids of videos to arrays by stream, not {shown(features)}'
+        )
     if not features:
         raise InputError("there are no features to write: give arrays by video id and stream")
     said = timing(fps=fps, snippet=snippet, stride_seconds=stride_seconds, window_seconds=window_seconds)
@@ -309,6 +313,17 @@ def _given(
     return found  # type: ignore[no-any-return]
 
 
+def _class_name(video_id: str, value: object) -> str:
+    """A class name as it is given, or the number 1 or 0 of one."""
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, (bool, np.bool_)) or (is_number(value) and value in (0, 1)):
+        return str(int(value))
+    raise InputError(
+        f"{video_id}: a label is a class name, 1 or 0, not {shown(value)}; leave out what has none"
+    )
+
+
 def _labels(
     features: Mapping[str, Any],
     labels: Mapping[str, str | int] | LabelJoin | None,
@@ -323,7 +338,7 @@ def _labels(
     if isinstance(labels, LabelJoin):
         said, names = dict(labels.matched), (labels.names.negative, labels.names.positive)
     elif labels:
-        texts = {video_id: str(int(v) if is_number(v) else v) for video_id, v in labels.items()}
+        texts = {video_id: _class_name(video_id, value) for video_id, value in labels.items()}
         chosen = choose_positive(set(texts.values()), positive=positive)
         names = (chosen.negative, chosen.positive)
         said = {i: label for i, text in texts.items() if (label := chosen.label(text)) is not None}

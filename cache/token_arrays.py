@@ -47,7 +47,7 @@ class Timing:
         starts = np.arange(n_tokens) * self.stride_seconds
         return np.stack([starts, starts + self.window_seconds], axis=1).astype(np.float32)
 
-    def as_fields(self) -> dict[str, float]:
+    def as_fields(self) -> dict[str, Any]:
         """For the fingerprint."""
         return {"stride_seconds": self.stride_seconds, "window_seconds": self.window_seconds}
 

@@ -25,12 +25,12 @@ EVEN = 0.5
 """Probability at which both sides are equally near: a threshold that no label chose."""
 
 
-def score_table(cache: Cache, mean: Float, highest: Float) -> bytes:
+def score_table(cache: Cache, stream: str, mean: Float, highest: Float) -> bytes:
     """CSV with a row a video. mean, highest: logits over its tokens, float64 [V]; the probabilities are their sigmoids."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    names = ", ".join(f"{name}: {weights_name(info.fingerprint)}" for name, info in cache.streams.items())
+    weights = f"{stream}: {weights_name(cache.streams[stream].fingerprint)}"
     columns = (
         cache.videos.id,
         cache.videos.label_name,
@@ -39,7 +39,7 @@ def score_table(cache: Cache, mean: Float, highest: Float) -> bytes:
         as_probabilities(mean),
         as_probabilities(highest),
     )
-    writer.writerows((*row, names) for row in zip(*(column.tolist() for column in columns), strict=True))
+    writer.writerows((*row, weights) for row in zip(*(column.tolist() for column in columns), strict=True))
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 

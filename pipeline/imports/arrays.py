@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def shape_of(place: ArrayPlace) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype; the numbers of an .npy or .h5 file are not read for it. Raises UnusableFeatures."""
     suffix = place.path.suffix.lower()
     with _telling(place.path):
+        _require_file(place.path)
         if suffix == ".npy":
             array = _opened_npy(place.path)
             return array.shape, array.dtype
@@ -53,6 +56,7 @@ def read_array(place: ArrayPlace) -> NDArray[Any]:
     """The numbers. Raises UnusableFeatures for what cannot be read and for anything but numbers."""
     suffix = place.path.suffix.lower()
     with _telling(place.path):
+        _require_file(place.path)
         if suffix == ".npy":
             array = np.array(_opened_npy(place.path))
         elif suffix == ".npz":
@@ -134,6 +138,14 @@ def parquet_rows(path: Path, video_id: str = "") -> tuple[NDArray[Any], NDArray[
 
 
 def _table(path: Path) -> Any:
+    """The whole table; the last one is kept, since it is asked for by every video in it."""
+    status = path.stat()
+    return _read_table(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _read_table(path: Path, state: tuple[int, int]) -> Any:
+    """state: of the file, so that one that changed is read again."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -170,6 +182,12 @@ def _telling(path: Path) -> Iterator[None]:
         raise UnusableFeatures(
             "unusable-array", f"cannot be read as {path.suffix}: {_short(problem)}"
         ) from None
+
+
+def _require_file(path: Path) -> None:
+    """A pipe would be waited for without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnusableFeatures("unreadable-file", "is no regular file")
 
 
 def _short(problem: Exception) -> str:
@@ -227,7 +245,7 @@ def _dataset_names(path: Path) -> list[str]:
     names: list[str] = []
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not item.is_virtual and item.external is None:
+        if _is_own_data(item):
             names.append(name)
 
     with h5py.File(path, "r") as file:
@@ -235,12 +253,32 @@ def _dataset_names(path: Path) -> list[str]:
     return names
 
 
-@contextmanager
-def _dataset(place: ArrayPlace) -> Iterator[Any]:
+def _is_own_data(item: Any) -> bool:
     import h5py
 
-    name = _only(_dataset_names(place.path), place)
+    return isinstance(item, h5py.Dataset) and not item.is_virtual and item.external is None
+
+
+def _inside(file: Any, name: str) -> Any:
+    """What lies in the file under a name, None where a link leads to it or nothing does."""
+    import h5py
+
+    item = file
+    for part in name.strip("/").split("/"):
+        if not isinstance(item, h5py.Group) or not isinstance(item.get(part, getlink=True), h5py.HardLink):
+            return None
+        item = item[part]
+    return item if _is_own_data(item) else None
+
+
+@contextmanager
+def _dataset(place: ArrayPlace) -> Iterator[Any]:
+    """The array that is meant; one that is named is gone to without a look at all others."""
+    import h5py
+
     with h5py.File(place.path, "r") as file:
-        found = file[name]
+        found = _inside(file, place.key) if place.key else None
+        if found is None:
+            found = file[_only(_dataset_names(place.path), place)]
         _require_numbers(found.dtype)
         yield found

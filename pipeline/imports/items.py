@@ -106,6 +106,8 @@ def find_items(
     if ending and not any(a.id != b.id for a, b in zip(found.items, items, strict=False)):
         raise SourceError(f"--ending {ending}: no file name ends so, e.g. {found.items[0].id}")
     items = sorted((_as_two_classes(item, negative) for item in items), key=lambda item: item.id)
+    if items and not items[0].id:
+        raise SourceError(f"{items[0].places[0]}: names no video; give the array a name")
     for before, after in pairwise(items):
         if before.id == after.id:
             raise SourceError(

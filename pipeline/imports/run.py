@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,9 +135,7 @@ def import_features(config: ImportConfig, *, say: Say) -> ImportReport:
         config.stream,
         dim=reading.dim,
         dtype=reading.dtype,
-        sampling=config.timing.as_fields()
-        if config.timing
-        else {"spans": "given" if config.spans else "none"},
+        sampling=_sampling(config, found.items, reading),
         made_by=config.made_by,
         dataset=portable_path(config.src.resolve().stem),
         provenance={"source": portable_path(config.src), "crops": config.crops},
@@ -165,6 +164,15 @@ def import_features(config: ImportConfig, *, say: Say) -> ImportReport:
     return report
 
 
+def _sampling(config: ImportConfig, items: Sequence[Item], reading: _Reading) -> dict[str, Any]:
+    """For the fingerprint: when the tokens are, and what became of crops."""
+    crops = {"crops": config.crops} if reading.had_crops else {}
+    if config.timing:
+        return config.timing.as_fields() | crops
+    tables = any(item.places[0].path.suffix.lower() == ".parquet" for item in items)
+    return {"spans": "given" if config.spans or tables else "none"} | crops
+
+
 @dataclass(slots=True)
 class _Reading:
     """How the arrays are to be read: width and dtype of a token, the axis of crops, and the videos that can be read at all."""
@@ -174,6 +182,7 @@ class _Reading:
     dim: int
     dtype: TokenDtype
     axis: int | None
+    had_crops: bool
     report: ImportReport
     durations: Mapping[str, float] = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
@@ -256,7 +265,7 @@ def _looked_at(config: ImportConfig, items: Sequence[Item], report: ImportReport
     kept: TokenDtype = config.dtype or ("float32" if averaged else stored_dtype(dtypes))
     if kept == "float32" and np.dtype(np.float64) in dtypes:
         say("float64 is stored as float32")
-    return _Reading(config, usable, widths.most_common(1)[0][0], kept, axis, report)
+    return _Reading(config, usable, widths.most_common(1)[0][0], kept, axis, bool(crops), report)
 
 
 def _attach(

@@ -89,7 +89,7 @@ def test_labels_from_a_join_and_from_numbers(tmp_path: Path) -> None:
     join = label_videos(IDS, labels_file=tmp_path / "labels.csv", positive=None, allow_unmatched=True)
     with open_cache(write_features(tmp_path / "a.zarr", arrays(), fps=2, labels=join)) as cache:
         assert cache.videos.label.tolist() == [1, 1, 0, -1] and cache.videos.source.tolist()[:2] == ["r1"] * 2
-    numbers = {IDS[0]: np.int64(1), IDS[3]: 0}
+    numbers: Any = {IDS[0]: np.int64(1), IDS[3]: False}
     with open_cache(write_features(tmp_path / "b.zarr", arrays(), fps=2, labels=numbers)) as cache:
         assert cache.videos.label.tolist() == [1, -1, -1, 0] and cache.label_names == ("0", "1")
 
@@ -149,6 +149,11 @@ def test_streams_must_be_the_same_throughout(tmp_path: Path) -> None:
         write_features(tmp_path / "a.zarr", {"a": np.ones((1, 2))}, fps=1)  # type: ignore[dict-item]
     with pytest.raises(InputError, match="stream name 'A B'"):
         write_features(tmp_path / "a.zarr", {"a": {"A B": np.ones((1, 2))}}, fps=1)
+    with pytest.raises(InputError, match="features are a mapping"):
+        write_features(tmp_path / "a.zarr", [np.ones((1, 2))], fps=1)  # type: ignore[arg-type]
+    for label in (None, 2, 0.5, " "):
+        with pytest.raises(InputError, match="a label is a class name, 1 or 0"):
+            write_features(tmp_path / "a.zarr", arrays(), fps=1, labels={IDS[0]: label})  # type: ignore[dict-item]
     with pytest.raises(InputError, match="no features"):
         write_features(tmp_path / "a.zarr", {}, fps=1)
 

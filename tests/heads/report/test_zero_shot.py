@@ -14,10 +14,11 @@ from tests.heads.synthetic import toy_videos, write_cache
 def test_a_row_a_video_and_measures_of_both_scores(toy_cache: Cache) -> None:
     labels = toy_cache.videos.label.astype(np.float64)
     right, wrong = 4 * labels - 2, 2 - 4 * labels
-    rows = score_table(toy_cache, right, wrong).decode().splitlines()
+    rows = score_table(toy_cache, "clip", right, wrong).decode().splitlines()
     assert rows[0] == ",".join(COLUMNS) and len(rows) == 1 + len(toy_cache)
     first = rows[1].split(",")
     assert first[0] == toy_cache.videos.id[0] and float(first[2]) == right[0]
+    assert first[-1] == "clip: random (seed 0)"
     assert float(first[4]) == 1 / (1 + np.exp(-right[0]))
     said = summary_lines(toy_cache, "clip", right, wrong)
     assert "RANDOM weights" in said[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -106,6 +107,14 @@ def test_a_cut_file_a_missing_one_and_text(tmp_path: Path) -> None:
         read_array(ArrayPlace(tmp_path / "t.npy"))
     np.save(tmp_path / "e.npy", np.zeros((0, 3), np.float32))
     assert shape_of(ArrayPlace(tmp_path / "e.npy"))[0] == (0, 3)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.npy", "a.npz"):
+        os.mkfifo(tmp_path / name)
+        for read in (shape_of, read_array):
+            with pytest.raises(UnusableFeatures, match="no regular file"):
+                read(ArrayPlace(tmp_path / name))
 
 
 def test_links_out_of_an_hdf5_file_are_not_followed(tmp_path: Path) -> None:

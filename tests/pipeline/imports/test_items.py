@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,11 @@ def test_a_manifest_with_ids_and_spans(tmp_path: Path) -> None:
 def test_one_file_of_many_videos(tmp_path: Path) -> None:
     np.savez(tmp_path / "all.npz", **{"Fight/a": np.ones((1, 2)), "b": np.ones((1, 2))})
     assert ids(tmp_path / "all.npz") == ["Fight/a", "b"]
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        for name in (".npy", "b.npy"):
+            archive.write(next(tmp_path.glob("all.npz")), name)
+    with pytest.raises(SourceError, match="names no video"):
+        find_items(tmp_path / "odd.npz")
     np.save(tmp_path / "one.npy", np.ones(3))
     assert ids(tmp_path / "one.npy") == ["one"]
 

@@ -119,6 +119,7 @@ def test_crops_inside_arrays(tmp_path: Path, imports: Any) -> None:
     assert code == 0 and "crops: 10 a moment, averaged" in said
     with open_cache(tmp_path / "a.zarr") as cache:
         np.testing.assert_allclose(cache.tokens("i3d", 1).values, ten["b"].mean(axis=1), atol=1e-6)
+        assert cache.streams["i3d"].fingerprint["sampling"]["crops"] == "mean"
     swapped = save(tmp_path / "g", **{name: array.swapaxes(0, 1) for name, array in ten.items()})
     assert imports(swapped, tmp_path / "b.zarr", "--fps", 1, "--crops", "tokens")[0] == 0
     with open_cache(tmp_path / "b.zarr") as cache:
@@ -153,6 +154,7 @@ def test_one_file_of_many_videos_single_vectors_and_halves(tmp_path: Path, impor
     assert imports(tmp_path / "all.h5", tmp_path / "a.h5")[0] == 0
     with open_cache(tmp_path / "a.h5") as cache:
         assert cache.videos.id.tolist() == ["Fight/a", "NonFight/b"]
+        assert cache.streams["i3d"].fingerprint["sampling"] == {"spans": "none"}
         assert cache.streams["i3d"].dtype == "float16" and cache.load("i3d").spans.tolist() == [
             [0, 0],
             [0, 0],

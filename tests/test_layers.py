@@ -200,6 +200,7 @@ COVERED_IN = {
     "pipeline/backbones/test_load.py": "pipeline/backbones/network",
     "pipeline/backbones/kinds/test_pytorchvideo.py": "pipeline/backbones/folding",
     "pipeline/backbones/kinds/test_logmel.py": "pipeline/backbones/sound",
+    "pipeline/backbones/kinds/test_transformers.py": "pipeline/backbones/families",
     "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/motion",
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",

@@ -248,7 +248,7 @@ def test_too_many_rejects_end_with_1(src: Path, tmp_path: Path, capsys: pytest.C
         (["--src", "{src}", "--decoder", "vlc"], 2, "--decoder vlc: choose from pyav, decord, opencv"),
         (["--src", "{src}", "--dtype", "float64"], 2, "--dtype float64"),
         (["--src", "{src}", "--duplicates", "drop"], 2, "--duplicates drop"),
-        (["--src", "{src}", "--streams", "clip,audio"], 2, "--streams audio"),
+        (["--src", "{src}", "--streams", "clip,sound"], 2, "--streams sound"),
         (["--src", "{src}", "--streams", ","], 2, "--streams"),
         (["--src", "{src}", "--clip-model", "ViT"], 2, "--clip-model ViT"),
         (["--src", "{src}", "--clip-fps", "0"], 2, "--clip-fps"),

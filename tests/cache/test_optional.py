@@ -184,6 +184,7 @@ def test_a_column_that_is_too_short_is_corrupt(tmp_path: Path) -> None:
         open_cache(path)
 
 
+@pytest.mark.usefixtures("without_fsync")
 def test_a_death_at_any_moment_leaves_the_old_state_or_the_new(store: Path) -> None:
     """And the same commits go on from there."""
 
@@ -192,7 +193,7 @@ def test_a_death_at_any_moment_leaves_the_old_state_or_the_new(store: Path) -> N
             with open_writer(path, streams=STREAMS) as writer:
                 writer.commit([video for video in batch if video.row.id not in writer.known()], [])
 
-    for steps in range(0, 1000, 9):
+    for steps in range(0, 1000, 47):
         path = store.with_name(f"{steps}-{store.name}")
         with dying_after(steps) as countdown, contextlib.suppress(Killed):
             write(path)

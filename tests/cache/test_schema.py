@@ -30,7 +30,7 @@ def tokens(values: Any, spans: Any) -> StreamTokens:
     ("values", "spans", "message"),
     [
         ([1.0, 2.0], [[0, 1]], "must be [T, D]"),
-        (np.empty((0, 3)), np.empty((0, 2)), "must be [T, D]"),
+        (np.zeros((2, 0)), np.zeros((2, 2)), "must be [T, D]"),
         ([[1.0]], [[0, 1], [1, 2]], "float32 [1, 2]"),
         ([[np.nan]], [[0, 1]], "NaN"),
         ([[np.inf]], [[0, 1]], "NaN"),
@@ -92,7 +92,7 @@ def test_storable_text_changes_only_what_cannot_be_stored() -> None:
 
 
 def test_reject_reasons_are_a_fixed_list() -> None:
-    assert len(REJECT_REASONS) == 19
+    assert len(REJECT_REASONS) == 20
     with pytest.raises(ValueError, match="no reject reason"):
         Reject("a.mp4", "bad-luck", "", "", 0, 0)
 

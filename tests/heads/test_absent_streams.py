@@ -34,7 +34,7 @@ EVERY_MODEL: list[dict[str, Any]] = [
     {"model": "transformer", "width": 16},
     {"model": "fusion", "width": 16},
     {"model": "conv", "width": 16},
-    {"model": "linear", "lr": 0.03},
+    {"model": "linear", "lr": 0.03, "epochs": 20},
 ]
 
 
@@ -57,7 +57,7 @@ def partial(without: Path) -> Any:
 
 
 def config(settings: dict[str, Any]) -> TrainConfig:
-    brief = {} if settings["model"] == "logistic" else {"epochs": 15, "batch_size": 8, "lr": 3e-3}
+    brief = {} if settings["model"] == "logistic" else {"epochs": 10, "batch_size": 8, "lr": 6e-3}
     return TrainConfig().updated({**brief, "n_resamples": 0, **settings})
 
 
@@ -65,7 +65,7 @@ def config(settings: dict[str, Any]) -> TrainConfig:
 def test_every_model_learns_scores_and_comes_back(
     settings: dict[str, Any], partial: Cache, tmp_path: Path
 ) -> None:
-    head = train_head(partial, config(settings), cv=3)
+    head = train_head(partial, config(settings), cv=2)
     found = head.predict(partial)
     assert np.isfinite(found.probabilities).all() and found.lacking == {"slowfast": 32}
     assert head.info.config.model.absent and [s.optional for s in head.info.streams] == [False, True]
@@ -81,6 +81,7 @@ def test_val_decides_as_well(settings: dict[str, Any], partial: Cache) -> None:
     assert head.info.metrics["val"]["auroc"] > 0.85
 
 
+@pytest.mark.slow
 def test_auto_compares_on_it(partial: Cache) -> None:
     head = train_head(partial)
     assert np.isfinite(head.predict(partial).probabilities).all()

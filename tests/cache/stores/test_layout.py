@@ -56,7 +56,7 @@ def test_attributes_survive() -> None:
     ("change", "error", "message"),
     [
         ({"format": "other"}, CacheError, "x is not a onepass cache"),
-        ({"format_version": 2}, CacheError, "format version 2; this onepass reads version 1"),
+        ({"format_version": 3}, CacheError, "format version 3; this onepass reads 1 and 2"),
         ({"superseded_videos": None}, CacheCorrupt, "incomplete or malformed"),
         ({"label_names": ["one"]}, CacheCorrupt, "incomplete or malformed"),
     ],

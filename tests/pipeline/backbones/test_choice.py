@@ -43,7 +43,10 @@ def test_recipes_say_themselves_again(name: str) -> None:
     ("text", "says"),
     [
         ("clipp", "--streams clipp: no such stream; did you mean clip?, or describe"),
-        ("qqqq", "--streams qqqq: no such stream; choose from clip, slowfast, image, motion, or describe"),
+        (
+            "qqqq",
+            "--streams qqqq: no such stream; choose from clip, slowfast, image, motion, audio, or describe",
+        ),
         ("image=", "write NAME=KIND:MODEL"),
         ("=timm:resnet50", "write NAME=KIND:MODEL"),
         ("image=timm:resnet50,fps", "'fps' is no key=value"),

@@ -20,6 +20,13 @@ def test_own_kinds_say_what_they_are(name: str) -> None:
     for example in found.examples():
         settled = settle(parse_stream(example.choice))
         assert settled.plan.name == parse_stream(example.choice).name
+        if settled.plan.sound is not None:
+            assert (example.frames, example.stride) == (
+                settled.plan.sampling.window,
+                settled.plan.sampling.stride,
+            )
+            assert example.fps == settled.plan.sound.rate_hz == settled.plan.sampling.fps and example.reads
+            continue
         sampling, (height, width, _) = settled.plan.sampling, settled.plan.frames.shape
         assert settled.choice.fps == sampling.fps > 0
         said = (example.frames, example.size, example.fps, example.stride)
@@ -43,6 +50,7 @@ def test_own_kinds_say_what_they_are(name: str) -> None:
         ("a=motion:flow", "motion has no such model"),
         ("a=motion,stride=7", "--stream a: stride=7: between 1 and 6"),
         ("a=motion,precision=bf16", "--stream a: precision=bf16: motion streams have no such setting"),
+        ("a=logmel,precision=bf16", "--stream a: precision=bf16: logmel streams have no such setting"),
         ("a=motion,runtime=torch", "--stream a: runtime=torch: motion streams have no such setting"),
         ("a=mc,fps=2", "there is no kind 'mc'; choose from open_clip, timm"),
         ("a=pytorchvideo:qqqq", "model=qqqq: pytorchvideo has no such model; choose from slowfast_r50"),

@@ -298,7 +298,7 @@ def test_preprocessing_other_than_was_settled_is_refused(
     [
         ({"streams": ()}, "--streams"),
         ({"streams": ("clip", "clip")}, "--streams"),
-        ({"streams": ("audio",)}, "--streams audio"),
+        ({"streams": ("sound",)}, "--streams sound"),
         ({"clip_fps": 0.0}, "--clip-fps"),
         ({"clip_fps": float("nan")}, "--clip-fps"),
         ({"clip_fps": float("inf")}, "--clip-fps"),

@@ -33,13 +33,13 @@ from cache.schema import StreamSpec, VideoLabel
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, Precision, cpu_has_bf16
 from pipeline.backbones.load import BackboneConfig, load_backbones
+from pipeline.counts import FlowCounts
 from pipeline.decoding.decode import decode_video
 from pipeline.decoding.decoders.base import DecoderName, open_frames
 from pipeline.decoding.frames import PreparedFrame
 from pipeline.decoding.pool import PoolSettings, default_workers
 from pipeline.flow import Flow, FlowSettings
 from pipeline.reporting.profile import matrix_rate, token_flops
-from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import take_inventory
 from pipeline.sources.tree import Source, discover
 
@@ -90,20 +90,19 @@ def alone_rate(backbone: Backbone) -> float:
 
 def run_extract(
     sources: list[Source], backbones: dict[str, Backbone], folder: Path, *, decoder: DecoderName, workers: int
-) -> tuple[float, ExtractReport]:
-    """Wall seconds of one extraction into a fresh cache."""
+) -> tuple[float, FlowCounts]:
+    """Wall seconds of one extraction into a fresh cache, and what it did."""
     specs = [StreamSpec(name, b.dim, "float16", b.fingerprint()) for name, b in backbones.items()]
     labels = {source.id: VideoLabel(-1, "") for source in sources}
     work = take_inventory(sources, labels, {}, retry_rejects=False).work
     settings = FlowSettings("float16", decoder, PoolSettings(workers=workers), 0.2, 0.0, False, 16, 30.0)
-    report = ExtractReport("", "", found=len(sources))
     began = time.perf_counter()
     with CacheWriter.open(
         folder / "bench.zarr", streams=specs, dataset="bench", label_names=None, provenance={}
     ) as writer:
         flow = Flow(settings, backbones, writer=writer, device=torch.device("cpu"), digests={})
-        flow.run(work, report=report, console=Console(quiet=True), stop=threading.Event())
-    return time.perf_counter() - began, report
+        counts = flow.run(work, console=Console(quiet=True), stop=threading.Event())
+    return time.perf_counter() - began, counts
 
 
 def main() -> None:

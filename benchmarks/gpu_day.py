@@ -584,7 +584,6 @@ def extract_set(day: Day, name: str, count: int, workers: int) -> dict[str, Any]
     from cache.writer import CacheWriter
     from pipeline.decoding.pool import PoolSettings
     from pipeline.flow import Flow, FlowSettings
-    from pipeline.reporting.report import ExtractReport
     from pipeline.sources.inventory import take_inventory
 
     models, paths = day.kept["backbones"], day.kept["sets"][name]
@@ -617,7 +616,6 @@ def extract_set(day: Day, name: str, count: int, workers: int) -> dict[str, Any]
     work = take_inventory(listed, {s.id: VideoLabel(-1, "") for s in listed}, {}, retry_rejects=False).work
     specs = [StreamSpec(name, b.dim, "float16", b.fingerprint()) for name, b in models.items()]
     settings = FlowSettings("float16", "pyav", PoolSettings(workers=workers), 0.2, 0.0, False, 64, 5.0)
-    report = ExtractReport("", "", found=len(listed))
     out = day.work / f"gpu_{time.time_ns()}.h5"
     utilisation: list[int] = []
     done = threading.Event()
@@ -628,7 +626,7 @@ def extract_set(day: Day, name: str, count: int, workers: int) -> dict[str, Any]
         if day.cuda:
             watch.start()
         began, thread = time.perf_counter(), time.thread_time()
-        flow.run(work, report=report, console=Console(quiet=True), stop=threading.Event())
+        report = flow.run(work, console=Console(quiet=True), stop=threading.Event())
         parent = time.thread_time() - thread
     done.set()
     busy = psutil.cpu_percent(percpu=True)

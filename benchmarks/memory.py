@@ -110,7 +110,6 @@ def extract_here(src: Path, out: Path, *, models: str, decoder: str) -> None:
     from pipeline.decoding.pool import PoolSettings
     from pipeline.decoding.sampling import Sampling
     from pipeline.flow import Flow, FlowSettings
-    from pipeline.reporting.report import ExtractReport
     from pipeline.sources.inventory import take_inventory
     from pipeline.sources.tree import discover
 
@@ -133,7 +132,7 @@ def extract_here(src: Path, out: Path, *, models: str, decoder: str) -> None:
     settings = FlowSettings("float16", decoder, PoolSettings(), 0.2, 0.0, False, 16, 5.0)  # type: ignore[arg-type]
     with CacheWriter.open(out, streams=specs, dataset="memory", label_names=None, provenance={}) as writer:
         flow = Flow(settings, backbones, writer=writer, device=torch.device("cpu"), digests={})
-        flow.run(work, report=ExtractReport("", ""), console=Console(quiet=True), stop=threading.Event())
+        flow.run(work, console=Console(quiet=True), stop=threading.Event())
     with open_cache(out) as cache:
         print(
             json.dumps(

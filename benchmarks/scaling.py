@@ -35,7 +35,6 @@ from heads import TrainConfig, train_head
 from pipeline.backbones.load import BackboneConfig, load_backbones
 from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
-from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import take_inventory
 from pipeline.sources.tree import Source, discover
 
@@ -75,12 +74,7 @@ def extraction(src: Path, counts: list[int], workers: list[int]) -> dict[str, Po
                     Path(folder) / "s.zarr", streams=specs, dataset="bench", label_names=None, provenance={}
                 ) as writer:
                     flow = Flow(settings, backbones, writer=writer, device=torch.device("cpu"), digests={})
-                    flow.run(
-                        work,
-                        report=ExtractReport("", ""),
-                        console=Console(quiet=True),
-                        stop=threading.Event(),
-                    )
+                    flow.run(work, console=Console(quiet=True), stop=threading.Event())
                 seconds = time.perf_counter() - began
             curves.setdefault(curve, []).append((count, seconds))
             print(f"extract, {curve}, {count} videos: {seconds:.1f} s", flush=True)

@@ -365,7 +365,10 @@ def _constant(rows: VideoRows, pooled: list[PooledStream]) -> list[Finding]:
             "constant-features", "warning", "videos with a token that is one value throughout", one_value
         ),
         *_finding(
-            "constant-features", "warning", "videos whose tokens are all equal (a still picture, silence?)", frozen
+            "constant-features",
+            "warning",
+            "videos whose tokens are all equal (a still picture, silence?)",
+            frozen,
         ),
         *_finding("constant-columns", "note", "streams with feature columns that never vary", columns),
     ]

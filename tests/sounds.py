@@ -44,11 +44,13 @@ def write_with_sound(
     silent: bool = False,
     container_format: str | None = None,
     tracks: int = 1,
+    spoiled: tuple[float, float] | None = None,
     size: tuple[int, int] = (64, 48),
 ) -> Path:
     """Dark pictures with one white frame, and quiet sound with one click, at each of `at_seconds` of the pictures' clock.
 
     start_seconds: of everything. sound_from, sound_seconds: which stretch of the sound is there. hole: a stretch without sound.
+    spoiled: a stretch of samples that are no numbers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = len(av.AudioLayout(layout).channels)
@@ -81,6 +83,8 @@ def write_with_sound(
                 if hole and hole[0] <= begin / rate_hz < hole[1]:
                     continue
                 data = np.ascontiguousarray(whole[:, begin:stop]) * (0.5**place)
+                if spoiled and spoiled[0] <= begin / rate_hz < spoiled[1]:
+                    data[:, ::2], data[:, 1::2] = np.nan, np.inf
                 packed = data.astype(np.float32).T.reshape(1, -1)
                 frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
                 frame.sample_rate = rate_hz

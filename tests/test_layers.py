@@ -199,9 +199,8 @@ COVERED_IN = {
     "pipeline/backbones/test_engine.py": "pipeline/backbones/runtime",
     "pipeline/backbones/test_load.py": "pipeline/backbones/network",
     "pipeline/backbones/kinds/test_pytorchvideo.py": "pipeline/backbones/folding",
-    "pipeline/backbones/kinds/test_logmel.py": "pipeline/backbones/sound",
     "pipeline/backbones/kinds/test_transformers.py": "pipeline/backbones/families",
-    "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/motion",
+    "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/measured",
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (

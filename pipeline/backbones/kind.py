@@ -171,7 +171,8 @@ class Kind:
                 else f"--weights-file {name}=FILE"
             )
             raise InputError(f"the {name} weights came from a file: say where it lies with {how}")
-        return choice if self.has_weights else replace(choice, weights="")
+        # without a network, precision and runtime are nobody's choice either
+        return choice if self.has_weights else replace(choice, weights="", precision="", runtime="")
 
 
 def require_stride(choice: StreamChoice, longest: int) -> None:

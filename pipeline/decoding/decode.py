@@ -25,7 +25,7 @@ class StreamPlan:
 
     reduce: `module:function` that makes one float32 vector [reduced_width] of a window's prepared frames in the decode worker,
     for streams that need no network; empty: the frames themselves leave the worker. sound: the stream reads this instead of
-    pictures, its windows are samples, and `frames` says nothing.
+    pictures, its windows are samples, which are always reduced, and `frames` says nothing.
     """
 
     name: str
@@ -37,15 +37,13 @@ class StreamPlan:
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """What leaves the worker for one token: prepared frames [T, H, W, C], samples [T], or what they were reduced to, [D]."""
-        if self.sound is not None and not self.reduce:
-            return (self.sampling.window,)
+        """What leaves the worker for one token: prepared frames [T, H, W, C], or what frames or samples were reduced to, [D]."""
         return (self.reduced_width,) if self.reduce else (self.sampling.window, *self.frames.shape)
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
         """dtype of it."""
-        return np.dtype(np.float32) if self.reduce or self.sound else self.frames.dtype
+        return np.dtype(np.float32) if self.reduce else self.frames.dtype
 
     @property
     def token_bytes(self) -> int:
@@ -53,10 +51,8 @@ class StreamPlan:
         return math.prod(self.token_shape) * self.token_dtype.itemsize
 
     def fill(self, window: Any, target: NDArray[Any]) -> None:
-        """Write one token's window (prepared frames, or samples [T]) into `target`, an array of its shape and dtype."""
-        if self.sound is not None and not self.reduce:
-            target[: len(window)], target[len(window) :] = window, 0.0
-        elif self.reduce:
+        """Write one token's window into `target`, an array of its shape and dtype."""
+        if self.reduce:
             target[...] = reduction(self.reduce)(window)
         else:
             np.stack(window, out=target)

@@ -18,6 +18,7 @@ import av
 import numpy as np
 
 from pipeline.decoding.decode import DecodedVideo, Emit, StreamPlan
+from pipeline.decoding.decoders.animation import is_animated_webp
 from pipeline.decoding.decoders.base import DecodeProblem, checked_path
 from pipeline.decoding.decoders.streams import choose_stream, open_container, plain_reason
 from pipeline.decoding.sampling import Sampling
@@ -84,39 +85,41 @@ def hear(
     """
     placed = _Placed(track.rate_hz, duration_seconds)
     windows = _Windows(sampling)
+    errors = _Errors()
     container = _opened(path)
     try:
         streams = container.streams.audio
         if track.track >= len(streams):
             raise Absent(
-                NO_SOUND if not len(streams) else f"no audio stream {track.track}, there are {len(streams)}"
+                f"no audio stream {track.track}, there are {len(streams)}" if len(streams) else NO_SOUND
             )
         stream = streams[track.track]
         if stream.codec_context is None:
             raise Absent("audio could not be decoded: a codec that FFmpeg does not know")
         origin = _first_picture_seconds(path) if origin_seconds is None else origin_seconds
-        errors = _Errors()
-        for start_seconds, samples in _segments(container, stream, track.rate_hz, errors):
-            beat()
+        for start_seconds, samples in _stretches(container, stream, track.rate_hz, errors):
             for piece in placed.take(start_seconds - origin, samples):
+                beat()
                 for window in windows.push(piece):
                     emit(window)
             if placed.done:
                 break
+    except (av.error.FFmpegError, ValueError) as error:  # of the resampler: what was heard before it stands
+        errors.note(error)
     finally:
         container.close()
     if windows.n_samples < LEAST_SECONDS * track.rate_hz:
         raise Absent(f"audio could not be decoded: {errors.first}" if errors.first else SILENT_FILE)
     for window in windows.finish():
         emit(window)
-    start = placed.start / track.rate_hz
-    notes = [f"{errors.count} audio packets could not be decoded ({errors.first})"] if errors.count else []
+    notes = [f"sound: {errors.count} packets or frames were lost ({errors.first})"] if errors.count else []
     if placed.silence_seconds > 1.0:
         notes.append(f"{placed.silence_seconds:.1f} s of sound are missing in between: taken as silence")
     if len(streams) > 1:
         notes.append(f"audio stream {track.track} was taken of {len(streams)}")
-    end = start + windows.n_samples / track.rate_hz
-    return Heard(start, min(end, duration_seconds), windows.n_windows, tuple(notes))
+    start = placed.start / track.rate_hz
+    end = min(start + windows.n_samples / track.rate_hz, duration_seconds)
+    return Heard(start, end, windows.n_samples, tuple(notes))
 
 
 class _Errors:
@@ -125,11 +128,14 @@ class _Errors:
         self.first = ""
 
     def note(self, error: Exception) -> None:
+        """Something that was not heard, and the first reason."""
         self.count += 1
         self.first = self.first or plain_reason(error)
 
 
 def _opened(path: Path) -> Any:
+    if is_animated_webp(path):
+        raise Absent(NO_SOUND)  # FFmpeg does not open it, and it holds none
     try:
         return open_container(checked_path(path))
     except DecodeProblem as problem:
@@ -151,38 +157,50 @@ def _first_picture_seconds(path: Path) -> float:
     return 0.0
 
 
-def _segments(container: Any, stream: Any, rate_hz: int, errors: _Errors) -> Iterator[tuple[float, Samples]]:
-    """(time by the container's clock, mono samples) of stretches without a break, in order of decoding."""
-    resampler: Any = None
-    shape: tuple[Any, ...] = ()
-    next_seconds = start = 0.0
-    given = 0
+class _Stretch:
+    """Frames that follow one another without a break, mixed and resampled; start_seconds: by the container's clock."""
+
+    def __init__(self, start_seconds: float, rate_hz: int, shape: tuple[Any, ...]) -> None:
+        self.shape = shape
+        self._start, self._rate, self._given = start_seconds, rate_hz, 0
+        self._resampler = av.AudioResampler("flt", "mono", rate_hz)
+
+    def add(self, frame: Any) -> Iterator[tuple[float, Samples]]:
+        """The samples that are ready, with their time; None for a frame: the rest."""
+        for out in self._resampler.resample(frame):
+            samples = np.asarray(out.to_ndarray(), dtype=np.float32).reshape(-1)
+            yield self._start + self._given / self._rate, samples
+            self._given += len(samples)
+
+
+def _stretches(container: Any, stream: Any, rate_hz: int, errors: _Errors) -> Iterator[tuple[float, Samples]]:
+    """(time by the container's clock, mono samples) in order of decoding; what is not finite is lost, and so a gap."""
+    stretch: _Stretch | None = None
+    next_seconds = 0.0
     for frame in _frames(container, stream, errors):
-        pts = None if frame.pts is None else float(frame.pts * frame.time_base)
-        now = (frame.sample_rate, frame.layout.name, frame.format.name)
-        broken = pts is not None and abs(pts - next_seconds) > GAP_SECONDS
-        if resampler is None or now != shape or broken:
-            if resampler is not None:
-                yield from _resampled(resampler, None, start, given, rate_hz)
-            resampler, shape, given = av.AudioResampler("flt", "mono", rate_hz), now, 0
-            start = next_seconds if pts is None else pts
-            next_seconds = start
+        pts_seconds = next_seconds if frame.pts is None else float(frame.pts * frame.time_base)
+        shape = (frame.sample_rate, frame.layout.name, frame.format.name)
+        if not is_finite(frame):
+            errors.note(ValueError("samples that are not finite"))
+            if stretch is not None:
+                yield from stretch.add(None)
+            stretch, next_seconds = None, pts_seconds + frame.samples / frame.sample_rate
+            continue
+        if stretch is None or shape != stretch.shape or abs(pts_seconds - next_seconds) > GAP_SECONDS:
+            if stretch is not None:
+                yield from stretch.add(None)
+            stretch, next_seconds = _Stretch(pts_seconds, rate_hz, shape), pts_seconds
         next_seconds += frame.samples / frame.sample_rate
         frame.pts = None  # times are kept here; the resampler would stretch or cut by them
-        for _, samples in _resampled(resampler, frame, start, given, rate_hz):
-            yield start + given / rate_hz, samples
-            given += len(samples)
-    if resampler is not None:
-        yield from _resampled(resampler, None, start, given, rate_hz)
+        yield from stretch.add(frame)
+    if stretch is not None:
+        yield from stretch.add(None)
 
 
-def _resampled(
-    resampler: Any, frame: Any, start: float, given: int, rate_hz: int
-) -> Iterator[tuple[float, Samples]]:
-    for out in resampler.resample(frame):
-        samples = np.asarray(out.to_ndarray(), dtype=np.float32).reshape(-1)
-        yield start + given / rate_hz, samples
-        given += len(samples)
+def is_finite(frame: Any) -> bool:
+    """Whether a decoded frame holds numbers only: float PCM may hold anything."""
+    floats = frame.format.name.startswith(("flt", "dbl"))
+    return not floats or bool(np.isfinite(frame.to_ndarray()).all())
 
 
 def _frames(container: Any, stream: Any, errors: _Errors) -> Iterator[Any]:
@@ -252,7 +270,6 @@ class _Windows:
         self._next = 0
         self._covered = 0
         self.n_samples = 0
-        self.n_windows = 0
 
     def push(self, samples: Samples) -> Iterator[Samples]:
         """Windows that these samples complete."""
@@ -262,7 +279,6 @@ class _Windows:
         while self._next + window <= self.n_samples:
             begin = self._next - self._held_from
             yield self._held[begin : begin + window].copy()
-            self.n_windows += 1
             self._covered = self._next + window
             self._next += stride
         # the last window may reach back a whole window from the end
@@ -275,5 +291,4 @@ class _Windows:
         """The last window where none ended with the sound."""
         if self._covered < self.n_samples:
             first = max(0, self.n_samples - self._sampling.window)
-            self.n_windows += 1
             yield self._held[first - self._held_from :].copy()

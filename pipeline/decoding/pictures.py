@@ -72,6 +72,7 @@ class ImageFrames:
         self.declared = Declared(1, 0.0, 0.0)
         self.notes: list[str] = []
         self.n_frames, self.n_errors, self.tail_seconds = 1, 0, 0.0
+        self.first_seconds: float | None = None
 
     def __iter__(self) -> Iterator[FrameRef]:
         yield FrameRef(0.0, None, partial(np.copy, self._picture))

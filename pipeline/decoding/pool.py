@@ -139,8 +139,7 @@ class DecodePool:
         plans = worker_settings.plans
         slot_bytes = max(
             (
-                plan.token_bytes
-                * (1 if plan.sampling.window > 1 and not (plan.reduce or plan.sound) else FRAMES_PER_SLOT)
+                plan.token_bytes * (1 if plan.sampling.window > 1 and not plan.reduce else FRAMES_PER_SLOT)
                 for plan in plans
             ),
             default=1,

@@ -22,11 +22,11 @@ class Absent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Where the windows of a stream lie: the first begins at start_seconds, the last ends at end_seconds; what is to be known."""
+    """What was heard: n_samples from start_seconds on, which end at end_seconds, within the pictures; what is to be known."""
 
     start_seconds: float
     end_seconds: float
-    n_tokens: int
+    n_samples: int
     notes: tuple[str, ...] = ()
 
 
@@ -40,7 +40,6 @@ class SoundTrack:
 
 def sound_spans(heard: Heard, sampling: Sampling) -> NDArray[np.float32]:
     """float32 [T, 2] seconds: as `sampling.token_spans`, from where the sound begins to where it ends."""
-    n_samples = round((heard.end_seconds - heard.start_seconds) * sampling.fps)
-    starts = np.asarray(window_starts(n_samples, sampling), dtype=np.float64)
+    starts = np.asarray(window_starts(heard.n_samples, sampling), dtype=np.float64)
     spans = heard.start_seconds + np.stack([starts, starts + sampling.window], axis=1) / sampling.fps
     return np.minimum(spans, heard.end_seconds).astype(np.float32)

@@ -407,7 +407,7 @@ def _decode(
     if any(plan.sound for plan in settings.plans):
         from pipeline.decoding.hearing import with_sound
 
-        told, first = noise.tail(), getattr(source, "first_seconds", None)
+        told, first = noise.tail(), source.first_seconds
         path, plans = Path(task.path), settings.plans
         video = with_sound(video, path, plans, first_seconds=first, emit=slots.emit, beat=heartbeat.beat)
         if not told:

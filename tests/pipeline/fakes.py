@@ -49,6 +49,7 @@ class ListedFrames:
         self.n_frames = 0
         self.n_errors = n_errors
         self.tail_seconds = tail_seconds
+        self.first_seconds: float | None = None
         self.converted: list[int] = []
         self.closed = False
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cache.errors import InputError
 from pipeline.backbones.choice import StreamChoice
@@ -70,13 +70,16 @@ class LogMel(Kind):
 
     def load(self, settled: Settled, machine: Machine) -> Backbone:
         """There is nothing to load."""
-        from pipeline.backbones.sound import LogMelBackbone
+        from pipeline.backbones.measured import MeasuredBackbone
+        from pipeline.decoding.plain_sound import plain_statistics
 
-        return LogMelBackbone(settled)
-
-    def choice_of(self, name: str, fields: Any, *, file: str | None) -> StreamChoice:
-        """Precision and runtime are nobody's choice."""
-        return replace(super().choice_of(name, fields, file=file), precision="", runtime="")
+        return MeasuredBackbone(
+            settled,
+            lambda samples: plain_statistics(samples[0]),
+            feature="log-mel bands: mean, standard deviation and mean absolute change; level, flatness, sign changes",
+            runtime="numpy",
+            libraries=("av", "numpy"),
+        )
 
 
 KIND = LogMel()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.backbones.choice import StreamChoice
 from pipeline.backbones.kind import Example, Kind, Machine, Settled, require_stride
 from pipeline.decoding.decode import StreamPlan
-from pipeline.decoding.frames import FramePlan
-from pipeline.decoding.motion import LONG_SIDE, TOKEN_WIDTH
+from pipeline.decoding.frames import FramePlan, prepare_frame
+from pipeline.decoding.motion import LONG_SIDE, TOKEN_WIDTH, motion_statistics
 from pipeline.decoding.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -60,13 +60,15 @@ class Motion(Kind):
 
     def load(self, settled: Settled, machine: Machine) -> Backbone:
         """There is nothing to load."""
-        from pipeline.backbones.motion import MotionBackbone
+        from pipeline.backbones.measured import MeasuredBackbone
 
-        return MotionBackbone(settled)
-
-    def choice_of(self, name: str, fields: Any, *, file: str | None) -> StreamChoice:
-        """Precision and runtime are nobody's choice."""
-        return replace(super().choice_of(name, fields, file=file), precision="", runtime="")
+        return MeasuredBackbone(
+            settled,
+            lambda frames: motion_statistics([prepare_frame(frame, settled.plan.frames) for frame in frames]),
+            feature="mean and maximum over pairs of statistics of differences and dense flow, logarithms",
+            runtime="opencv",
+            libraries=("opencv-python",),
+        )
 
 
 KIND = Motion()

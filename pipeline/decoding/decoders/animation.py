@@ -44,6 +44,7 @@ class AnimationFrames:
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
+        self.first_seconds: float | None = None
         self._n_unsaid = 0
 
     def __iter__(self) -> Iterator[FrameRef]:

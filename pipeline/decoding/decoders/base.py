@@ -71,6 +71,8 @@ class FrameSource(Protocol):
     """How long the last frame is shown; valid after the end."""
     notes: list[str]
     """What a user should know of this file though it decodes: complete after the end."""
+    first_seconds: float | None
+    """The first frame's time on the container's clock, None where the decoder does not say it; valid after the end."""
 
     def __iter__(self) -> Iterator[FrameRef]: ...
 

@@ -34,6 +34,7 @@ class OpenCVFrames:
         self.n_frames = 0
         self.n_errors = 0
         self.tail_seconds = 0.0
+        self.first_seconds: float | None = None
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[FrameRef]:

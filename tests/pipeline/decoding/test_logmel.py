@@ -18,6 +18,7 @@ from pipeline.decoding.logmel import (
     _mel_weights,
     patch_statistics,
 )
+from pipeline.decoding.plain_sound import plain_statistics
 
 TIME = np.arange(15_360) / RATE_HZ
 
@@ -84,5 +85,6 @@ def test_noise_is_flat_and_a_tone_is_not() -> None:
 def test_any_length_and_silence_are_finite_and_not_constant(n: int) -> None:
     for samples in (np.zeros(n, np.float32), np.ones(n, np.float32)):
         found = patch_statistics(samples)
+        np.testing.assert_allclose(plain_statistics(samples), found, rtol=1e-5, atol=1e-5)
         assert np.isfinite(found).all() and len(np.unique(found)) > 1
         assert np.abs(found).max() < 100  # float16 holds it to three digits

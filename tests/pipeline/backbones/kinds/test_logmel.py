@@ -18,7 +18,7 @@ from heads.training.config import TrainConfig
 from pipeline.backbones.choice import parse_stream
 from pipeline.backbones.kind import settle
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
-from pipeline.backbones.sound import LogMelBackbone
+from pipeline.backbones.measured import MeasuredBackbone
 from pipeline.config import ExtractConfig
 from pipeline.decoding.logmel import TOKEN_WIDTH
 from pipeline.flow import Flow
@@ -72,7 +72,7 @@ def test_verify_hears_the_same(src: Path, tmp_path: Path) -> None:
     with open_cache(tmp_path / "c.zarr") as cache:
         prints = {name: info.fingerprint for name, info in cache.streams.items()}
         backbones = load_backbones(config_from_fingerprints(prints, device="cpu"))
-        assert isinstance(backbones["audio"], LogMelBackbone) and backbones["audio"].dim == TOKEN_WIDTH
+        assert isinstance(backbones["audio"], MeasuredBackbone) and backbones["audio"].dim == TOKEN_WIDTH
         found = []
         for index in range(len(cache)):
             path = src / cache.videos.row(index).id

@@ -10,10 +10,8 @@ import torch
 
 from cache.fingerprint import is_random, weights_name
 from cache.reader import open_cache
-from pipeline.backbones.choice import parse_stream
-from pipeline.backbones.kind import settle
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
-from pipeline.backbones.motion import MotionBackbone
+from pipeline.backbones.measured import MeasuredBackbone
 from pipeline.decoding.motion import TOKEN_WIDTH
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.trees import GOOD, contents, make_tree, run
@@ -32,7 +30,7 @@ def test_it_is_extracted_and_equals_the_plain_measure(tmp_path: Path) -> None:
         assert info.dim == TOKEN_WIDTH and weights_name(info.fingerprint) == "none"
         assert not is_random(info.fingerprint)
         backbones = load_backbones(config_from_fingerprints({"motion": info.fingerprint}, device="cpu"))
-        assert isinstance(backbones["motion"], MotionBackbone)
+        assert isinstance(backbones["motion"], MeasuredBackbone)
         found = []
         for index in range(len(cache)):
             tokens = cache.tokens("motion", index)
@@ -50,7 +48,7 @@ def test_it_is_extracted_and_equals_the_plain_measure(tmp_path: Path) -> None:
 
 def test_what_it_hands_on_is_a_copy() -> None:
     """The runner fills its buffer again before the features are collected."""
-    backbone = MotionBackbone(settle(parse_stream("motion")))
+    backbone = load_backbones(MOTION)["motion"]
     measured = torch.ones(3, TOKEN_WIDTH)
     found = backbone.embed(measured)
     measured.zero_()

@@ -3,6 +3,7 @@
 OUT/videos.csv            a row a video: id, label, split, source, duration and the other columns of the cache
 OUT/rejects.csv           a row a reject
 OUT/streams.json          how the features were made, and the class names
+OUT/absent.csv            where videos lack a stream: stream, id, reason; they have no file and no token of it
 OUT/clip/<id>.npy         npy: [T, D] a video, in the stored dtype
 OUT/clip-spans/<id>.npy   npy: [T, 2] seconds
 OUT/clip.csv              npy: the manifest of both (path, id, label, split, source, spans), as `onepass import` reads it;
@@ -67,11 +68,19 @@ def export_cache(cache: Cache, out: Path, *, how: str, streams: Sequence[str] = 
             "streams": {name: dict(cache.streams[name].fingerprint) for name in wanted},
         }
         files.replace(out / "streams.json", json.dumps(about, indent=2, ensure_ascii=False).encode())
+        absent = [
+            (name, row.id, why)
+            for name in wanted
+            for row, why in zip(rows, cache.absent(name).tolist(), strict=True)
+            if why
+        ]
+        if absent:
+            _write_csv(out / "absent.csv", ("stream", "id", "reason"), absent)
         write = {"npy": _write_npy, "csv": _write_tokens_csv, "parquet": _write_parquet}[how]
         for name in wanted:
             write(cache, name, rows, out)
     return [
-        f"{name}: {cache.streams[name].n_tokens} tokens of {len(cache)} videos, "
+        f"{name}: {cache.streams[name].n_tokens} tokens of {int((cache.absent(name) == '').sum())} videos, "
         f"weights {weights_name(cache.streams[name].fingerprint)}"
         for name in wanted
     ]
@@ -80,7 +89,8 @@ def export_cache(cache: Cache, out: Path, *, how: str, streams: Sequence[str] = 
 def _blocks(cache: Cache, stream: str, rows: Sequence[VideoRow]) -> Iterator[tuple[VideoRow, Any]]:
     for first in range(0, len(rows), BLOCK_VIDEOS):
         some = range(first, min(first + BLOCK_VIDEOS, len(rows)))
-        yield from zip((rows[i] for i in some), cache.read(stream, some), strict=True)
+        found = zip((rows[i] for i in some), cache.read(stream, some), strict=True)
+        yield from ((row, tokens) for row, tokens in found if len(tokens.values))
 
 
 def _write_npy(cache: Cache, stream: str, rows: Sequence[VideoRow], out: Path) -> None:

@@ -44,7 +44,8 @@ Pairs = list[tuple[int, int, float]]
 class PooledStream:
     """One stream, averaged by video. means_VD: float32 [V, D], in the order of the rows asked for.
 
-    one_value: bool [V], a token holds one value in all columns. frozen: bool [V], several tokens, all equal.
+    one_value: bool [V], a token holds one value in all columns. frozen: bool [V], several tokens, all equal. absent: bool [V],
+    the video lacks the stream; its means are 0 and say nothing.
     n_constant_columns: columns that never vary over all tokens.
     """
 
@@ -52,6 +53,7 @@ class PooledStream:
     means_VD: npt.NDArray[np.float32]
     one_value: npt.NDArray[np.bool_]
     frozen: npt.NDArray[np.bool_]
+    absent: npt.NDArray[np.bool_]
     n_constant_columns: int
 
 
@@ -80,23 +82,23 @@ def pool_stream(cache: Cache, name: str, order: npt.NDArray[np.int64]) -> Pooled
     counts = np.diff(offsets)
     here = counts > 0
     sums_VD[here] /= counts[here, None]
-    if here.any():
-        sums_VD[~here] = sums_VD[here].mean(axis=0)  # what is absent resembles nothing
     return PooledStream(
         name=name,
         means_VD=sums_VD[order],
         one_value=one_value[order],
         frozen=(frozen & (counts > 1))[order],
+        absent=~here[order],
         n_constant_columns=int((low == high).sum()),
     )
 
 
 def equal_features(streams: list[PooledStream]) -> list[list[int]]:
-    """Sets of videos (row numbers) whose means are equal to the last bit in every stream."""
+    """Sets of videos (row numbers) that have the same streams, and means that are equal to the last bit in all of them."""
     together = np.ascontiguousarray(np.concatenate([stream.means_VD for stream in streams], axis=1))
+    lacks_VS = np.stack([stream.absent for stream in streams], axis=1)
     by_bytes: dict[bytes, list[int]] = {}
-    for row, means in enumerate(together):
-        by_bytes.setdefault(means.tobytes(), []).append(row)
+    for row in np.flatnonzero(~lacks_VS.all(axis=1)).tolist():
+        by_bytes.setdefault(together[row].tobytes() + lacks_VS[row].tobytes(), []).append(row)
     return [rows for rows in by_bytes.values() if len(rows) > 1]
 
 
@@ -117,6 +119,20 @@ def whitened(means_VD: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     lengths = np.linalg.norm(z_VK, axis=1, keepdims=True)
     unit_VK: npt.NDArray[np.float32] = (z_VK / np.maximum(lengths, 1e-12)).astype(np.float32)
     return unit_VK
+
+
+def _whitened_where(
+    here: npt.NDArray[np.bool_], means_VD: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """`whitened` of the videos that are there, 0 for the others, which are like nothing."""
+    if here.all():
+        return whitened(means_VD)
+    if not here.any():
+        return np.zeros((len(here), 1), np.float32)
+    own = whitened(means_VD[here])
+    found = np.zeros((len(here), own.shape[1]), np.float32)
+    found[here] = own
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +160,8 @@ def near_duplicates(
     n = len(streams[0].means_VD)
     if n < FEWEST_VIDEOS:
         return None
-    vectors = {stream.name: whitened(stream.means_VD) for stream in streams}
+    vectors = {stream.name: _whitened_where(~stream.absent, stream.means_VD) for stream in streams}
+    here_VS = np.stack([~stream.absent for stream in streams], axis=1).astype(np.float32)
     together_VK = np.concatenate(list(vectors.values()), axis=1) / np.sqrt(len(vectors), dtype=np.float32)
     components = {name: found.shape[1] for name, found in vectors.items()}
     if threshold is None:
@@ -157,6 +174,8 @@ def near_duplicates(
         for other in range(start, n, BLOCK):
             columns = slice(other, other + BLOCK)
             cosines = together_VK[rows] @ together_VK[columns].T
+            if not here_VS.all():  # the mean is over the streams that both videos have
+                cosines *= len(streams) / np.maximum(here_VS[rows] @ here_VS[columns].T, 1.0)
             if other == start:
                 cosines[np.tril_indices(len(cosines))] = -np.inf
             for r, c in np.argwhere(cosines >= threshold).tolist():

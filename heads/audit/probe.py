@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.arguments import require_open_cache, require_whole
-from heads.data.dataset import HeadDataset, any_random, load_dataset, random_note, weights_line
+from heads.data.dataset import (
+    HeadDataset,
+    any_random,
+    load_dataset,
+    random_note,
+    too_rare_streams,
+    weights_line,
+)
 from heads.data.rows import METADATA_COLUMNS, varying_columns
 from heads.data.splits import FoldConfig, fold_splits
 from heads.models.model import ModelConfig
@@ -97,8 +104,11 @@ def probe_cache(
     require_whole("n_resamples", n_resamples, 0, 100_000)
     data = load_dataset(cache, separate_streams=True, labels=labels)
     folds, notes = _folds(data, seed)
+    rare = too_rare_streams(data, [rest for rest, _ in folds])
+    notes += tuple(f"{why}: left out" for why in rare.values())
     blocks = iter(statistics_blocks(ModelConfig(architecture="logistic"), data.stream_dims, data.tokens))
     inputs = {stream.name: [next(blocks), next(blocks)] for stream in data.streams}
+    inputs = {name: own for name, own in inputs.items() if name not in rare}
     fold_of = np.zeros(len(data), dtype=np.int64)
     for number, (_, fold) in enumerate(folds, start=1):
         fold_of[fold] = number
@@ -110,7 +120,7 @@ def probe_cache(
         notes += (f"no metadata: {', '.join(METADATA_COLUMNS)} are unknown or the same for all videos",)
     scores = {key: every[scored] for key, every in _out_of_fold(inputs, data.labels, folds).items()}
     own_labels, groups = data.labels[scored], [data.groups[row] for row in scored]
-    names = [stream.name for stream in data.streams]
+    names = [stream.name for stream in data.streams if stream.name not in rare]
     return ProbeReport(
         paths=tuple(map(str, cache.paths)),
         n_videos=len(scored),

@@ -24,7 +24,7 @@ from cache.tables import TokenArray
 from heads.data.fold_file import read_folds
 from heads.data.grid import join_streams, reference_stream
 from heads.data.rows import read_rows
-from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, as_tensor
+from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, absent_videos, as_tensor
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
@@ -178,7 +178,8 @@ def load_dataset(
     grid = _reference(cache, names, config.grid, separate_streams=separate_streams)
     rows = read_rows(cache, labels)
     without = without_any(cache, names)[rows.order]
-    absent = {name: int((cache.absent(name) != "").sum()) for name in names if cache.streams[name].optional}
+    counts = {name: int((cache.absent(name) != "").sum()) for name in names}
+    absent = {name: count for name, count in counts.items() if count}
     return HeadDataset(
         ids=rows.ids,
         digests=rows.digests,
@@ -207,6 +208,23 @@ def load_dataset(
         absent=absent,
         n_without=int(without.sum()),
     )
+
+
+def too_rare_streams(dataset: HeadDataset, parts: Sequence[npt.NDArray[np.int64]]) -> dict[str, str]:
+    """Of a dataset with separate streams: those that cannot be trained on alone in some part (rows, int64 [M]), with why."""
+    found = {}
+    for place, stream in enumerate(dataset.streams):
+        if not dataset.absent.get(stream.name):
+            continue
+        here = ~absent_videos(dataset.tokens, place)
+        for rows in parts:
+            if len(np.unique(dataset.labels[rows[here[rows]]])) < 2:
+                there = int(here[rows].sum())
+                found[stream.name] = (
+                    f"stream {stream.name} is there in {there} of {len(rows)} videos to train on, which are not of both classes"
+                )
+                break
+    return found
 
 
 def without_any(cache: Cache, streams: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -213,3 +213,14 @@ def _halved(batch: Tensor, lengths: Tensor, max_tokens: int, *, smallest: int) -
         *_halved(batch[:middle], lengths, max_tokens, smallest=smallest),
         *_halved(batch[middle:], lengths, max_tokens, smallest=smallest),
     ]
+
+
+def absent_videos(tokens: TokenSource, channel: int = 0) -> npt.NDArray[np.bool_]:
+    """bool [V]: videos that lack this channel's stream, as `heads.data.dataset.with_absent` says it."""
+    if isinstance(tokens, MemoryTokens):
+        own = tokens.channels[channel]
+        return np.asarray(own.values[own.starts, 0].isnan().numpy())
+    absent = np.zeros(tokens.n_videos, dtype=bool)
+    for videos in scoring_batches(tokens.lengths, torch.arange(tokens.n_videos)):
+        absent[videos.numpy()] = tokens.batch(videos)[channel].values[:, 0, 0].isnan().numpy()
+    return absent

@@ -51,7 +51,7 @@ class SklearnData(NamedTuple):
 def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> SklearnData:
     """The labelled videos of a cache (of `splits` only, where given), loaded into memory, in store order.
 
-    Raises InputError when there are none.
+    Raises InputError when there are none, and where one lacks an optional stream.
     """
     require_open_cache(cache, "cached_videos")
     table = cache.videos
@@ -65,6 +65,12 @@ def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> Sklea
         raise InputError(f"{cache.paths[0]} holds no labelled video{where}")
     ids = [str(table.id[row]) for row in rows]
     groups = source_groups(ids, [str(table.source[row]) for row in rows])
+    for name in cache.streams:
+        if count := int((cache.absent(name)[rows] != "").sum()):
+            raise InputError(
+                f"{count} of {len(rows)} labelled videos in {cache.paths[0]} lack stream {name}; an estimator reads whole "
+                "videos: use train_head, or a cache without that stream"
+            )
     tokens = {name: cache.read(name, rows) for name in cache.streams}
     X = np.empty(len(rows), dtype=object)
     for i, video_id in enumerate(ids):

@@ -73,6 +73,10 @@ def show_start(
         groups = len({dataset.groups[i] for i in rows})
         counts = f"{positives} {positive}, {len(rows) - positives} {negative}"
         lines.append((part, f"{len(rows)} videos ({counts}) from {groups} source groups"))
+    if dataset.absent:
+        lacking = ", ".join(f"{name} {count}" for name, count in dataset.absent.items())
+        none = f"; {dataset.n_without} have none of the streams and are left out" if dataset.n_without else ""
+        lines.append(("lacking", f"{lacking} of {len(dataset)} videos{none}"))
     model = config.model
     what = "auto, compared out of fold" if auto else f"{model.architecture}, {model_words(model)}"
     lines.append(("model", f"{what}; inputs {', '.join(streams_read(dataset))}"))

@@ -7,7 +7,8 @@ Inputs, with batch B and every length T free:
 
 D of joined tokens is the streams' widths side by side in the order of the names in the metadata, joined on
 the grid stream's tokens (`heads.data.grid.join_streams`). Every video needs at least one real token; what stands
-in padding has no meaning. Outputs: probability [B] (calibrated) and logit [B] (raw), float32.
+in padding has no meaning. Where the head knows absent streams, such a stream is one real token of NaN, or NaN in its
+columns. Outputs: probability [B] (calibrated) and logit [B] (raw), float32.
 
 The file's metadata says which streams, grid, label names, threshold, temperature and backbone weights belong
 to it (key "onepass", JSON).

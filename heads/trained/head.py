@@ -207,15 +207,15 @@ class TrainedHead:
         """Score a cache, one video's tokens by stream name, or a list of such.
 
         Tokens are `StreamTokens`, or plain float arrays [T, D] where the head reads a single stream; such a head takes
-        an array without the stream's name as well, [T, D] for a video and [V, T, D] for several. Raises
+        an array without the stream's name as well, [T, D] for a video and [V, T, D] for several. A stream that is optional may
+        be left out of a mapping. Raises
         FingerprintMismatch when a cache's features were made in another way, HeadError when a stream is missing or
         has another width, and for what holds no tokens.
         """
         from cache.reader import Cache
 
         if isinstance(features, Cache):
-            self.require_fits(features, ignore_libraries=ignore_libraries)
-            lacking = self._lacking(features)
+            lacking = self.require_fits(features, ignore_libraries=ignore_libraries)
             ids = tuple(str(i) for i in features.videos.id)
             tokens: TokenSource = load_tokens(
                 features,
@@ -243,8 +243,11 @@ class TrainedHead:
         """sigmoid(logits / temperature), float64 [M]."""
         return probabilities(logits, temperature=self.info.temperature)
 
-    def require_fits(self, cache: Cache, *, ignore_libraries: bool = False) -> None:
-        """Raise HeadError for a missing stream or another width, FingerprintMismatch for other features."""
+    def require_fits(self, cache: Cache, *, ignore_libraries: bool = False) -> dict[str, int]:
+        """How many videos lack which of the head's streams. Raises HeadError for a stream that is missing, of another width, or
+
+        absent from videos while the head was made for such as lack none, and FingerprintMismatch for other features.
+        """
         require_open_cache(cache, "a head")
         where = str(cache.paths[0])
         for stream in self.info.streams:
@@ -260,9 +263,9 @@ class TrainedHead:
                 raise HeadError(
                     f"{where}: stream {stream.name} is {found.dim} wide; the head reads {stream.dim}"
                 )
+        return self._lacking(cache)
 
     def _lacking(self, cache: Cache) -> dict[str, int]:
-        """How many videos lack which stream. Raises HeadError where the head was made for videos that lack none."""
         found = {s.name: int((cache.absent(s.name) != "").sum()) for s in self.info.streams}
         found = {name: count for name, count in found.items() if count}
         alone = len(self.info.streams) == 1
@@ -305,6 +308,8 @@ class TrainedHead:
         if not isinstance(video, Mapping):
             names = ", ".join(s.name for s in self.info.streams)
             raise HeadError(f"a video is a mapping of stream ({names}) to tokens, not {shown(video)}")
+        if stream.name not in video and stream.optional and len(self.info.streams) > 1:
+            return StreamTokens(np.empty((0, stream.dim), np.float32), np.empty((0, 2), np.float32))
         if stream.name not in video:
             raise HeadError(
                 f"the head reads stream {stream.name}; a video has {', '.join(sorted(video)) or 'none'}"

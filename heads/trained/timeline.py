@@ -31,7 +31,7 @@ from torch import Tensor
 from cache.arguments import is_number, shown
 from cache.errors import HeadError, InputError
 from cache.tables import TokenArray
-from heads.data.dataset import in_memory, with_absent
+from heads.data.dataset import in_memory, with_absent, without_any
 from heads.data.grid import overlapping_tokens
 from heads.data.tokens import Channel, MemoryTokens
 from heads.models.model import HeadModel
@@ -121,7 +121,8 @@ def score_over_time(
     window_seconds: float | None = None,
     ignore_libraries: bool = False,
 ) -> Iterator[Timeline]:
-    """Timelines of chosen videos (store indices; None is all), in that order, read a few at a time.
+    """Timelines of chosen videos (store indices; None is all), in that order, read a few at a time; none of a video that has no
+    stream which the head reads.
 
     window_seconds: width of a sliding window, above 0; None is `own_window_seconds`, or one token of the grid.
     Raises InputError for options that do not fit, FingerprintMismatch or HeadError as `TrainedHead.predict` does.
@@ -129,8 +130,10 @@ def score_over_time(
     check_request(head, method, window_seconds)
     if method == "sliding" and window_seconds is None:
         window_seconds = own_window_seconds(head)
-    head.require_fits(cache, ignore_libraries=ignore_libraries)
+    lacking = head.require_fits(cache, ignore_libraries=ignore_libraries)
     wanted = np.arange(len(cache)) if videos is None else _video_numbers(videos, len(cache))
+    if lacking:
+        wanted = wanted[~without_any(cache, [stream.name for stream in head.info.streams])[wanted]]
     ids = cache.videos.id
     names = [stream.name for stream in head.info.streams]
     counts = np.sum([np.diff(cache.offsets(name)) for name in names], axis=0)

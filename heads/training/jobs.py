@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 
 from cache.errors import HeadError
-from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, scoring_batches
+from heads.data.tokens import (
+    Channel,
+    MemoryTokens,
+    TokenBatch,
+    TokenSource,
+    absent_videos,
+    scoring_batches,
+)
 from heads.models.ensemble import HeadEnsemble, is_late, member_parts
 from heads.models.model import HeadModel, ModelConfig
 from heads.models.regression import log_losses, mean_logits
@@ -140,7 +147,7 @@ def _fit_late(
         source = one_channel(tokens, channel)
         own = [replace(job, config=_of_one_stream(job.config, stream_dims)) for job in jobs]
         if jobs[0].config.model.absent:
-            here = ~is_absent(source)
+            here = ~absent_videos(source)
             own = [_where(job, here, labels) for job in own]
         by_stream.append(fit_jobs(source, labels, own, stream_dims=(dim,), device=device, on_epoch=on_epoch))
     return [
@@ -151,21 +158,6 @@ def _fit_late(
 
 def _of_one_stream(config: TrainConfig, stream_dims: tuple[int, ...]) -> TrainConfig:
     return replace(config, model=member_parts(config.model, stream_dims)[0][0])
-
-
-def is_absent(tokens: TokenSource, channel: int = 0) -> npt.NDArray[np.bool_]:
-    """bool [V]: videos that lack this channel's stream."""
-    if isinstance(tokens, MemoryTokens):
-        own = tokens.channels[channel]
-        return own.values[own.starts, 0].isnan().numpy()
-    found = [
-        (videos, tokens.batch(videos)[channel].values[:, 0, 0].isnan())
-        for videos in scoring_batches(tokens.lengths, torch.arange(tokens.n_videos))
-    ]
-    absent = np.zeros(tokens.n_videos, dtype=bool)
-    for videos, which in found:
-        absent[videos.numpy()] = which.numpy()
-    return absent
 
 
 def _where(job: FitJob, here: npt.NDArray[np.bool_], labels: npt.NDArray[np.int8]) -> FitJob:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from cache.errors import HeadError
-from heads.data.dataset import HeadDataset
+from heads.data.dataset import HeadDataset, too_rare_streams
 from heads.models.ensemble import HeadEnsemble, count_parameters, is_late
 from heads.models.model import HeadModel, ModelConfig, TokenModel
 from heads.models.regression import CrossFit, Folds, cross_fit, fit_path, log_losses, mean_logits
@@ -78,6 +78,9 @@ def fit_fold_heads(
     fold_of = np.zeros(len(dataset), dtype=np.int64)
     for number, (_, fold) in enumerate(folds, start=1):
         fold_of[fold] = number
+    late = is_late(config.model, dataset.stream_dims)
+    if late and (rare := too_rare_streams(dataset, [rest for rest, _ in folds])):
+        raise HeadError(f"{next(iter(rare.values()))}; leave it out with --streams")
     if config.model.architecture == "logistic":
         return _logistic(dataset, config, folds, fold_of, known)
     results = _fit(dataset, config, folds, device)

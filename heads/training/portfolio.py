@@ -144,6 +144,7 @@ def compare(
     """Train every candidate on the folds ((rest, fold) rows of `dataset`, whose streams are separate) and take one.
 
     on_row gets a candidate's name and AUROC as it is scored. A candidate whose loss stops being finite is left out.
+    Raises HeadError where all are.
     """
     started = time.perf_counter()
     trained: dict[str, FoldHeads] = {}
@@ -162,6 +163,8 @@ def compare(
         if on_row is not None:
             heads = trained[name]
             on_row(name, auroc(dataset.labels[heads.rows], heads.logits[heads.rows]) or 0.0)
+    if not trained:
+        raise HeadError(next(iter(notes.values())).removeprefix("left out: "))
     rows, taken = judge(dataset, recipes, trained, notes)
     return Comparison(tuple(rows), recipes[taken], trained[taken], time.perf_counter() - started)
 

@@ -14,7 +14,8 @@ import pytest
 from cache.errors import InputError
 from cache.export import export_cache
 from cache.reader import open_cache
-from tests.cache.builders import STREAMS, make_reject, make_video, write_cache
+from cache.schema import StreamSpec, VideoFeatures
+from tests.cache.builders import CLIP, STREAMS, fingerprint, make_reject, make_video, write_cache
 
 
 def made(path: Path, ids: Sequence[str] = ("train/Fight/a.mp4", "b, c.mp4")) -> Path:
@@ -100,3 +101,25 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
         (tmp_path / "out" / "mine").touch()
         with pytest.raises(InputError, match="not empty"):
             export_cache(cache, tmp_path / "out", how="npy")
+
+
+@pytest.mark.parametrize("how", ["npy", "csv"])
+def test_what_is_absent_has_no_file_and_its_reason_is_written(how: str, tmp_path: Path) -> None:
+    sound = StreamSpec("audio", 3, "float16", fingerprint("audio"), optional=True)
+    whole = make_video("a.mp4", streams=(CLIP, sound), n_tokens=4)
+    mute = make_video("b.mp4", streams=(CLIP,), n_tokens=2)
+    path = write_cache(
+        tmp_path / "c.zarr",
+        [whole, VideoFeatures(mute.row, mute.tokens, {"audio": "no audio stream"})],
+        streams=(CLIP, sound),
+    )
+    with open_cache(path) as cache:
+        said = export_cache(cache, tmp_path / "out", how=how)
+    assert said[0].startswith("audio: 4 tokens of 1 videos")
+    assert (tmp_path / "out" / "absent.csv").read_text().splitlines() == [
+        "stream,id,reason",
+        "audio,b.mp4,no audio stream",
+    ]
+    listed = (tmp_path / "out" / "audio.csv").read_text()
+    assert "a.mp4" in listed and "b.mp4" not in listed
+    assert "b.mp4" in (tmp_path / "out" / "clip.csv").read_text()

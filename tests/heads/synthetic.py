@@ -90,7 +90,9 @@ def toy_videos(
 def lacking(videos: list[VideoFeatures], stream: str, which: Collection[int]) -> list[VideoFeatures]:
     """The same videos, some of them (by their place) without a stream."""
     return [
-        VideoFeatures(v.row, {n: t for n, t in v.tokens.items() if n != stream}, {stream: "not recorded"})
+        VideoFeatures(
+            v.row, {n: t for n, t in v.tokens.items() if n != stream}, {**v.absent, stream: "not recorded"}
+        )
         if place in which
         else v
         for place, v in enumerate(videos)

@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from cache.errors import HeadError, InputError
 from cache.reader import Cache, open_cache
 from cache.schema import StreamTokens, VideoFeatures
 from heads.audit.audit import audit_cache
+from heads.audit.features import near_duplicates, pool_stream
 from heads.audit.probe import probe_cache
 from heads.data.dataset import load_dataset
+from heads.data.splits import choose_split
+from heads.data.videos import cached_videos
 from heads.models.ensemble import HeadEnsemble, build_model
 from heads.models.model import HeadModel, ModelConfig
 from heads.report.score_file import COLUMNS, NO_STREAM, score_rows, write_scores
+from heads.report.show import show_start
 from heads.train import train_head
 from heads.trained.head import TrainedHead
 from heads.trained.timeline import score_over_time
@@ -189,7 +194,12 @@ def test_a_stream_with_one_class_is_an_error(tmp_path: Path) -> None:
     videos = toy_videos(60)
     fights = {place for place, video in enumerate(videos) if video.row.label == 1}
     path = write_cache(tmp_path / "c.zarr", lacking(videos, "slowfast", fights), optional=["slowfast"])
-    with open_cache(path) as cache, pytest.raises(HeadError, match="not of both classes; leave it out"):
+    with (
+        open_cache(path) as cache,
+        pytest.raises(
+            HeadError, match="stream slowfast is there in .* which are not of both classes; leave it out"
+        ),
+    ):
         train_head(cache, config({"model": "logistic"}), cv=3)
 
 
@@ -289,3 +299,113 @@ def test_no_stream_alone_tells_the_class_of_a_mixture(stream: str, mixed: Path) 
 )
 def test_together_they_tell_it(settings: dict[str, Any], mixed: Path) -> None:
     assert out_of_fold_auroc(mixed, settings) >= 0.95
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_stream_that_is_nearly_nowhere_is_named(there: int, tmp_path: Path) -> None:
+    path = write_cache(
+        tmp_path / "c.zarr", lacking(toy_videos(60), "slowfast", range(there, 60)), optional=["slowfast"]
+    )
+    with open_cache(path) as cache:
+        with pytest.raises(HeadError, match=f"stream slowfast is there in {there} of .* leave it out with"):
+            train_head(cache)
+        report = probe_cache(cache, n_resamples=20)
+        assert {row.inputs for row in report.rows} == {"clip", "metadata"}
+        assert any("stream slowfast is there in" in note and "left out" in note for note in report.notes)
+        assert train_head(cache, config({"model": "logistic", "streams": "clip"}), cv=2).predict(cache)
+
+
+def test_what_a_head_has_never_seen_absent_is_refused_everywhere(partial: Cache, tmp_path: Path) -> None:
+    whole = write_cache(tmp_path / "whole.zarr", toy_videos(60))
+    with open_cache(whole) as cache:
+        head = train_head(cache, config({"model": "linear"}))
+    for use in (head.predict, head.require_fits, lambda c: list(score_over_time(head, c))):
+        with pytest.raises(HeadError, match="32 of 80 videos in .* lack stream slowfast"):
+            use(partial)
+
+
+def test_no_timeline_of_a_video_without_streams(tmp_path: Path) -> None:
+    videos = lacking(lacking(toy_videos(60), "slowfast", {3, 4, 5, 9}), "clip", {3, 4, 5})
+    path = write_cache(tmp_path / "c.zarr", videos, optional=["clip", "slowfast"])
+    with open_cache(path) as cache:
+        head = train_head(cache, config({"model": "attention-pool", "join": "late"}), cv=2)
+        found = list(score_over_time(head, cache))
+        assert len(found) == 57 and all(np.isfinite(one.scores).all() for one in found)
+        assert int(np.isnan(head.predict(cache).probabilities).sum()) == 3
+        own = audit_cache(cache, n_resamples=20)
+        assert not [f for f in own.findings if f.kind in ("repeated-features", "near-duplicate")]
+
+
+def test_absent_streams_are_like_nothing(tmp_path: Path) -> None:
+    """Videos that lack the same stream are no more alike for it: cosines are means over what both have."""
+    videos = toy_videos(80, dims={"clip": 12, "slowfast": 8})
+    which = missing_at_random(0.4, 80)
+    near = {}
+    for name, made in (("whole", videos), ("part", lacking(videos, "slowfast", which))):
+        with open_cache(write_cache(tmp_path / f"{name}.zarr", made, optional=["slowfast"])) as cache:
+            order = np.arange(80)
+            streams = [pool_stream(cache, stream, order) for stream in ("clip", "slowfast")]
+            near[name] = near_duplicates(streams, [str(n) for n in range(80)], threshold=0.2)
+    whole, part = near["whole"], near["part"]
+    assert whole is not None and part is not None
+    with open_cache(tmp_path / "whole.zarr") as cache:
+        clip = near_duplicates(
+            [pool_stream(cache, "clip", np.arange(80))], [str(n) for n in range(80)], threshold=0.2
+        )
+    assert clip is not None
+    alone = {(a, b): cosine for a, b, cosine in clip.pairs}
+    for a, b, cosine in part.pairs:
+        if a in which or b in which:
+            assert cosine == pytest.approx(alone[a, b], abs=1e-5)
+
+
+def test_a_video_in_python_may_leave_an_optional_stream_out(partial: Cache) -> None:
+    head = train_head(partial, config({"model": "attention-pool", "join": "late"}), cv=2)
+    expected = head.predict(partial).probabilities
+    videos = []
+    for index in range(len(partial)):
+        held = {name: partial.tokens(name, index) for name in partial.streams}
+        videos.append({name: tokens for name, tokens in held.items() if len(tokens.values)})
+    assert sum(len(video) == 1 for video in videos) == 32
+    np.testing.assert_allclose(head.predict(videos).probabilities, expected, atol=1e-6)
+
+
+def test_an_estimator_says_that_it_reads_whole_videos(partial: Cache) -> None:
+    with pytest.raises(InputError, match="32 of 80 labelled videos in .* lack stream slowfast; an estimator"):
+        cached_videos(partial)
+
+
+def test_what_lacks_is_said_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = lacking(lacking(toy_videos(60), "slowfast", range(10)), "clip", {3, 4})
+    path = write_cache(tmp_path / "c.zarr", videos, optional=["clip", "slowfast"])
+    with open_cache(path) as cache:
+        data = load_dataset(cache, separate_streams=True)
+        split = choose_split(data.labels, data.splits, data.groups, val_share=0.2, seed=0)
+        console = Console(width=200)
+        show_start(console, data, split, TrainConfig(), caches=[path])
+    said = capsys.readouterr().out
+    assert "lacking   clip 2, slowfast 10 of 60 videos; 2 have none of the streams and are left out" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [EVERY_MODEL[0], EVERY_MODEL[1], EVERY_MODEL[2], EVERY_MODEL[6]])
+def test_as_an_onnx_graph_it_reads_nan_as_absent(
+    settings: dict[str, Any], partial: Cache, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from heads.trained.export import export_onnx
+
+    head = train_head(partial, config(settings), cv=2)
+    export_onnx(head, tmp_path / "h.onnx")
+    data = load_dataset(partial, separate_streams=head.info.config.model.separate_streams)
+    batch = data.tokens.batch(torch.arange(len(data)))
+    session = onnxruntime.InferenceSession(str(tmp_path / "h.onnx"))
+    names = [value.name for value in session.get_inputs()]
+    given = {}
+    for name in names:
+        stream, _, part = name.rpartition("_")
+        place = [s.name for s in data.streams].index(stream) if stream else 0
+        own = batch[place]
+        given[name] = {"tokens": own.values, "mask": own.mask, "times": own.times}[part].numpy()
+    (_, logit) = session.run(None, given)
+    np.testing.assert_allclose(logit, head.logits(data.tokens, np.arange(len(data))), atol=1e-4)

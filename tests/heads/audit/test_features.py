@@ -17,7 +17,7 @@ from heads.data.rows import read_rows
 
 def stream(means: np.ndarray, name: str = "clip") -> PooledStream:
     nothing = np.zeros(len(means), dtype=bool)
-    return PooledStream(name, means.astype(np.float32), nothing, nothing, 0)
+    return PooledStream(name, means.astype(np.float32), nothing, nothing, nothing, 0)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 100, 10**8])

@@ -215,7 +215,7 @@ def failures(
     with open_cache(cache_path) as cache:
         stored = {str(video_id) for video_id in cache.videos.id}
         rejected = dict(zip(map(str, cache.rejects.id), map(str, cache.rejects.reason), strict=True))
-        yield from check_cache(cache)
+        yield from map(str, check_cache(cache))
         for index in range(cache.n_videos):
             row = cache.videos.row(index)
             for name in cache.streams:

@@ -103,7 +103,8 @@ def rate(day: Day, once: Callable[[], object], *, seconds: float = 0.8) -> float
     for _ in range(1 if day.args.tiny else 3):
         once()
     sync(day)
-    found, until = [], time.perf_counter() + seconds
+    found: list[float] = []
+    until = time.perf_counter() + seconds
     while not found or time.perf_counter() < until:
         began = time.perf_counter()
         once()

@@ -162,14 +162,14 @@ def measure(src: Path, out: Path, *, models: str, decoder: str) -> Peak:
     command = [sys.executable, __file__, "--inside", str(src), str(out), "--models", models]
     began = time.perf_counter()
     process = subprocess.Popen([*command, "--decoder", decoder], stdout=subprocess.PIPE, text=True)
-    peak = [0.0, 0.0, 0.0]
+    peak = (0.0, 0.0, 0.0)
     while process.poll() is None:
         own = _pss(process.pid)
         try:
             children = sum(_pss(c.pid) for c in psutil.Process(process.pid).children(recursive=True))
         except psutil.Error:
             children = 0.0
-        peak = [max(a, b) for a, b in zip(peak, (own, children, own + children), strict=True)]
+        peak = (max(peak[0], own), max(peak[1], children), max(peak[2], own + children))
         time.sleep(0.5)
     text = process.stdout.read() if process.stdout else ""
     if process.returncode:

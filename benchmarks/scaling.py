@@ -134,8 +134,20 @@ def training(counts: list[int]) -> dict[str, Points]:
             rows = [
                 VideoFeatures(
                     VideoRow(
-                        *(f"{i}.mp4", f"blake2b:{i:040x}", 1, 1, i % 2, ("safe", "harmful")[i % 2]),
-                        *("train" if i % 5 else "val", str(i), 5.0, 25.0, 64, 64, 125, "made up"),
+                        id=f"{i}.mp4",
+                        digest=f"blake2b:{i:040x}",
+                        size_bytes=1,
+                        mtime_ns=1,
+                        label=i % 2,
+                        label_name=("safe", "harmful")[i % 2],
+                        split="train" if i % 5 else "val",
+                        source=str(i),
+                        duration_seconds=5.0,
+                        fps=25.0,
+                        width=64,
+                        height=64,
+                        n_frames=125,
+                        decoder="made up",
                     ),
                     {"clip": StreamTokens(rng.standard_normal((10, 512)).astype(np.float16), _spans())},
                 )

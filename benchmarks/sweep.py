@@ -242,9 +242,9 @@ def compare(
     plain_wall = sum(float(np.mean(wall[kind(cell.label)])) for cell in cells)
     plain_processor = sum(float(np.mean(processor[kind(cell.label)])) for cell in cells)
     print(f"\n{'streams, model':<40}{'plain, s a cell':>16}{'sweep, s a cell':>16}")
-    for name, found in wall.items():
+    for name, seconds in wall.items():
         own = [float(row["seconds"]) for label, row in board.items() if kind(label) == name]
-        print(f"{name:<40}{np.mean(found):>16.1f}{np.mean(own):>16.1f}  (of two processes side by side)")
+        print(f"{name:<40}{np.mean(seconds):>16.1f}{np.mean(own):>16.1f}  (of two processes side by side)")
     differences = []
     for label, result in plain.items():
         row = board[label]

@@ -76,10 +76,10 @@ def write_with_sound(
         packets += video.encode(None)
         end = min(seconds if sound_seconds is None else sound_from + sound_seconds, seconds + 2)
         for place, sound in enumerate(sounds):
-            size = sound.codec_context.frame_size or 1024
+            step = sound.codec_context.frame_size or 1024
             resampler = av.AudioResampler(sample_format, layout, rate_hz)
-            for begin in range(round(sound_from * rate_hz), round(end * rate_hz), size):
-                stop = min(begin + size, round(end * rate_hz))
+            for begin in range(round(sound_from * rate_hz), round(end * rate_hz), step):
+                stop = min(begin + step, round(end * rate_hz))
                 if hole and hole[0] <= begin / rate_hz < hole[1]:
                     continue
                 data = np.ascontiguousarray(whole[:, begin:stop]) * (0.5**place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from cache.check import check_cache
 from cache.errors import CacheError, InputError
 from cache.merge import merge
 from cache.reader import open_cache
+from cache.schema import StreamTokens, VideoFeatures
+from cache.writer import CacheWriter
 from heads.train import train_head
 from heads.training.config import TrainConfig
 from pipeline.backbones.choice import parse_stream
@@ -20,6 +23,7 @@ from pipeline.backbones.kind import settle
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
 from pipeline.backbones.measured import MeasuredBackbone
 from pipeline.config import ExtractConfig
+from pipeline.decoding.decoders.base import DecodeProblem
 from pipeline.decoding.logmel import TOKEN_WIDTH
 from pipeline.flow import Flow
 from pipeline.sources.shards import Shard
@@ -182,3 +186,53 @@ def test_the_profile_counts_no_flops_for_it(src: Path, tmp_path: Path) -> None:
     config = ExtractConfig(src, tmp_path / "c.zarr", BOTH, profile=True, max_rejects=1.0)
     report = extract(config, console=Console(file=said, width=200))
     assert any(line.strip().startswith("audio") and "0.00 TFLOP" in line for line in report.profile)
+
+
+def rewritten(source: Path, target: Path, change: Callable[[VideoFeatures], VideoFeatures]) -> Path:
+    """The cache again, with other contents of a video."""
+    with (
+        open_cache(source) as cache,
+        CacheWriter.open(
+            target, streams=cache.specs, dataset="d", label_names=cache.label_names, provenance={}
+        ) as writer,
+    ):
+        for index in range(len(cache)):
+            absent = {name: str(cache.absent(name)[index]) for name in cache.streams}
+            held = {name: cache.tokens(name, index) for name, why in absent.items() if not why}
+            row = cache.videos.row(index)
+            lacks = {name: why for name, why in absent.items() if why}
+            writer.commit([change(VideoFeatures(row, held, lacks))], [])
+    return target
+
+
+def test_verify_catches_what_is_said_falsely(src: Path, tmp_path: Path) -> None:
+    run(src, tmp_path / "c.zarr", backbones=BOTH)
+
+    def silenced(video: VideoFeatures) -> VideoFeatures:
+        if video.row.id != SOUNDING[0]:
+            return video
+        return VideoFeatures(video.row, {"motion": video.tokens["motion"]}, {"audio": "no audio stream"})
+
+    def swapped(video: VideoFeatures) -> VideoFeatures:
+        if video.row.id != SOUNDING[0]:
+            return video
+        sound = video.tokens["audio"]
+        turned = StreamTokens(np.roll(sound.values, 1, axis=0), sound.spans)
+        return VideoFeatures(video.row, {**video.tokens, "audio": turned})
+
+    for name, change in (("lie", silenced), ("swap", swapped)):
+        path = rewritten(tmp_path / "c.zarr", tmp_path / f"{name}.zarr", change)
+        with open_cache(path) as cache:
+            assert not check_cache(cache)
+            prints = {stream: info.fingerprint for stream, info in cache.streams.items()}
+            backbones = load_backbones(config_from_fingerprints(prints, device="cpu"))
+            index = cache.videos.id.tolist().index(SOUNDING[0])
+            given = {"rng": np.random.default_rng(0)}
+            if name == "lie":
+                with pytest.raises(
+                    DecodeProblem, match=r"audio: it is said to be absent \(no audio stream\), 5 were due"
+                ):
+                    compare_video(cache, index, src / SOUNDING[0], backbones, **given)
+            else:
+                found = compare_video(cache, index, src / SOUNDING[0], backbones, **given)
+                assert found.misplaced and "audio" in found.misplaced[0]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cache.check import values_digest
 from cache.convert import require_replaceable, write_copy
@@ -34,8 +33,9 @@ SHARD = "shard"
 MERGED = "merged"
 """Key of a merged cache's provenance: {"parts": 7, "of": a digest of their states}."""
 MERGING_SUFFIX = ".merging.zarr"
-BATCH_VIDEOS = 64
+BATCH_VIDEOS = 1024
 BATCH_BYTES = 64 << 20
+"""Of one commit, which may take from many parts: a commit waits for the disk 25 times, whatever it holds."""
 FEW = 3
 
 
@@ -136,44 +136,42 @@ def _name(cache: Cache) -> str:
 
 def _require_distinct(opened: Sequence[Cache]) -> list[set[str]]:
     """For each part, ids that an earlier one holds with the same contents. Raises CacheError where the contents differ."""
-    holder: dict[str, int] = {}
+    holder: dict[str, tuple[int, int]] = {}
     twice: list[set[str]] = []
     for number, cache in enumerate(opened):
-        again = set()
-        for table in (cache.videos, cache.rejects):
-            for video_id in map(str, table.id):
-                first = holder.setdefault(video_id, number)
-                if first != number:
-                    again.add(video_id)
-        for video_id in sorted(again):
-            other = opened[holder[video_id]]
-            if not _same(video_id, other, cache):
+        again = {}
+        n_videos = len(cache)
+        ids = (*cache.videos.id, *cache.rejects.id)
+        for row, video_id in enumerate(map(str, ids)):
+            first = holder.setdefault(video_id, (number, row))
+            if first[0] != number:
+                again[video_id] = (*first, row)
+        for video_id, (first_part, first_row, row) in sorted(again.items()):
+            other = opened[first_part]
+            both_stored = first_row < len(other) and row < n_videos
+            both_refused = first_row >= len(other) and row >= n_videos
+            if not (
+                (both_stored and _same_video(other, first_row, cache, row))
+                or (
+                    both_refused
+                    and other.rejects.row(first_row - len(other)) == cache.rejects.row(row - n_videos)
+                )
+            ):
                 raise CacheError(
                     f"{video_id} stands in {other.paths[0]} and, with other contents, in {cache.paths[0]}: leave one of them "
                     "out, or extract both from the same files"
                 )
-        twice.append(again)
+        twice.append(set(again))
     return twice
 
 
-def _same(video_id: str, one: Cache, other: Cache) -> bool:
-    a, b = _place(one.videos.id, video_id), _place(other.videos.id, video_id)
-    if a is None or b is None:
-        first, second = _place(one.rejects.id, video_id), _place(other.rejects.id, video_id)
-        return (
-            first is not None and second is not None and one.rejects.row(first) == other.rejects.row(second)
-        )
+def _same_video(one: Cache, a: int, other: Cache, b: int) -> bool:
     if one.videos.row(a) != other.videos.row(b):
         return False
     if any(one.absent(name)[a] != other.absent(name)[b] for name in one.streams):
         return False
     pairs = [(one.tokens(name, a), other.tokens(name, b)) for name in one.streams]
     return all(np.array_equal(x.values, y.values) and np.array_equal(x.spans, y.spans) for x, y in pairs)
-
-
-def _place(ids: NDArray[np.object_], video_id: str) -> int | None:
-    found = np.flatnonzero(ids == video_id)
-    return int(found[0]) if len(found) else None
 
 
 def _require_listed(opened: Sequence[Cache], listed: set[str]) -> None:
@@ -221,12 +219,8 @@ def _fill(staging: Path, opened: Sequence[Cache], twice: Sequence[set[str]]) -> 
         label_names=names,
         provenance=provenance | {MERGED: {"parts": len(opened), "of": identity}},
     ) as writer:
-        for cache, again in zip(opened, twice, strict=True):
-            for videos in _batches(cache, again | set(writer.known())):
-                writer.commit(videos, [])
-            known = writer.known()
-            rejects: list[Reject] = [cache.rejects.row(index) for index in range(len(cache.rejects))]
-            writer.commit([], [row for row in rejects if row.id not in known and row.id not in again])
+        for videos, rejects in _batches(opened, twice, writer.known()):
+            writer.commit(videos, rejects)
 
 
 def _identity(opened: Sequence[Cache]) -> str:
@@ -248,21 +242,34 @@ def _identity(opened: Sequence[Cache]) -> str:
     return found.hexdigest()
 
 
-def _batches(cache: Cache, without: set[str]) -> Iterator[list[VideoFeatures]]:
-    wanted = [index for index, video_id in enumerate(cache.videos.id) if str(video_id) not in without]
-    sizes = np.zeros(len(cache), dtype=np.int64)
-    for name, info in cache.streams.items():
-        sizes += np.diff(cache.offsets(name)) * (info.dim * np.dtype(info.dtype).itemsize)
-    batch: list[int] = []
+def _batches(
+    opened: Sequence[Cache], twice: Sequence[set[str]], known: Collection[str]
+) -> Iterator[tuple[list[VideoFeatures], list[Reject]]]:
+    """What `known` lacks, part by part in store order; what follows a commit must not be asked for before it."""
+    videos: list[VideoFeatures] = []
+    rejects: list[Reject] = []
     held = 0
-    for index in wanted:
-        if batch and (len(batch) == BATCH_VIDEOS or held + int(sizes[index]) > BATCH_BYTES):
-            yield _read(cache, batch)
-            batch, held = [], 0
-        batch.append(index)
-        held += int(sizes[index])
-    if batch:
-        yield _read(cache, batch)
+    for cache, again in zip(opened, twice, strict=True):
+        sizes = np.zeros(len(cache), dtype=np.int64)
+        for name, info in cache.streams.items():
+            sizes += np.diff(cache.offsets(name)) * (info.dim * np.dtype(info.dtype).itemsize)
+        wanted: list[int] = []
+        for index, video_id in enumerate(map(str, cache.videos.id)):
+            if video_id in known or video_id in again:
+                continue
+            full = len(videos) + len(wanted) == BATCH_VIDEOS or held + int(sizes[index]) > BATCH_BYTES
+            if full and (videos or wanted):
+                yield videos + _read(cache, wanted), rejects
+                videos, rejects, wanted, held = [], [], [], 0
+            wanted.append(index)
+            held += int(sizes[index])
+        videos += _read(cache, wanted)
+        rows = (cache.rejects.row(index) for index in range(len(cache.rejects)))
+        rejects += [row for row in rows if row.id not in known and row.id not in again]
+        if len(rejects) >= BATCH_VIDEOS:
+            yield videos, rejects
+            videos, rejects, held = [], [], 0
+    yield videos, rejects
 
 
 def _read(cache: Cache, indices: Sequence[int]) -> list[VideoFeatures]:

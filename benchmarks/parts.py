@@ -63,7 +63,9 @@ def make_parts(folder: Path, count: int, videos: int, suffix: str) -> list[Path]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line a number of parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--videos", type=int, default=16, help="in each part")
     parser.add_argument("--suffix", default=".zarr", choices=(".zarr", ".h5"))

@@ -42,11 +42,12 @@ def extract(
 
     src: a folder, a video, or a manifest. out: `.zarr` or `.h5`. streams: names of recipes (`clip`, `slowfast`, `image`,
     `motion`) or `NAME=KIND:MODEL,key=value`, as `--stream` takes them. weights: for all streams that do not name their own
-    (`random` for a dry run); None: the published ones. labels: a file that joins them. device: auto, cpu, cuda, cuda:N. workers:
-    decode processes, 0: one a core. max_rejects: share of rejects above which RejectLimitExceeded is raised (after everything is
-    stored). dry_run: look at every file, store nothing. on_line: called with every line that the command would print. settings:
-    seed, clip_model, clip_weights, clip_tag, clip_fps, slowfast_weights, slowfast_stride, any other field of `BackboneConfig`
-    (runtime, batch_sizes, ...) or of `ExtractConfig` (dtype, min_seconds, redo, ...).
+    (`random` for a dry run); None: the published ones. labels: a file that joins them. device: auto, cpu, cuda, cuda:N, all,
+    or several by commas. workers: decode processes, 0: one a core. max_rejects: share of rejects above which
+    RejectLimitExceeded is raised (after everything is stored). dry_run: look at every file, store nothing. on_line: called
+    with every line that the command would print. settings: seed, clip_model, clip_weights, clip_tag, clip_fps,
+    slowfast_weights, slowfast_stride, any other field of `BackboneConfig` (runtime, batch_sizes, ...) or of `ExtractConfig`
+    (dtype, min_seconds, redo, ...).
 
     Returns the report: counts, rejects by id with their reasons, notes, seconds. Raises an OnepassError (`cache.errors`) where
     the command ends with one line, and TypeError for a setting that does not exist.

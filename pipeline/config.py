@@ -111,7 +111,8 @@ def open_writer(
     rules: int = DECODING_RULES,
 ) -> CacheWriter:
     """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by."""
-    device = config.backbones.torch_device()
+    devices = config.backbones.torch_devices()
+    several = {"devices": [str(device) for device in devices]} if len(devices) > 1 else {}
     names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
     return CacheWriter.open(
         path,
@@ -121,10 +122,11 @@ def open_writer(
         provenance={
             "source": portable_path(config.src),
             "decoder": config.decoder,
-            "device": device_name(device),
+            "device": device_name(devices[0]),
+            **several,
             "recipe": recipe_of(config.backbones.streams),
             "batches": {name: backbone.batching.batch_size for name, backbone in backbones.items()},
-            "libraries": device_libraries(device),
+            "libraries": device_libraries(devices[0]),
         },
         ignore_libraries=config.ignore_libraries,
     )

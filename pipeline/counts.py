@@ -22,6 +22,8 @@ class FlowCounts:
     tokens: dict[str, int] = field(default_factory=dict)
     absent: dict[str, int] = field(default_factory=dict)
     """Stored videos without an optional stream, by stream and reason."""
+    device_tokens: dict[str, int] = field(default_factory=dict)
+    """Where several devices ran the models, the passes of windows begun on each."""
     decoders: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
     shortened: dict[str, str] = field(default_factory=dict)

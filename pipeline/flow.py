@@ -15,9 +15,9 @@ from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passi
 from cache.writer import CacheWriter
 from pipeline.assembly import Assembler
 from pipeline.backbones.base import Backbone
-from pipeline.backbones.batching import StreamRunner
 from pipeline.backbones.busy import BusyTime
 from pipeline.backbones.launch import pin_memory
+from pipeline.backbones.spread import SpreadRunner, make_runner
 from pipeline.counts import FlowCounts
 from pipeline.decoding.decoders.base import DecoderName
 from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
@@ -59,7 +59,7 @@ class Flow:
         self._models = BusyTime()
         self._pin = pin_memory if device.type == "cuda" else None
         self._runners = {
-            name: StreamRunner(backbone, device=device, all_models=self._models)
+            name: make_runner(backbone, device=device, clocks=(self._models,))
             for name, backbone in backbones.items()
         }
         self._assembler = Assembler(backbones, dtype=settings.dtype, optional=settings.optional)
@@ -106,6 +106,10 @@ class Flow:
         counts.model_seconds = self._models.seconds
         counts.idle_seconds = max(0.0, time.perf_counter() - began - self._models.seconds)
         counts.not_reached = len(work) - counts.ended
+        for runner in self._runners.values():
+            if isinstance(runner, SpreadRunner):
+                for on, tokens in runner.n_tokens.items():
+                    counts.device_tokens[on] = counts.device_tokens.get(on, 0) + tokens
         counts.embed_seconds = {name: runner.busy.seconds for name, runner in self._runners.items()}
         return counts
 

@@ -107,7 +107,7 @@ def extract(
         report.profile = profile_lines(
             report,
             backbones,
-            device=config.backbones.torch_device(),
+            devices=config.backbones.torch_devices(),
             precision=config.backbones.resolved_precision(),
             runtime=str(next(iter(backbones.values())).fingerprint()["runtime"]),
             workers=config.pool.workers,
@@ -248,7 +248,7 @@ def describe(
     """Say which weights, device and precision the features come from."""
     prints = {name: backbone.fingerprint() for name, backbone in backbones.items()}
     report.weights = {name: weights_name(fields) for name, fields in prints.items()}
-    report.device = str(config.backbones.torch_device())
+    report.device = ", ".join(map(str, config.backbones.torch_devices()))
     report.precision = config.backbones.resolved_precision()
     for name, fields in prints.items():
         console.print(

@@ -106,6 +106,35 @@ class Backbone(Protocol):
         ...
 
 
+def resolve_devices(device: str) -> tuple[torch.device, ...]:
+    """One device as `resolve_device`, several by commas, `all` for every CUDA device. Raises InputError.
+
+    Several are of one kind and one make: what is stored does not depend on which of them made it. `cpu:0,cpu:1` runs the same
+    path without a GPU, for trials; it is not faster.
+    """
+    if device == "all":
+        if not torch.cuda.device_count():
+            raise InputError("--device all: torch sees no CUDA device here; use --device cpu or auto")
+        device = ",".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    names = [name.strip() for name in device.split(",")]
+    if len(names) == 1:
+        return (resolve_device(names[0]),)
+    for name in names:
+        kind, _, number = name.partition(":")
+        if kind not in ("cpu", "cuda") or not number.isdecimal():
+            raise InputError(f"--device {device}: several are written cuda:0,cuda:1, or all")
+    found = tuple(resolve_device(name) for name in names)
+    if len(set(found)) < len(found):
+        raise InputError(f"--device {device}: names a device twice")
+    makes = dict.fromkeys(device_name(one) for one in found)
+    if len(makes) > 1 or len({one.type for one in found}) > 1:
+        raise InputError(
+            f"--device {device}: are {', '.join(makes)}; features would depend on which of them made each, so name devices of "
+            "one make (and give each make an extract of its own, with --shard)"
+        )
+    return found
+
+
 def resolve_device(device: str) -> torch.device:
     """`auto` takes CUDA where there is one. Raises InputError for another type and where the named device is missing."""
     if device == "auto":

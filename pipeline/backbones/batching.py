@@ -6,9 +6,10 @@ equals an uninterrupted one bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.errors import DeviceError
 from pipeline.backbones.base import Backbone, Pending
 from pipeline.backbones.busy import BusyTime
 from pipeline.backbones.launch import POLL_SECONDS, make_launcher
@@ -35,14 +37,12 @@ class _Launched:
 class StreamRunner:
     """Runs one backbone over the windows it is given; one buffer more than batches under way, so that one can fill.
 
-    all_models: a clock that several runners share.
+    clocks: run while this runner does, beside its own; several runners may share one.
     """
 
-    def __init__(
-        self, backbone: Backbone, *, device: torch.device, all_models: BusyTime | None = None
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, device: torch.device, clocks: Sequence[BusyTime] = ()) -> None:
         self.busy = BusyTime()
-        self._clocks = [self.busy, *([all_models] if all_models else [])]
+        self._clocks = [self.busy, *clocks]
         self._launcher = make_launcher(backbone, device)
         self._batch_size = backbone.batching.batch_size
         plan = backbone.plan
@@ -73,6 +73,22 @@ class StreamRunner:
                 self._run()
         return read
 
+    @property
+    def room(self) -> int:
+        """Windows until the batch that fills is whole."""
+        return self._batch_size - len(self._keys)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no window waits for others."""
+        return not self._keys
+
+    @property
+    def n_under_way(self) -> int:
+        """Batches that were started and are not done."""
+        self._collect_done()
+        return len(self._launched)
+
     def flush(self) -> None:
         """Run what waits, whatever its size, and wait for all of it."""
         if self._keys:
@@ -81,9 +97,13 @@ class StreamRunner:
             self._wait_for_one()
 
     def close(self) -> None:
-        """Wait for what is under way and drop it: the model reads this runner's memory, and serves another one after it."""
+        """Wait for what is under way and drop it: the model reads this runner's memory, and serves another one after it.
+
+        A device that is in trouble was reported where it was used, and is not waited for.
+        """
         while self._launched:
-            self._launched.pop().pending.features()
+            with contextlib.suppress(DeviceError):
+                self._launched.pop().pending.features()
 
     def results(self) -> Iterator[tuple[TokenKey, NDArray[np.float32]]]:
         """Features that are on the CPU by now: (key, float32 [D])."""

@@ -119,7 +119,7 @@ class CudaLauncher:
     in_flight = 2
 
     def __init__(self, backbone: Backbone, device: torch.device) -> None:
-        self._backbone, self._device = backbone, device
+        self._backbone, self.device = backbone, device
         self._copies, self._passes = _streams(device, backbone.name)
         self._copied: Any = None
         self._latest_end = 0.0
@@ -128,20 +128,20 @@ class CudaLauncher:
 
     def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Device memory."""
-        with _device_trouble(self._backbone), torch.cuda.stream(self._copies):
-            return torch.zeros(shape, dtype=dtype, device=self._device)
+        with _device_trouble(self._backbone, self.device), torch.cuda.stream(self._copies):
+            return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def fill(self, buffer: torch.Tensor, at: int, frames: NDArray[Any]) -> Callable[[], bool]:
         """Queue the copy; the answer says whether it is done."""
-        with _device_trouble(self._backbone), torch.cuda.stream(self._copies):
+        with _device_trouble(self._backbone, self.device), torch.cuda.stream(self._copies):
             buffer[at : at + len(frames)].copy_(torch.from_numpy(frames), non_blocking=True)
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record(self._copies)
-        return _Copied(self._copied)
+        return _Copied(self._copied, self.device)
 
     def launch(self, frames_BTHWC: torch.Tensor) -> Pending:
         """Queue the forward pass behind its copies, and the copy back."""
-        with _device_trouble(self._backbone), torch.cuda.stream(self._passes):
+        with _device_trouble(self._backbone, self.device), torch.cuda.stream(self._passes):
             if self._copied is not None:
                 self._passes.wait_event(self._copied)
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -169,27 +169,45 @@ def _streams(device: torch.device, name: str) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _device_trouble(backbone: Backbone) -> Iterator[None]:
-    """Raises DeviceError where the device's memory is full."""
+def _device_trouble(backbone: Backbone, device: torch.device) -> Iterator[None]:
+    """Raises DeviceError where the device's memory is full and where it failed."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise memory_full(backbone.name, backbone.batching.batch_size) from error
+    except RuntimeError as error:
+        _raise_failure(device, error)
+        raise
+
+
+def _raise_failure(device: torch.device, error: RuntimeError) -> None:
+    """Raise DeviceError where it is CUDA that says that something went wrong."""
+    said = str(error).partition("\n")[0]
+    if not any(word in said for word in ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")):
+        return
+    raise DeviceError(
+        f"the device {device} failed ({said}): see what the kernel says (dmesg | grep -i xid), then run the same command again, "
+        "without that device if need be"
+    ) from error
 
 
 class _Waiting:
     """Something the device has yet to do, and since when. Raises DeviceError once it takes too long."""
 
-    def __init__(self, event: Any) -> None:
-        self._event, self._since = event, time.perf_counter()
+    def __init__(self, event: Any, device: torch.device) -> None:
+        self._event, self._device, self._since = event, device, time.perf_counter()
 
     def done(self) -> bool:
-        if self._event.query():
-            return True
+        try:
+            if self._event.query():
+                return True
+        except RuntimeError as error:
+            _raise_failure(self._device, error)
+            raise
         if time.perf_counter() - self._since > DEVICE_DEADLINE_SECONDS:
             raise DeviceError(
-                f"the device gave no answer for {DEVICE_DEADLINE_SECONDS:.0f} s: see whether nvidia-smi answers and what the "
-                "kernel says (dmesg | grep -i xid), then run the same command again"
+                f"the device {self._device} gave no answer for {DEVICE_DEADLINE_SECONDS:.0f} s: see whether nvidia-smi answers "
+                "and what the kernel says (dmesg | grep -i xid), then run the same command again"
             )
         return False
 
@@ -204,7 +222,7 @@ class _OnDevice:
         self._launcher, self._host = launcher, host
         self._began, self._ended = began, ended
         self._launched_seconds = time.perf_counter()
-        self._waiting = _Waiting(ended)
+        self._waiting = _Waiting(ended, launcher.device)
         self.ended_seconds = 0.0
 
     def poll(self, timeout_seconds: float = 0.0) -> bool:
@@ -224,6 +242,10 @@ class _OnDevice:
         return found
 
 
+PORTABLE = 1
+"""cudaHostRegisterPortable: pinned for every device of the process."""
+
+
 def pin_memory(view: Any) -> Callable[[], None]:
     """Make a block of host memory (a memoryview) one that a CUDA device copies from without the processor.
 
@@ -231,7 +253,7 @@ def pin_memory(view: Any) -> Callable[[], None]:
     """
     address = np.frombuffer(view, dtype=np.uint8).ctypes.data
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    if int(runtime.cudaHostRegister(address, view.nbytes, 0)) != 0:
+    if int(runtime.cudaHostRegister(address, view.nbytes, PORTABLE)) != 0:
         return lambda: None
 
     def unpin() -> None:

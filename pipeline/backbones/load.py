@@ -6,7 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ MAX_BATCH = 4096
 
 @dataclass(frozen=True, slots=True)
 class BackboneConfig:
-    """Streams, and where they run. device: auto, cpu, cuda or cuda:N. precision: auto, fp32, bf16 or fp16.
+    """Streams, and where they run. device: auto, cpu, cuda, cuda:N, several by commas, or all.
 
-    runtime: auto, torch or openvino. batch_sizes: windows a forward pass by stream; what is not named is measured or has its
-    default. gpu_engine: graph or eager, with the same features. A stream's own precision and runtime win.
+    precision: auto, fp32, bf16 or fp16. runtime: auto, torch or openvino. batch_sizes: windows a forward pass by stream; what
+    is not named has its own constant. gpu_engine: graph or eager, with the same features. A stream's own precision and
+    runtime win.
     """
 
     streams: tuple[StreamChoice, ...] = field(default_factory=partial(choose_streams, DEFAULT_STREAMS))
@@ -61,10 +62,14 @@ class BackboneConfig:
         return tuple(choice.name for choice in self.streams)
 
     def torch_device(self) -> torch.device:
-        """The device the models run on. Raises InputError where it is missing."""
-        from pipeline.backbones.base import resolve_device
+        """The device the models run on, the first of several. Raises InputError where it is missing."""
+        return self.torch_devices()[0]
 
-        return resolve_device(self.device)
+    def torch_devices(self) -> tuple[torch.device, ...]:
+        """All devices that the models run on. Raises InputError where one is missing, and for different ones."""
+        from pipeline.backbones.base import resolve_devices
+
+        return resolve_devices(self.device)
 
     def resolved_precision(self, choice: StreamChoice | None = None) -> Precision:
         """The precision the models run in, or one stream's. Raises InputError for what the device cannot do."""
@@ -118,13 +123,13 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
 
     Preprocessing is settled for all before weights are loaded for one.
     """
-    device = config.torch_device()
+    devices = config.torch_devices()
     settled = config.settled()
     sizes = dict(config.batch_sizes)
     engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
     machines = {
         choice.name: Machine(
-            device,
+            devices[0],
             config.resolved_precision(choice),
             config.resolved_runtime(choice),
             sizes.get(choice.name),
@@ -132,16 +137,24 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
         )
         for choice in config.streams
     }
-    if device.type == "cuda":
-        from pipeline.backbones.soundness import require_sound
+    for device in devices:
+        if device.type == "cuda":
+            from pipeline.backbones.soundness import require_sound
 
-        for precision in sorted({machine.precision for machine in machines.values()}):
-            require_sound(device, precision)
+            for precision in sorted({machine.precision for machine in machines.values()}):
+                require_sound(device, precision)
     with library_noise_dropped():
-        return {
-            one.choice.name: kind_named(one.choice.kind).load(one, machines[one.choice.name])
-            for one in settled
-        }
+        return {one.choice.name: _load(one, machines[one.choice.name], devices) for one in settled}
+
+
+def _load(settled: Settled, machine: Machine, devices: Sequence[torch.device]) -> Backbone:
+    """A stream's model on every device; one where the decode workers make the features."""
+    load = kind_named(settled.choice.kind).load
+    if len(devices) == 1 or settled.plan.reduce:
+        return load(settled, machine)
+    from pipeline.backbones.spread import SpreadBackbone
+
+    return SpreadBackbone({str(device): load(settled, replace(machine, device=device)) for device in devices})
 
 
 def parse_batch_sizes(given: Sequence[str]) -> tuple[tuple[str, int], ...]:

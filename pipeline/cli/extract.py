@@ -109,7 +109,9 @@ def extract_command(
             help="15 fps samples between SlowFast windows of 32 (default: 32).", rich_help_panel=MODELS
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda.", rich_help_panel=MODELS)] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, several (cuda:0,cuda:1) or all.", rich_help_panel=MODELS)
+    ] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MODELS)] = "auto",
     runtime: Annotated[
         str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)

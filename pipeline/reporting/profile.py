@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -52,14 +52,15 @@ def profile_lines(
     report: ExtractReport,
     backbones: Mapping[str, Backbone],
     *,
-    device: torch.device,
+    devices: Sequence[torch.device],
     precision: Precision,
     runtime: str,
     workers: int,
 ) -> list[str]:
     """The profile of a run that stored something; measures the machine's matrix rate (some seconds)."""
     wall = max(report.seconds - report.setup_seconds, 1e-9)
-    rate = matrix_rate(device, precision)
+    device = devices[0]
+    rate = matrix_rate(device, precision) * (1 if device.type == "cpu" else len(devices))  # CPUs share cores
     flops = {name: token_flops(backbone) * report.tokens.get(name, 0) for name, backbone in backbones.items()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     total, busy = sum(flops.values()), report.model_seconds

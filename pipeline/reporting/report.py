@@ -152,6 +152,9 @@ class ExtractReport(FlowCounts):
                 f"{work_seconds:.1f} s ({self.stored_now / work_seconds:.2f} videos/s) after {self.setup_seconds:.1f} s of "
                 f"start-up, {self.precision} on {self.device}"
             )
+        if self.device_tokens:
+            shares = ", ".join(f"{device} {count}" for device, count in self.device_tokens.items())
+            lines.append(f"devices    windows run on each: {shares}")
         lines += self.profile
         return lines
 

@@ -32,6 +32,8 @@ class FakeDevice:
     registered: set[int] = field(default_factory=set)
     ever_registered: int = 0
     hangs: bool = False
+    hanging: set[str] = field(default_factory=set)
+    """Of several, those that do not answer."""
 
 
 @dataclass(eq=False)
@@ -39,6 +41,7 @@ class FakeStream:
     """Work in order."""
 
     device: FakeDevice
+    on: str = ""
     queue: list[Callable[[], None] | FakeEvent] = field(default_factory=list)
 
     def wait_stream(self, other: FakeStream) -> None:
@@ -75,7 +78,8 @@ class FakeEvent:
 
     def query(self) -> bool:
         self._queries += 1
-        if not self.done and not self._device.hangs and self._queries > self._device.slow:
+        hangs = self._device.hangs or self._stream.on in self._device.hanging
+        if not self.done and not hangs and self._queries > self._device.slow:
             self.force()
         return self.done
 
@@ -131,8 +135,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Fake
 
     device = FakeDevice(**settings)
 
-    def new_stream(*_: Any) -> FakeStream:
-        device.streams.append(FakeStream(device))
+    def new_stream(*on: Any) -> FakeStream:
+        device.streams.append(FakeStream(device, str(on[0]) if on else ""))
         return device.streams[-1]
 
     @contextlib.contextmanager

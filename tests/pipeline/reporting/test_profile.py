@@ -24,7 +24,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, **changes: float) -> list[str]:
     for name, value in changes.items():
         setattr(report, name, value)
     return profile.profile_lines(
-        report, tiny_backbones(), device=CPU, precision="fp32", runtime="torch", workers=2
+        report, tiny_backbones(), devices=(CPU,), precision="fp32", runtime="torch", workers=2
     )
 
 

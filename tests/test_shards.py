@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,3 +90,31 @@ def test_a_cache_keeps_to_its_share(src: Path, tmp_path: Path) -> None:
         run(src, tmp_path / "whole.zarr", shard=Shard(1, 2))
     with pytest.raises(InputError, match="--duplicates reject: a shard does not see"):
         run(src, tmp_path / "2.zarr", shard=Shard(2, 2), duplicates="reject")
+
+
+@pytest.mark.slow
+def test_the_xargs_line_of_the_docs_runs(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word for word, with an `extract` of one stream on the path and the merge behind it."""
+    repository = Path(__file__).parents[1]
+    page = (repository / "docs" / "scale.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    (seq .*xargs.*)$", page, re.MULTILINE)
+    command = tmp_path / "bin" / "extract"
+    command.parent.mkdir()
+    command.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'from pipeline.cli.extract import main; main()' \"$@\" "
+        "--streams motion --workers 1 --max-rejects 1\n",
+        encoding="utf-8",
+    )
+    command.chmod(0o755)
+    (tmp_path / "RWF-2000").symlink_to(src)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-c", line],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(repository)},
+        check=True,
+    )
+    merge_command(sorted((tmp_path / "parts").glob("*.zarr")), out=tmp_path / "all.zarr", src=src)
+    monkeypatch.undo()
+    run(src, tmp_path / "whole.zarr", streams=("motion",))
+    assert contents(tmp_path / "all.zarr") == contents(tmp_path / "whole.zarr")

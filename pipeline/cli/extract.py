@@ -20,6 +20,7 @@ SOURCES = "Sources and labels"
 MODELS = "Models"
 DECODING = "Decoding"
 OUTCOME = "Outcome"
+ENGINE = "Many machines"
 DECODERS = ("pyav", "decord", "opencv")
 MAX_WORKERS = 256
 
@@ -193,6 +194,30 @@ def extract_command(
         Path | None,
         typer.Option(help="Which video is in which shard: what onepass plan wrote.", rich_help_panel=SOURCES),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="'ray' places shards on a cluster and merges them.", rich_help_panel=ENGINE)
+    ] = "",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster (default: $RAY_ADDRESS, else this machine).",
+            rich_help_panel=ENGINE,
+            show_default=False,
+        ),
+    ] = None,
+    shards: Annotated[
+        int, typer.Option(help="How many; 0: by the cluster's size.", rich_help_panel=ENGINE)
+    ] = 0,
+    retries: Annotated[
+        int,
+        typer.Option(help="How often a shard whose node died is begun again.", rich_help_panel=ENGINE),
+    ] = 3,
+    shard_gpus: Annotated[
+        float,
+        typer.Option(
+            help="GPUs of a shard, such as 0.25; -1: one where there are any.", rich_help_panel=ENGINE
+        ),
+    ] = -1.0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -250,16 +275,25 @@ def extract_command(
         redo=_choice("--redo", redo, ("affected", "all")) if redo else "",
         profile=profile,
         ignore_libraries=allow_library_mismatch,
-        shard=_shard(shard, plan),
+        shard=None if engine else _shard(shard, plan),
         optional=_names(optional),
         required=_names(require),
     )
-    if dry_run:
+    if engine:
+        from pipeline.engines.on_ray import RayEngine, extract_on_ray
+
+        _choice("--engine", engine, ("ray",))
+        if shard is not None or dry_run:
+            raise InputError("--engine ray makes all shards itself: leave --shard and --dry-run out")
+        placing = RayEngine(address, shards, retries, shard_gpus)
+        result = extract_on_ray(config, placing, console=console, plan=plan, workers=workers)
+    elif dry_run:
         from pipeline.dry_run import dry_run as probe
 
         result = probe(config, console=console)
     else:
         result = extract(config, console=console)
+    if not dry_run:
         console.print(f"{src} -> {out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)

@@ -35,7 +35,11 @@ class Shard:
 
     def holds(self, video_id: str) -> bool:
         """Whether the video is this shard's."""
-        return self.placed.get(video_id, hashed_shard(video_id, self.of)) == self.index
+        return self.place(video_id) == self.index
+
+    def place(self, video_id: str) -> int:
+        """Whose the video is, of 1 to `of`."""
+        return self.placed.get(video_id) or hashed_shard(video_id, self.of)
 
     def share(self, resolved: ResolvedSources) -> ResolvedSources:
         """Of all inputs, this shard's."""
@@ -79,6 +83,17 @@ def parse_shard(text: str, plan: Path | None = None) -> Shard:
             f"--plan {plan}: is for {shards} shards (version {read.get('version')}), --shard {text} for {of}"
         )
     return Shard(index, of, placed, hashlib.blake2b(raw, digest_size=8).hexdigest())
+
+
+def first_of_plan(plan: Path) -> Shard:
+    """Shard 1 of however many the plan has. Raises InputError."""
+    try:
+        of = int(json.loads(plan.read_bytes())["shards"])
+    except OSError as error:
+        raise InputError(f"--plan {plan}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"--plan {plan}: is no plan; onepass plan writes one") from error
+    return parse_shard(f"1/{of}", plan)
 
 
 def balanced(weights: Mapping[str, float], of: int) -> dict[str, int]:

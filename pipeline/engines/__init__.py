@@ -1,0 +1,1 @@
+"""Engines that place shards on machines."""

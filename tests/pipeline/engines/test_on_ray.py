@@ -81,7 +81,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def kill_a_node_in_mid_run(parts: Path, cluster: Any, killed: list[str]) -> None:
-    """SIGKILL to the raylet whose worker is the first to have stored a video of a shard that is not finished."""
+    """SIGKILL to every process of the node whose worker is the first to have stored a video of a shard that is not finished."""
     raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.workers}
     until = time.monotonic() + 240
     while time.monotonic() < until:
@@ -95,7 +95,9 @@ def kill_a_node_in_mid_run(parts: Path, cluster: Any, killed: list[str]) -> None
             except (OSError, psutil.Error, on_ray.OnepassError):
                 continue
             if parent in raylets:
-                os.kill(parent, signal.SIGKILL)
+                node = psutil.Process(parent)
+                for process in (node, *node.children(recursive=True)):  # all of the machine, as a power cut does
+                    process.kill()
                 killed.append(part.name)
                 return
         time.sleep(0.05)

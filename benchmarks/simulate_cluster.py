@@ -1,6 +1,7 @@
 """A thousand nodes on paper: how much of their time is useful, by the number of shards and how videos are put into them.
 
-    python benchmarks/simulate_cluster.py [--nodes 1000] [--hours 400000] [--seed 0]
+    python benchmarks/simulate_cluster.py [--seed 0]                # minutes
+    python benchmarks/simulate_cluster.py --nodes 100 --hours 150000 # as much work a node, in half a minute
 
 What is simulated: heavy-tailed durations (log-normal), one core a video as in the decode pool, list scheduling inside a node,
 nodes of unequal speed, stragglers, preemptions that lose what was not committed and send the rest of the shard elsewhere, and
@@ -144,7 +145,8 @@ def divided(work: Work, of: int, *, planned: bool) -> list[Work]:
     members: dict[int, list[float]] = defaultdict(list)
     for video_id, seconds in zip(ids, work.tolist(), strict=True):
         members[placed[video_id]].append(seconds)
-    return [np.array(members[place]) for place in range(1, of + 1)]
+    shards = [np.array(members[place]) for place in range(1, of + 1) if place in members]
+    return [np.sort(shard)[::-1] for shard in shards] if planned else shards
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--cores", type=int, default=16)
-    parser.add_argument("--hours", type=float, default=400_000, help="of video")
+    parser.add_argument("--hours", type=float, default=1_500_000, help="of video")
     parser.add_argument("--height", type=int, default=1080, choices=sorted(DECODE_FRAMES_PER_CORE_SECOND))
     parser.add_argument("--fps", type=float, default=25.0)
     parser.add_argument("--median-seconds", type=float, default=600.0)
@@ -163,8 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stragglers", type=float, default=0.05, help="share of nodes at 0.4 of the speed")
     parser.add_argument("--up-hours", type=float, default=6.0, help="mean time between preemptions of a node")
     parser.add_argument("--start-seconds", type=float, default=20.0)
-    parser.add_argument("--per-node", type=int, nargs="+", default=[16, 64, 256])
-    parser.add_argument("--task-cores", type=int, nargs="+", default=[16, 4, 1])
+    parser.add_argument("--per-node", type=int, nargs="+", default=[16, 96])
+    parser.add_argument("--task-cores", type=int, nargs="+", default=[16, 4])
+    parser.add_argument("--put-in", nargs="+", default=["hash", "plan"], choices=("hash", "plan"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     rng = np.random.default_rng(given.seed)
@@ -183,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print("shards a node  cores a shard  put in by   hours  useful  starts a shard  cut off")
     for per_node in given.per_node:
-        for planned in (False, True):
+        for planned in (way == "plan" for way in given.put_in):
             shards = divided(work, per_node * given.nodes, planned=planned)
             for task_cores in given.task_cores:
                 cluster = Cluster(speeds.tolist(), given.cores, task_cores, given.start_seconds)

@@ -42,8 +42,12 @@ class Shard:
         return self.placed.get(video_id) or hashed_shard(video_id, self.of)
 
     def share(self, resolved: ResolvedSources) -> ResolvedSources:
-        """Of all inputs, this shard's."""
-        kept = tuple(source for source in resolved.sources if self.holds(source.id))
+        """Of all inputs, this shard's, in the plan's order: a long video that comes last leaves all cores but one idle."""
+        rank = {
+            video_id: number for number, (video_id, at) in enumerate(self.placed.items()) if at == self.index
+        }
+        mine = (source for source in resolved.sources if self.holds(source.id))
+        kept = tuple(sorted(mine, key=lambda source: rank.get(source.id, len(rank))))
         ids = {source.id for source in kept}
         labels = {video_id: label for video_id, label in resolved.labels.items() if video_id in ids}
         return replace(resolved, sources=kept, labels=labels)
@@ -97,7 +101,7 @@ def first_of_plan(plan: Path) -> Shard:
 
 
 def balanced(weights: Mapping[str, float], of: int) -> dict[str, int]:
-    """Shards by id: the heaviest video first, each to the shard with the least so far (ties by number)."""
+    """Shards by id, the heaviest video first: each to the shard with the least so far (ties by number)."""
     loads = [(0.0, place) for place in range(1, of + 1)]
     found = {}
     for video_id in sorted(weights, key=lambda one: (-weights[one], one)):
@@ -108,6 +112,6 @@ def balanced(weights: Mapping[str, float], of: int) -> dict[str, int]:
 
 
 def write_plan(path: Path, placed: Mapping[str, int], of: int) -> None:
-    """Write a plan whole or not at all. Raises InputError."""
-    plan = {"version": PLAN_VERSION, "shards": of, "shard_of": dict(sorted(placed.items()))}
+    """Write a plan whole or not at all; the order of `placed` is that of the work in each shard. Raises InputError."""
+    plan = {"version": PLAN_VERSION, "shards": of, "shard_of": dict(placed)}
     write_output("--out", path, json.dumps(plan, indent=1).encode())

@@ -96,7 +96,10 @@ def kill_a_node_in_mid_run(parts: Path, cluster: Any, killed: list[str]) -> None
                 continue
             if parent in raylets:
                 node = psutil.Process(parent)
-                for process in (node, *node.children(recursive=True)):  # all of the machine, as a power cut does
+                for process in (
+                    node,
+                    *node.children(recursive=True),
+                ):  # all of the machine, as a power cut does
                     process.kill()
                 killed.append(part.name)
                 return

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import InputError
+from cache.schema import VideoLabel
+from pipeline.sources.labelled import ResolvedSources
 from pipeline.sources.shards import Shard, balanced, hashed_shard, parse_shard, write_plan
+from pipeline.sources.tree import Source
 
 IDS = [f"train/Fight/{number}.mp4" for number in range(500)]
 
@@ -82,3 +85,19 @@ def test_a_plan_is_plain_json(tmp_path: Path) -> None:
     write_plan(tmp_path / "plan.json", {"b": 1, "a": 2}, 2)
     read = json.loads((tmp_path / "plan.json").read_text())
     assert read == {"version": 1, "shards": 2, "shard_of": {"a": 2, "b": 1}}
+    assert list(read["shard_of"]) == ["b", "a"]
+
+
+def test_a_shard_works_in_the_order_of_its_plan() -> None:
+    """The longest first, what came after the plan last."""
+    placed = balanced({"short": 1.0, "long": 9.0, "other": 8.0, "middle": 5.0}, 2)
+    names = ("late", *sorted(placed))
+    resolved = ResolvedSources(
+        tuple(Source(name, Path(name), "", "", "") for name in names),
+        dict.fromkeys(names, VideoLabel(-1, "")),
+        None,
+        (),
+    )
+    late = hashed_shard("late", 2)
+    orders = {n: [s.id for s in Shard(n, 2, placed).share(resolved).sources] for n in (1, 2)}
+    assert orders[late].pop() == "late" and orders == {1: ["long", "short"], 2: ["other", "middle"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,10 @@ def plan_command(
     dry_run(config, console=console, declared_seconds=declared)
     placed = balanced(declared, shards)
     write_plan(out, placed, shards)
-    loads = [sum(declared[one] for one, place in placed.items() if place == n) for n in range(1, shards + 1)]
+    seconds: defaultdict[int, float] = defaultdict(float)
+    for video_id, place in placed.items():
+        seconds[place] += declared[video_id]
+    loads = [seconds[place] for place in range(1, shards + 1)]
     console.print(
         f"{out}: {len(placed)} videos in {shards} shards of {min(loads):.0f} to {max(loads):.0f} s; what did not open goes by "
         "its hash",

@@ -47,7 +47,7 @@ class Shard:
             video_id: number for number, (video_id, at) in enumerate(self.placed.items()) if at == self.index
         }
         mine = (source for source in resolved.sources if self.holds(source.id))
-        kept = tuple(sorted(mine, key=lambda source: rank.get(source.id, len(rank))))
+        kept = tuple(sorted(mine, key=lambda source: rank.get(source.id, len(self.placed))))
         ids = {source.id for source in kept}
         labels = {video_id: label for video_id, label in resolved.labels.items() if video_id in ids}
         return replace(resolved, sources=kept, labels=labels)

@@ -45,7 +45,7 @@ ROOMS = {
         "config zero_shot",
         "add_stream dry_run",
         "run",
-        "api",
+        "api engines",
         "cli",
     ),
     "heads": (

@@ -279,6 +279,10 @@ def extract_command(
         optional=_names(optional),
         required=_names(require),
     )
+    if not engine and (address is not None or shards):
+        raise InputError(
+            "--address, --shards N: place shards with --engine ray; one machine's share is --shard I/N"
+        )
     if engine:
         from pipeline.engines.on_ray import RayEngine, extract_on_ray
 

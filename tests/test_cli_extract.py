@@ -127,9 +127,7 @@ def _group(pid: int) -> int:
 
 
 @pytest.mark.slow
-def test_both_streams_end_to_end(
-    src: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_both_streams_end_to_end(src: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real SlowFast and a small CLIP over good and broken files; the second run is a no-op."""
     out, report = tmp_path / "c.zarr", tmp_path / "report.json"
     command = ("--src", src, "--out", out, *MODEL, "--max-rejects", "0.5", "--report", report)

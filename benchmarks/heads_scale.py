@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -31,27 +32,25 @@ COMMIT = 20_000
 def make(path: Path, count: int) -> None:
     """Write the cache."""
     rng = np.random.default_rng(0)
-    sync = files.sync
-    files.sync = lambda _: None
-    try:
-        with CacheWriter.open(
+    with (
+        mock.patch.object(files, "sync"),
+        CacheWriter.open(
             path, streams=[SPEC], dataset="scale", label_names=("no", "yes"), provenance={}
-        ) as writer:
-            for first in range(0, count, COMMIT):
-                size = min(COMMIT, count - first)
-                values = rng.normal(size=(size, 2, SPEC.dim)).astype(np.float16)
-                batch = []
-                for place in range(size):
-                    number = first + place
-                    label = number % 2
-                    values[place, :, 0] += np.float16(label)
-                    row = VideoRow(f"d/v{number:07d}.mp4", f"blake2b:{number:032x}", 10_000, number, label,
-                                   ("no", "yes")[label], ("train", "train", "train", "val")[number // 3 % 4],
-                                   f"s{number // 3}", 2.0 + number % 7, 25.0, 640, 360, 50, "pyav")  # fmt: skip
-                    batch.append(VideoFeatures(row, {"clip": StreamTokens(values[place], SPANS)}))
-                writer.commit(batch, [])
-    finally:
-        files.sync = sync
+        ) as writer,
+    ):
+        for first in range(0, count, COMMIT):
+            size = min(COMMIT, count - first)
+            values = rng.normal(size=(size, 2, SPEC.dim)).astype(np.float16)
+            batch = []
+            for place in range(size):
+                number = first + place
+                label = number % 2
+                values[place, :, 0] += np.float16(label)
+                row = VideoRow(f"d/v{number:07d}.mp4", f"blake2b:{number:032x}", 10_000, number, label,
+                               ("no", "yes")[label], ("train", "train", "train", "val")[number // 3 % 4],
+                               f"s{number // 3}", 2.0 + number % 7, 25.0, 640, 360, 50, "pyav")  # fmt: skip
+                batch.append(VideoFeatures(row, {"clip": StreamTokens(values[place], SPANS)}))
+            writer.commit(batch, [])
 
 
 def step_open(path: Path, head: Path) -> None:

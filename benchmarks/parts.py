@@ -8,6 +8,7 @@ Parts are shards of made videos (tokens of 8 numbers, so that what is measured i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
 import shutil
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -74,12 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("parts  videos    open s  all columns s  load s   merge s  peak MiB")
     for count in given.parts:
         folder = Path(tempfile.mkdtemp(prefix="onepass-parts-"))
-        synced = files.sync
         try:
-            if not given.synced:
-                files.sync = lambda _: None
-            paths = make_parts(folder, count, given.videos, given.suffix)
-            files.sync = synced
+            with contextlib.nullcontext() if given.synced else mock.patch.object(files, "sync"):
+                paths = make_parts(folder, count, given.videos, given.suffix)
             began = time.perf_counter()
             with open_cache(*paths) as cache:
                 opened = time.perf_counter() - began
@@ -96,7 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             took = time.perf_counter() - began
             assert (merged.n_videos, merged.n_rejects) == (count * given.videos, count)
         finally:
-            files.sync = synced
             shutil.rmtree(folder)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
         print(

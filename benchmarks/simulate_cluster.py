@@ -135,11 +135,11 @@ def durations(hours: float, rng: np.random.Generator, *, median: float, sigma: f
     return drawn[: int(np.searchsorted(np.cumsum(drawn), hours * 3600)) + 1]
 
 
-def divided(work: Work, of: int, *, planned: bool) -> list[Work]:
+def divided(work: Work, of: int, *, planned: bool, taper: float = 0.0) -> list[Work]:
     """The shards, by the project's own functions."""
     ids = [f"v{number:09d}.mp4" for number in range(len(work))]
     if planned:
-        placed = balanced(dict(zip(ids, work.tolist(), strict=True)), of)
+        placed = balanced(dict(zip(ids, work.tolist(), strict=True)), of, taper=taper)
     else:
         placed = {video_id: hashed_shard(video_id, of) for video_id in ids}
     members: dict[int, list[float]] = defaultdict(list)
@@ -167,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start-seconds", type=float, default=20.0)
     parser.add_argument("--per-node", type=int, nargs="+", default=[16, 96])
     parser.add_argument("--task-cores", type=int, nargs="+", default=[16, 4])
+    parser.add_argument("--taper", type=float, default=0.0, help="of planned shards, as onepass plan --taper")
     parser.add_argument("--put-in", nargs="+", default=["hash", "plan"], choices=("hash", "plan"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
@@ -187,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("shards a node  cores a shard  put in by   hours  useful  starts a shard  cut off")
     for per_node in given.per_node:
         for planned in (way == "plan" for way in given.put_in):
-            shards = divided(work, per_node * given.nodes, planned=planned)
+            shards = divided(work, per_node * given.nodes, planned=planned, taper=given.taper)
             for task_cores in given.task_cores:
                 cluster = Cluster(speeds.tolist(), given.cores, task_cores, given.start_seconds)
                 lives = [

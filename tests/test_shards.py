@@ -88,6 +88,8 @@ def test_a_cache_keeps_to_its_share(src: Path, tmp_path: Path) -> None:
     run(src, tmp_path / "whole.zarr")
     with pytest.raises(InputError, match="holds a source that was not divided"):
         run(src, tmp_path / "whole.zarr", shard=Shard(1, 2))
+    with pytest.raises(InputError, match="--taper 2.0: between 0 and 1"):
+        plan_command(src, shards=2, out=tmp_path / "plan.json", taper=2.0)
     with pytest.raises(InputError, match="--duplicates reject: a shard does not see"):
         run(src, tmp_path / "2.zarr", shard=Shard(2, 2), duplicates="reject")
 

@@ -17,6 +17,12 @@ def plan_command(
     src: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.")],
     shards: Annotated[int, typer.Option(help="How many.")],
     out: Annotated[Path, typer.Option(help="The plan to write, for extract --plan.")] = Path("plan.json"),
+    taper: Annotated[
+        float,
+        typer.Option(
+            help="0 to 1: first shards longer, last ones shorter than the mean by this share; for many shards a machine."
+        ),
+    ] = 0.0,
     workers: Annotated[int, typer.Option(help="Probe processes; 0: one a core.")] = 0,
 ) -> None:
     """Look at every video once and divide them into shards of nearly equal declared duration."""
@@ -29,6 +35,8 @@ def plan_command(
 
     if not 1 <= shards <= MAX_SHARDS:
         raise InputError(f"--shards {shards}: between 1 and {MAX_SHARDS}")
+    if not 0 <= taper <= 1:
+        raise InputError(f"--taper {taper}: between 0 and 1")
     require_output("--out", out)
     console = make_console()
     config = ExtractConfig(
@@ -39,7 +47,7 @@ def plan_command(
     )
     declared: dict[str, float] = {}
     dry_run(config, console=console, declared_seconds=declared)
-    placed = balanced(declared, shards)
+    placed = balanced(declared, shards, taper=taper)
     write_plan(out, placed, shards)
     seconds: defaultdict[int, float] = defaultdict(float)
     for video_id, place in placed.items():

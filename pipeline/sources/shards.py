@@ -100,14 +100,20 @@ def first_of_plan(plan: Path) -> Shard:
     return parse_shard(f"1/{of}", plan)
 
 
-def balanced(weights: Mapping[str, float], of: int) -> dict[str, int]:
-    """Shards by id, the heaviest video first: each to the shard with the least so far (ties by number)."""
-    loads = [(0.0, place) for place in range(1, of + 1)]
+def balanced(weights: Mapping[str, float], of: int, *, taper: float = 0.0) -> dict[str, int]:
+    """Shards by id, the heaviest video first: each to the shard with the most room (ties by number).
+
+    taper: in [0, 1]; shares fall evenly from 1 + taper to 1 - taper of the mean, so that what is placed last is short.
+    """
+    mean = sum(weights.values()) / of
+    fall = 2 * taper / max(1, of - 1)
+    rooms = [(-mean * (1 + taper - fall * (place - 1)), place) for place in range(1, of + 1)]
+    heapq.heapify(rooms)
     found = {}
     for video_id in sorted(weights, key=lambda one: (-weights[one], one)):
-        load, place = heapq.heappop(loads)
+        room, place = heapq.heappop(rooms)
         found[video_id] = place
-        heapq.heappush(loads, (load + weights[video_id], place))
+        heapq.heappush(rooms, (room + weights[video_id], place))
     return found
 
 

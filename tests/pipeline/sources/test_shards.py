@@ -40,6 +40,14 @@ def test_a_plan_is_nearly_level(weights: dict[str, float], of: int) -> None:
     assert max(loads) - min(loads) <= max(weights.values(), default=0.0) + 1e-6
 
 
+def test_a_tapered_plan_ends_with_short_shards() -> None:
+    weights = {f"v{number}": 1.0 + number % 5 for number in range(400)}
+    placed = balanced(weights, 4, taper=0.6)
+    loads = [sum(weights[one] for one, place in placed.items() if place == n) for n in (1, 2, 3, 4)]
+    mean = sum(weights.values()) / 4
+    assert loads == pytest.approx([1.6 * mean, 1.2 * mean, 0.8 * mean, 0.4 * mean], abs=5)
+
+
 def test_a_plan_is_read_back_and_what_it_does_not_name_goes_by_hash(tmp_path: Path) -> None:
     placed = dict.fromkeys(IDS[:3], 2)
     write_plan(tmp_path / "plan.json", placed, 3)

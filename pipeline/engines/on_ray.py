@@ -108,6 +108,8 @@ def extract_on_ray(
         positive=config.positive,
         allow_unmatched=config.allow_unmatched,
     )
+    for line in resolved.lines:
+        console.print(line)
     ids = [source.id for source in resolved.sources]
     with stop_on_signal() as stop, _Cluster(engine, config, workers) as cluster:
         folder = PartsFolder.of_run(

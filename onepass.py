@@ -117,6 +117,9 @@ def predict(
     max_rejects: Annotated[
         float, typer.Option(help="Share of rejects up to which the exit code is 0.")
     ] = 0.1,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="Words of the videos: a folder or a manifest, as extract takes it.")
+    ] = None,
     timeline: Annotated[
         Path | None, typer.Option(help="Also write the score over time, window by window: .csv or .json.")
     ] = None,
@@ -167,6 +170,7 @@ def predict(
         decoder=decoder,
         files=_weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights),
         max_rejects=max_rejects,
+        transcripts=transcripts,
     )
     from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
 
@@ -230,6 +234,7 @@ def predict_videos(
     device: str = "auto",
     workers: int = 0,
     weights_files: Mapping[str, str] | None = None,
+    transcripts: str | Path | None = None,
     on_line: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Score videos with a trained head, from Python: what `onepass predict` writes, as one mapping a video.
@@ -238,8 +243,9 @@ def predict_videos(
     ...     print(row["id"], row["probability"], row["decision"])
 
     paths: videos, folders or manifests, extracted with the head's own settings into a folder that is removed. weights_files:
-    where weights that came from a file lie now, by stream. on_line: called with every line that the extraction prints. A video
-    that was rejected has no score: its row has the reason. Raises an OnepassError as the command does.
+    where weights that came from a file lie now, by stream. transcripts: words, as the command takes them. on_line: called with
+    every line that the extraction prints. A video that was rejected has no score: its row has the reason. Raises an OnepassError
+    as the command does.
     """
     from cache.reader import open_cache
     from heads import TrainedHead
@@ -255,6 +261,7 @@ def predict_videos(
         decoder="pyav",
         files=weights_files,
         max_rejects=1.0,
+        transcripts=None if transcripts is None else Path(transcripts),
     )
     require_temp_folder()
     rows: list[dict[str, Any]] = []
@@ -450,6 +457,7 @@ def _head_settings(
     decoder: str,
     files: Mapping[str, str] | None,
     max_rejects: float,
+    transcripts: Path | None = None,
 ) -> ExtractConfig:
     """The extraction that gives what the head was trained on."""
     from pipeline.backbones.load import config_from_fingerprints
@@ -469,6 +477,7 @@ def _head_settings(
         decoder=decoder,  # type: ignore[arg-type]
         pool=PoolSettings(workers=workers or default_workers()),
         max_rejects=max_rejects,
+        transcripts=transcripts,
     )
 
 

@@ -52,14 +52,16 @@ class ExtractConfig:
     commit_seconds: float = 5.0
     optional: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    transcripts: Path | None = None
+    keep_text: bool = False
 
-    @property
-    def optional_streams(self) -> tuple[str, ...]:
-        """Streams that a stored video may lack: those of sound, unless they are required, and what was named."""
+    def optional_streams(self, backbones: Mapping[str, Backbone]) -> tuple[str, ...]:
+        """Streams that a stored video may lack: those of sound and words, unless they are required, and what was named."""
         from pipeline.backbones.kind import kind_named
 
-        own = [choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional]
-        return tuple(sorted((set(own) | set(self.optional)) - set(self.required)))
+        own = {choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional}
+        own |= {name for name, backbone in backbones.items() if backbone.plan.words is not None}
+        return tuple(sorted((own | set(self.optional)) - set(self.required)))
 
     def __post_init__(self) -> None:
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
@@ -94,10 +96,9 @@ def stream_specs(
     config: ExtractConfig, backbones: Mapping[str, Backbone], *, rules: int = DECODING_RULES
 ) -> dict[str, StreamSpec]:
     """What each backbone's stream is in a cache, by name."""
+    optional = config.optional_streams(backbones)
     return {
-        name: StreamSpec(
-            name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in config.optional_streams
-        )
+        name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in optional)
         for name, b in backbones.items()
     }
 
@@ -143,6 +144,7 @@ def make_flow(
         reject_duplicates=config.duplicates == "reject",
         commit_videos=config.commit_videos,
         commit_seconds=config.commit_seconds,
-        optional=config.optional_streams,
+        optional=config.optional_streams(backbones),
+        keep_text=config.out if config.keep_text else None,
     )
     return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from cache.errors import DeviceError
+from cache.kept_text import KeptWords, append_words
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
 from pipeline.assembly import Assembler
@@ -18,6 +20,7 @@ from pipeline.backbones.base import Backbone
 from pipeline.backbones.batching import StreamRunner
 from pipeline.backbones.busy import BusyTime
 from pipeline.backbones.launch import pin_memory
+from pipeline.backbones.text import TextBackbone, tokens_of
 from pipeline.counts import FlowCounts
 from pipeline.decoding.decoders.base import DecoderName
 from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
@@ -39,6 +42,8 @@ class FlowSettings:
     commit_videos: int
     commit_seconds: float
     optional: tuple[str, ...] = ()
+    keep_text: Path | None = None
+    """The cache beside which the words that were read are kept."""
 
 
 class Flow:
@@ -62,6 +67,8 @@ class Flow:
             name: StreamRunner(backbone, device=device, all_models=self._models)
             for name, backbone in backbones.items()
         }
+        self._readers = {name: one for name, one in backbones.items() if isinstance(one, TextBackbone)}
+        self._kept_words: list[KeptWords] = []
         self._assembler = Assembler(backbones, dtype=settings.dtype, optional=settings.optional)
         self._stored: list[VideoFeatures] = []
         self._rejected: list[Reject] = []
@@ -114,7 +121,14 @@ class Flow:
             if stop.is_set():
                 return
             self._assembler.start(number, item)
-            yield Task(number, str(item.source.path), self._settings.decoder, item.known_digest)
+            source = item.source
+            yield Task(
+                number,
+                str(source.path),
+                self._settings.decoder,
+                item.known_digest,
+                transcript=source.transcript,
+            )
 
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenFrames):
@@ -125,7 +139,7 @@ class Flow:
             self._counts.fallbacks[self._assembler.id(event.number)] = event.why
             self._assembler.restart(event.number)
         elif isinstance(event, Finished):
-            self._assembler.finished(event)
+            self._read(event)
         elif isinstance(event, Unchanged):
             item = self._assembler.unchanged(event.number)
             if event.stamp is not None:
@@ -136,6 +150,16 @@ class Flow:
             self._refuse(self._assembler.failed(event))
         else:
             raise AssertionError(f"an extraction task was answered by {event}")
+
+    def _read(self, event: Finished) -> None:
+        """A video is decoded: its words, which came with it, become tokens."""
+        video, read = tokens_of(event.video, self._readers)
+        attempt = self._assembler.attempt(event.number)
+        self._assembler.finished(
+            replace(event, video=video), {name: tokens.spans for name, tokens in read.items()}
+        )
+        for name, tokens in read.items():
+            self._runners[name].add(event.number, attempt, 0, tokens.rows)
 
     def _gather(self) -> None:
         """Hand features over; take every video that is whole by now."""
@@ -162,6 +186,10 @@ class Flow:
                 )
                 return
         self._stored.append(features)
+        if self._settings.keep_text is not None:
+            for name, words in decoded.words.items():
+                cues = tuple((cue.start_seconds, cue.end_seconds, cue.text) for cue in words.cues)
+                self._kept_words.append(KeptWords(row.id, row.digest, name, words.came_from, cues))
         counts.stored_now += 1
         counts.replaced += row.id in self._replaced
         counts.video_seconds += row.duration_seconds
@@ -203,6 +231,9 @@ class Flow:
 
     def _commit(self) -> None:
         began = time.perf_counter()
+        if self._kept_words and self._settings.keep_text is not None:
+            append_words(self._settings.keep_text, self._kept_words)
+            self._kept_words = []
         if self._stored or self._rejected:
             self._writer.commit(self._stored, self._rejected)
             self._stored, self._rejected = [], []

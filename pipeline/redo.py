@@ -59,6 +59,8 @@ def affected_videos(cache: Cache, paths: Mapping[str, Path]) -> dict[str, str]:
         if is_imported(info.fingerprint):
             continue
         fields = info.fingerprint.get("sampling", {})
+        if "fps" not in fields:
+            continue  # of sound and of words, which no older rules decoded
         samplings[name] = Sampling(
             float(fields["fps"]), int(fields.get("window", 1)), int(fields.get("stride", 1))
         )

@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 from cache.errors import FingerprintMismatch
 from cache.reader import Cache
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decoders.animation import is_animated_webp
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
 from pipeline.decoding.frames import Luma, RgbFrame
 from pipeline.decoding.pictures import ImageFrames, frame_times, known_decoder, second_opinion
 from pipeline.decoding.plain_sound import plain_windows
+from pipeline.decoding.plain_words import plain_cues
 from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
+from pipeline.decoding.words import Transcript, Words
 from pipeline.decoding.worker import file_digest
 
 MAX_RELATIVE_ERROR = 1e-3
@@ -43,6 +46,8 @@ below, what rounding may change is as large as what is left. fp32 tokens are sto
 CENTRE_VIDEOS = 64
 """Stored videos whose mean is taken off."""
 TOKENS_A_VIDEO = 12
+SPAN_SECONDS = 0.01
+"""How far a token of words may lie from where it is due: containers round to milliseconds, ASS to hundredths."""
 MISPLACED_SHARE = 0.5
 """A token whose distance to another token's plain features is less than this share of the distance to its own is that other
 one."""
@@ -129,14 +134,15 @@ def compare_video(
     *,
     rng: np.random.Generator,
     centres: Mapping[str, NDArray[np.float64]] | None = None,
+    transcript: Transcript | None = None,
 ) -> Verified:
     """Compare up to TOKENS_A_VIDEO tokens of each stream of one video with the plain run.
 
     First another decoder than the one on record must see the same pictures at the same times; the plain run then works on its
     pictures (on those of the decoder on record where colours are converted with other roundings, and for luma). centres: what
-    `stream_centres` gave, for many videos of one cache. Raises DecodeProblem where the
-    file changed or can no longer be decoded, where tokens are missing or too many, and where another decoder disagrees on an
-    undamaged file and none agrees.
+    `stream_centres` gave, for many videos of one cache. transcript: its words, where a file holds them. Raises DecodeProblem
+    where the file changed or can no longer be decoded, where tokens are missing or too many, and where another decoder disagrees
+    on an undamaged file and none agrees.
     """
     row = cache.videos.row(index)
     try:
@@ -154,6 +160,9 @@ def compare_video(
     for name, backbone in backbones.items():
         if backbone.plan.sound is not None:
             sounds[name] = _plain_sound(cache, index, path, backbone, seen.duration_seconds, rng)
+            continue
+        if isinstance(backbone, TextBackbone):
+            sounds[name] = _plain_text(cache, index, path, backbone, seen.duration_seconds, rng, transcript)
             continue
         stored = cache.tokens(name, index)
         expected = plain_token_count(seen.duration_seconds, backbone.plan.sampling)
@@ -212,6 +221,30 @@ def _plain_sound(
         samples: Any = windows[token]  # where pictures have frames
         plain[token] = backbone.embed_plainly([samples])
     return plain
+
+
+def _plain_text(
+    cache: Cache,
+    index: int,
+    path: Path,
+    backbone: TextBackbone,
+    duration: float,
+    rng: np.random.Generator,
+    transcript: Transcript | None,
+) -> dict[int, NDArray[np.float32]]:
+    """Plain features of chosen tokens of words. Raises DecodeProblem where tokens are missing, too many or elsewhere."""
+    assert backbone.plan.words is not None
+    cues = plain_cues(path, backbone.plan.words, transcript, duration_seconds=duration)
+    pieces = backbone.pieces(Words(cues))
+    stored, why = cache.tokens(backbone.name, index), cache.absent(backbone.name)[index]
+    if len(stored.values) != len(pieces):
+        said = f"it is said to be absent ({why})" if why else f"{len(stored.values)} tokens are stored"
+        raise DecodeProblem("decode-errors", f"{backbone.name}: {said}, {len(pieces)} were due")
+    due = np.array([(piece.start_seconds, piece.end_seconds) for piece in pieces]).reshape(-1, 2)
+    if len(due) and float(np.abs(stored.spans - due).max()) > SPAN_SECONDS:
+        raise DecodeProblem("decode-errors", f"{backbone.name}: a token lies elsewhere than its words")
+    chosen = choose_tokens(len(pieces), rng) if pieces else []
+    return {token: backbone.embed_plainly([pieces[token].text]) for token in chosen}
 
 
 def stream_centres(cache: Cache) -> dict[str, NDArray[np.float64]]:

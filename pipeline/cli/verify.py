@@ -32,6 +32,9 @@ def verify_command(
         typer.Option("--decoders", help="Only name videos that older decoding rules may have got wrong."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the choice of videos.")] = 0,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="Words of the videos, as extract was given them.", show_default=False)
+    ] = None,
     weights_file: Annotated[
         list[str] | None,
         typer.Option(metavar="STREAM=FILE", help="Where weights that came from a file lie (repeatable)."),
@@ -55,6 +58,7 @@ def verify_command(
     from pipeline.backbones.load import config_from_fingerprints, load_backbones, weights_files
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
+    from pipeline.sources.transcripts import with_transcripts
     from pipeline.sources.tree import discover
     from pipeline.verify import check_weights, compare_video, stream_centres, verdicts
 
@@ -65,7 +69,8 @@ def verify_command(
     if decoders:
         _name_affected(cache, _required(src), console)
         return
-    paths = {} if src is None else {source.id: source.path for source in discover(src).sources}
+    sources = () if src is None else discover(src).sources
+    paths = {source.id: source.path for source in sources}
     with open_cache(cache) as opened:
         problems = check_cache(opened)
         for problem in problems[:20]:
@@ -90,6 +95,10 @@ def verify_command(
         plain = tuple(replace(choice, precision="", runtime="") for choice in config.streams)
         backbones = load_backbones(replace(config, streams=plain, precision="fp32", runtime="torch"))
         check_weights(opened, backbones)
+        words = {}
+        if any(one.plan.words is not None and one.plan.words.track is None for one in backbones.values()):
+            read, _ = with_transcripts(sources, list(paths), transcripts)
+            words = {source.id: source.transcript for source in read}
         rng = np.random.default_rng(seed)
         centres = stream_centres(opened)
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
@@ -104,7 +113,13 @@ def verify_command(
                 continue
             try:
                 verified = compare_video(
-                    opened, int(index), paths[video_id], backbones, rng=rng, centres=centres
+                    opened,
+                    int(index),
+                    paths[video_id],
+                    backbones,
+                    rng=rng,
+                    centres=centres,
+                    transcript=words.get(video_id),
                 )
             except DecodeProblem as problem:
                 failures.append(f"{video_id}: {problem}")

@@ -17,6 +17,7 @@ from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSou
 from pipeline.decoding.frames import FramePlan, Luma, PreparedFrame, RgbFrame, prepare_frame
 from pipeline.decoding.sampling import GridCursor, Sampling
 from pipeline.decoding.sound import Heard, SoundTrack
+from pipeline.decoding.words import Words, WordsPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class StreamPlan:
 
     reduce: `module:function` that makes one float32 vector [reduced_width] of a window's prepared frames in the decode worker,
     for streams that need no network; empty: the frames themselves leave the worker. sound: the stream reads this instead of
-    pictures, its windows are samples, which are always reduced, and `frames` says nothing.
+    pictures, its windows are samples, which are always reduced, and `frames` says nothing. words: it reads these instead; they
+    leave the worker as text, which the parent turns into numbers of tokens, int32 [max_tokens].
     """
 
     name: str
@@ -34,15 +36,20 @@ class StreamPlan:
     reduce: str = ""
     reduced_width: int = 0
     sound: SoundTrack | None = None
+    words: WordsPlan | None = None
 
     @property
     def token_shape(self) -> tuple[int, ...]:
         """What leaves the worker for one token: prepared frames [T, H, W, C], or what frames or samples were reduced to, [D]."""
+        if self.words is not None:
+            return (self.words.max_tokens,)
         return (self.reduced_width,) if self.reduce else (self.sampling.window, *self.frames.shape)
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
         """dtype of it."""
+        if self.words is not None:
+            return np.dtype(np.int32)
         return np.dtype(np.float32) if self.reduce else self.frames.dtype
 
     @property
@@ -86,6 +93,8 @@ class DecodedVideo:
     """Where the windows of streams of sound lie."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Streams that the file does not have, with why."""
+    words: Mapping[str, Words] = field(default_factory=dict)
+    """What streams of words read."""
 
 
 Emit = Callable[[int, Any], None]
@@ -128,7 +137,7 @@ def decode_video(
     `beat` is called with the number of frames so far after every frame. Raises `DecodeProblem` where the decoder gives up or no
     frame comes out.
     """
-    indices = [index for index, plan in enumerate(plans) if plan.sound is None]
+    indices = [index for index, plan in enumerate(plans) if plan.sound is None and plan.words is None]
     plans = [plans[index] for index in indices]
     cursors = [GridCursor(plan.sampling) for plan in plans]
     builders = [WindowBuilder(plan.sampling) for plan in plans]

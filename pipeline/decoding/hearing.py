@@ -96,7 +96,7 @@ def hear(
         stream = streams[track.track]
         if stream.codec_context is None:
             raise Absent("audio could not be decoded: a codec that FFmpeg does not know")
-        origin = _first_picture_seconds(path) if origin_seconds is None else origin_seconds
+        origin = first_picture_seconds(path) if origin_seconds is None else origin_seconds
         for start_seconds, samples in _stretches(container, stream, track.rate_hz, errors):
             for piece in placed.take(start_seconds - origin, samples):
                 beat()
@@ -142,7 +142,7 @@ def _opened(path: Path) -> Any:
         raise Absent(f"audio could not be decoded: {problem.detail}") from problem
 
 
-def _first_picture_seconds(path: Path) -> float:
+def first_picture_seconds(path: Path) -> float:
     """The time of the first picture by the container's clock."""
     container = _opened(path)
     try:

@@ -29,6 +29,7 @@ import numpy as np
 from pipeline.decoding.decode import DecodedVideo, StreamPlan, decode_video
 from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, open_frames, takes_over
 from pipeline.decoding.trouble import FileWatch, Stamp, fault, reading_trouble
+from pipeline.decoding.words import Transcript
 
 DIGEST_CHUNK_BYTES = 1 << 22
 NOISE_TAIL_BYTES = 2000
@@ -61,6 +62,7 @@ class Task:
     decoder: DecoderName
     known_digest: str = ""
     probe: bool = False
+    transcript: Transcript | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,14 +406,13 @@ def _decode(
         )
     if video.duration_seconds < settings.min_seconds:
         raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")
-    if any(plan.sound for plan in settings.plans):
-        from pipeline.decoding.hearing import with_sound
+    if any(plan.sound or plan.words for plan in settings.plans):
+        from pipeline.decoding.other_media import with_other_media
 
-        told, first = noise.tail(), source.first_seconds
-        path, plans = Path(task.path), settings.plans
-        video = with_sound(video, path, plans, first_seconds=first, emit=slots.emit, beat=heartbeat.beat)
+        told = noise.tail()
+        video = with_other_media(video, source, task, settings.plans, emit=slots.emit, beat=heartbeat.beat)
         if not told:
-            noise.reset()  # what a decoder of sound prints is no damage of pictures
+            noise.reset()  # what a decoder of sound or subtitles prints is no damage of pictures
     if not video.n_errors and (complaint := noise.tail()):
         # what a decoder conceals it only prints: lost references, slices that do not parse
         return replace(

@@ -24,6 +24,7 @@ from cache.labels.files import SPLIT_NAMES
 from cache.labels.join import shortened
 from cache.labels.media import MEDIA_SUFFIXES
 from cache.labels.names import is_known_word, nfc
+from pipeline.decoding.words import Transcript
 from pipeline.sources.manifest import read_manifest
 from pipeline.sources.names import portable, portable_path
 from pipeline.sources.system_files import why_not_users
@@ -39,7 +40,8 @@ class Source:
     `id` is the path below the source root with "/", read from the bytes of the file name as UTF-8 in any locale.
     Bytes that are not UTF-8 and control characters, which neither a cache nor a terminal can hold, stand in it as
     %XX (`path` keeps them). `unlisted` says why, where the input is a folder that cannot be listed: it has no
-    label, and the worker that cannot open it rejects it.
+    label, and the worker that cannot open it rejects it. `transcript`: its words, where a file holds them and they were
+    looked for.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Source:
     split: str
     source: str
     unlisted: str = ""
+    transcript: Transcript | None = None
 
 
 @dataclass(frozen=True, slots=True)

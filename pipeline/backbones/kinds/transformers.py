@@ -15,12 +15,23 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice
 from pipeline.backbones.families import FAMILIES, Family
 from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing, require_stride
+from pipeline.backbones.text_keys import TEXT_KEYS
+from pipeline.backbones.text_models import (
+    PACKAGED,
+    PACKAGED_MODEL,
+    TEXT_FAMILIES,
+    TextFamily,
+    load_text,
+    packaged_folder,
+    settle_text,
+    text_config,
+)
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -36,6 +47,8 @@ FILTERS = {1: "pil-lanczos", 2: "pil-bilinear", 3: "pil-bicubic"}
 """Numbers of PIL's filters, as preprocessor_config.json holds them."""
 CONVNEXT_WARPS_FROM = 384
 """Pixels of a side from which on ConvNextImageProcessor gives up the aspect ratio and does not crop."""
+TYPES = (*FAMILIES, *(name for name in TEXT_FAMILIES if name not in FAMILIES))
+"""Model types that can be named."""
 
 
 class Transformers(Kind):
@@ -46,6 +59,7 @@ class Transformers(Kind):
         "VideoMAE, V-JEPA 2, TimeSformer, X-CLIP (windows of frames), CLIP, SigLIP, DINOv2, DINOv3, ViT, Swin, ConvNeXt and "
         "others (a frame), from a folder or the hub"
     )
+    keys: ClassVar[Mapping[str, str]] = {key: f"{text} (models that read)" for key, text in TEXT_KEYS.items()}
     takes = ("fps", "stride")
     extra = "transformers"
 
@@ -67,6 +81,12 @@ class Transformers(Kind):
                 fps=4.0,
                 stride=64,
             ),
+            Example(
+                f"text=transformers:{PACKAGED_MODEL},weights={PACKAGED}",
+                384,
+                0.0,
+                reads="cues of words",
+            ),
         )
 
     def checked(self, choice: StreamChoice) -> StreamChoice:
@@ -76,7 +96,7 @@ class Transformers(Kind):
             raise InputError(
                 f"--stream {choice.name}: name a folder, a model on the hub, or one of {', '.join(FAMILIES)}"
             )
-        if choice.weights not in ("", RANDOM, PUBLISHED):
+        if choice.weights not in ("", RANDOM, PUBLISHED, PACKAGED):
             raise InputError(
                 f"{choice.setting('weights', choice.weights)}: transformers streams take the weights of the folder or hub name "
                 f"that stands as the model, or {RANDOM}"
@@ -89,7 +109,10 @@ class Transformers(Kind):
 
     def settle(self, choice: StreamChoice) -> Settled:
         """From config.json and the preprocessor's description; by a name of the hub these two small files are fetched."""
-        where, given = _where(choice)
+        packaged = choice.weights == PACKAGED
+        where, given = (str(packaged_folder(choice)), choice.model) if packaged else _where(choice)
+        if (reader := text_config(choice, where)) is not None:
+            return settle_text(choice, where, given, reader)
         config, processor = _described(choice, where)
         family = FAMILIES[config.model_type]
         n_frames = family.n_frames(config)
@@ -117,6 +140,8 @@ class Transformers(Kind):
 
         from pipeline.backbones.network import Network, NetworkBackbone
 
+        if settled.plan.words is not None:
+            return load_text(settled, machine)
         model, record = load_model(settled)
         family, processor = FAMILIES[settled.found["config"].model_type], settled.found["processor"]
         video, of_images = settled.plan.sampling.window > 1, family.processor.endswith("ImageProcessor")
@@ -159,14 +184,15 @@ class Transformers(Kind):
             )
         plain = {**fields, "weights": {**fields["weights"], "tag": RANDOM}}
         choice = super().choice_of(name, plain, file=None)
-        weights = RANDOM if fields["weights"]["tag"] == RANDOM else PUBLISHED
+        tag = fields["weights"]["tag"]
+        weights = tag if tag in (RANDOM, PACKAGED) else PUBLISHED
         return replace(choice, model=(described and file) or choice.model, weights=weights)
 
 
 KIND = Transformers()
 
 
-def identity_of(config: Any, family: Family) -> str:
+def identity_of(config: Any, family: Family | TextFamily) -> str:
     """What a folder holds, wherever it lies: model type, class, and a digest of what the config says of the network."""
     said = {
         key: value
@@ -290,7 +316,7 @@ def _quietly() -> Iterator[None]:
 def _where(choice: StreamChoice) -> tuple[str, str]:
     """Folder or hub name, and what names the model in a fingerprint (empty: its config does)."""
     model = choice.model
-    if model in FAMILIES:
+    if model in TYPES:
         if choice.weights != RANDOM:
             raise WeightsError(
                 f"{choice.setting('model', model)}: a model type alone has no weights; give a folder or a name on the hub, or "
@@ -302,7 +328,7 @@ def _where(choice: StreamChoice) -> tuple[str, str]:
         return str(folder), ""
     if model.count("/") != 1 or model.startswith((os.sep, ".", "~")):
         raise InputError(
-            f"{choice.setting('model', model)}: no such folder, and no model type ({', '.join(FAMILIES)}); names on the hub are "
+            f"{choice.setting('model', model)}: no such folder, and no model type ({', '.join(TYPES)}); names on the hub are "
             "OWNER/MODEL"
         )
     return model, model
@@ -324,7 +350,7 @@ def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
     if config.model_type not in FAMILIES:
         raise InputError(
             f"{choice.setting('model', choice.model)}: holds a {config.model_type} model; streams are made of "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join(TYPES)}"
         )
     try:
         processor = FAMILIES[config.model_type].processor_class().from_pretrained(where)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,16 +63,34 @@ def _of_file(transcript: Transcript, encoding: str) -> list[tuple[float, float, 
     if suffix == ".json":
         return _of_json(text)
     found = []
+    backwards = _backwards(text)
     try:
         with av.open(io.BytesIO(text.encode()), format=FFMPEG_FORMATS[suffix]) as container:
             for packet in container.demux():
                 for event in packet.decode() if packet.size else ():
                     start = float(packet.pts * packet.time_base)
                     end = start + float(packet.duration * packet.time_base)
-                    if 0 <= start <= end:
+                    if 0 <= start <= end and round(start, 3) not in backwards:
                         found.append((start, end, plain_text(bytes(event.ass).decode().split(",", 8)[-1])))
     except (av.error.FFmpegError, ValueError):
         return []
+    return found
+
+
+def _backwards(text: str) -> set[float]:
+    """Starts of cues that end before they begin: FFmpeg gives them an end of its own."""
+    found = set()
+    for times in re.findall(r"([\d:.,]+)\s+-->\s+([\d:.,]+)", text):
+        start, end = (
+            sum(
+                float(part) * 60**place
+                for place, part in enumerate(reversed(time.replace(",", ".").split(":")))
+                if part
+            )
+            for time in times
+        )
+        if end < start:
+            found.add(round(start, 3))
     return found
 
 

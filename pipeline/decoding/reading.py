@@ -194,14 +194,14 @@ def _events(
         try:
             packet = next(packets)
             events = packet.decode() if packet.size and packet.pts is not None else []
-        except StopIteration:
-            return found, n_pictures, first_error
-        except av.error.EOFError:
+        except (StopIteration, av.error.EOFError):
             return found, n_pictures, first_error
         except (av.error.FFmpegError, IndexError, ValueError, UnicodeDecodeError) as error:
             first_error = first_error or plain_reason(error)
             if not isinstance(error, av.error.InvalidDataError):
                 return found, n_pictures, first_error
+            continue
+        if packet.pts is None:
             continue
         start = float(packet.pts * packet.time_base) - origin_seconds
         end = start + float((packet.duration or 0) * packet.time_base)

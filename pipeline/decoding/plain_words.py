@@ -63,8 +63,8 @@ def _of_file(transcript: Transcript, encoding: str) -> list[tuple[float, float, 
     if suffix == ".json":
         return _of_json(text)
     found = []
-    backwards = _backwards(text)
     try:
+        backwards = _backwards(text)
         with av.open(io.BytesIO(text.encode()), format=FFMPEG_FORMATS[suffix]) as container:
             for packet in container.demux():
                 for event in packet.decode() if packet.size else ():

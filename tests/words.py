@@ -104,12 +104,28 @@ def recognised(cues: Cues) -> str:
     )
 
 
-def write_encoder(folder: Path, model_type: str = "bert", *, seed: int = 0, longest: int = 24) -> Path:
-    """A tiny encoder of text with random weights in a folder as transformers writes it; its tokens are single letters."""
+def write_encoder(
+    folder: Path, model_type: str = "bert", *, seed: int = 0, longest: int = 24, as_kobert: bool = False
+) -> Path:
+    """A tiny encoder of text with random weights in a folder as transformers writes it; its tokens are single letters.
+
+    as_kobert: with a tokenizer of XLNet's class, which puts [CLS] last.
+    """
     import torch
     import transformers
 
     tokenizer = transformers.BertTokenizer(vocab={token: n for n, token in enumerate(VOCABULARY)})
+    if as_kobert:
+        letters = [(letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+        names_of = {
+            "unk_token": "[UNK]",
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        }
+        specials = [(token, 0.0) for token in VOCABULARY[:5]]
+        tokenizer = transformers.XLNetTokenizer(vocab=[*specials, *letters], unk_id=1, **names_of)
     tokenizer.model_max_length = longest
     common: dict[str, Any] = {
         "vocab_size": len(VOCABULARY),

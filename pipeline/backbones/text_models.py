@@ -124,7 +124,7 @@ def settle_text(choice: StreamChoice, where: str, given: str, config: Any) -> Se
         raise InputError(
             f"{choice.setting('model', choice.model)}: a model type alone has no tokenizer; give a folder or a name on the hub"
         )
-    tokenizer = _tokenizer(choice, where)
+    tokenizer = _tokenizer(choice, where, int(config.vocab_size))
     before, after, turned = enclosing(tokenizer, bert=config.model_type == "bert")
     pool = choice.option("pool") or (
         "" if family.tower else _published_pool(choice, where) or ("cls" if turned else "mean")
@@ -284,18 +284,31 @@ def _small_file(where: str, name: str) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _tokenizer(choice: StreamChoice, where: str) -> Any:
+def _tokenizer(choice: StreamChoice, where: str, n_known: int) -> Any:
+    """The tokenizer that lies there. n_known: tokens that the network knows. Raises WeightsError.
+
+    Where its files are missing the library makes one that knows no word, without a word of it.
+    """
     import transformers
 
     from pipeline.backbones.kinds.transformers import _quietly, _unavailable
 
     try:
         with _quietly():
-            return transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            found = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
         raise WeightsError(
             f"{_unavailable(choice, where, error)}; for text also its tokenizer's files"
         ) from error
+    known = set(found.get_vocab().values()) - set(found.all_special_ids)
+    if not known or max(known) >= n_known:
+        what = (
+            f"knows token {max(known)} and the network {n_known}"
+            if known
+            else "knows no word: are its files there?"
+        )
+        raise WeightsError(f"{choice.setting('model', choice.model)}: its tokenizer {what}")
+    return found
 
 
 def _digest(tokenizer: Any) -> str:

@@ -82,7 +82,7 @@ def read_words(cache: Path) -> list[KeptWords]:
     found: dict[tuple[str, str], KeptWords] = {}
     try:
         text = path.read_bytes()[: _whole_bytes(path)].decode("utf-8")
-        for line in text.splitlines():
+        for line in filter(None, text.split("\n")):
             held = json.loads(line)
             cues = tuple((float(start), float(end), str(words)) for start, end, words in held["cues"])
             one = KeptWords(

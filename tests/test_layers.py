@@ -29,6 +29,7 @@ ROOMS = {
         "labels",
         "stores",
         "process lock known reader",
+        "kept_text",
         "batch check copying export",
         "convert writer",
         "merge token_arrays",
@@ -202,6 +203,9 @@ COVERED_IN = {
     "pipeline/backbones/kinds/test_transformers.py": "pipeline/backbones/families",
     "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/measured",
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
+    "pipeline/decoding/test_reading.py": "pipeline/decoding/plain_words pipeline/decoding/words",
+    "pipeline/backbones/test_text.py": "pipeline/backbones/text_keys",
+    "pipeline/test_words.py": "pipeline/decoding/other_media",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (
         "pipeline/decoding/decoders/decord pipeline/decoding/decoders/opencv pipeline/decoding/decoders/pyav "

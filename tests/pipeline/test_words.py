@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from cache.reader import open_cache
 from cache.schema import StreamTokens, VideoFeatures
 from heads.train import train_head
 from heads.training.config import TrainConfig
+from pipeline.backbones import choice
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
 from pipeline.backbones.text import TextBackbone
 from pipeline.config import ExtractConfig
@@ -330,3 +333,37 @@ def test_a_killed_run_goes_on_to_the_same(src: Path, folder: Path, tmp_path: Pat
     assert absent(out) == absent(tmp_path / f"whole.{suffix}") and len(absent(out)) == 8
     words = [sorted(read_words(path), key=lambda k: k.id) for path in (out, tmp_path / f"whole.{suffix}")]
     assert words[0] == words[1] and len(words[0]) == 16
+
+
+def test_the_snippets_of_the_docs_run(
+    src: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each command of docs/words.md, in a folder with `videos` and `transcripts`; `text` is the tiny encoder."""
+    page = (Path(onepass.__file__).parent / "docs" / "words.md").read_text(encoding="utf-8")
+    commands = [
+        line.split() for line in page.splitlines() if line.startswith(("    extract ", "    onepass "))
+    ]
+    shutil.copytree(src, tmp_path / "videos")
+    (tmp_path / "transcripts").mkdir()
+    (tmp_path / "transcripts" / "f_0.txt").write_text(SECRET, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(choice.RECIPES, "text", f"transformers:{folder}")  # type: ignore[arg-type]
+    for command in commands:
+        words = (
+            command
+            if command[0] == "onepass"
+            else ["onepass", *command, "--max-rejects", "0.2", "--workers", "1"]
+        )
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            onepass.main()
+        assert not ended.value.code, (command, capsys.readouterr().err)
+    assert len(commands) == 3 and SECRET in (tmp_path / "exported" / "words.csv").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    capsys.readouterr()
+    exec(compile(snippet, "docs/words.md", "exec"), {})
+    assert "NonFight/f_0.mp4 f_0.txt 1 cues" in capsys.readouterr().out

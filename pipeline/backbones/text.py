@@ -2,7 +2,7 @@
 
 Neighbouring cues are joined while both together last no longer than the window and fit the encoder; a cue that does not fit is
 halved at the space nearest its middle until its parts do, which share its time by their letters. Shapes: B pieces, L numbers of
-tokens (-1 where there is none), D feature width.
+tokens counted from 1 (0: none; the memory of a batch begins as zeros, and what is empty must cost nothing), D feature width.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TextNetwork:
 
 @dataclass(frozen=True, slots=True)
 class TextTokens:
-    """What one stream reads of one video: numbers of tokens int32 [T, max_tokens], -1 behind the last, and spans in seconds."""
+    """What one stream reads of one video: numbers of tokens from 1 on, int32 [T, max_tokens]; spans, float32 [T, 2] seconds."""
 
     rows: NDArray[np.int32]
     spans: NDArray[np.float32]
@@ -114,7 +114,7 @@ class TextBackbone:
         return tuple(piece for piece in made if self._network.numbers(piece.text))
 
     def rows(self, pieces: Sequence[Piece]) -> NDArray[np.int32]:
-        """Numbers of tokens, int32 [T, max_tokens], -1 behind the last one."""
+        """Numbers of tokens from 1 on, int32 [T, max_tokens], 0 behind the last one."""
         found: NDArray[np.int32] = torch.stack([self._row(piece.text) for piece in pieces]).numpy()
         return found
 
@@ -125,14 +125,14 @@ class TextBackbone:
     def _row(self, text: str) -> torch.Tensor:
         network = self._network
         ids = [*network.before, *network.numbers(text), *network.after]
-        return torch.tensor(ids + [-1] * (self._limit - len(ids)), dtype=torch.int32)
+        return torch.tensor([n + 1 for n in ids] + [0] * (self._limit - len(ids)), dtype=torch.int32)
 
     @torch.inference_mode()
     def embed(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         """Numbers of tokens [B, max_tokens] to float32 [B, D]; of rows without a token 0."""
         ids_BL = frames_BTHWC
         by_length: dict[int, list[int]] = defaultdict(list)
-        for row, length in enumerate((ids_BL >= 0).sum(1).tolist()):
+        for row, length in enumerate((ids_BL > 0).sum(1).tolist()):
             if length:
                 by_length[self._padded(length)].append(row)
         out = torch.zeros(len(ids_BL), self.dim, dtype=torch.float32, device=ids_BL.device)
@@ -150,8 +150,8 @@ class TextBackbone:
 
     @torch.inference_mode()
     def _pass(self, ids_BL: torch.Tensor) -> torch.Tensor:
-        mask = ids_BL >= 0
-        ids = torch.where(mask, ids_BL, self._network.pad).long()
+        mask = ids_BL > 0
+        ids = torch.where(mask, ids_BL - 1, self._network.pad).long()
         try:
             with exact_float32():
                 features: torch.Tensor = self._module(ids, mask)

@@ -68,7 +68,7 @@ def test_kobert_is_enclosed_as_it_was_trained_and_pooled_by_cls(tmp_path: Path) 
     assert fields["preprocessing"]["before"] == ["[CLS]"] and fields["preprocessing"]["after"] == ["[SEP]"]
     assert fields["feature"] == "first token, not normalised" and fields["options"]["pool"] == "cls"
     (row,) = backbone.rows(backbone.pieces(Words((Cue(0, 1, "stop it"),))))
-    assert row[0] == 2 and row[row >= 0][-1] == 3 and (row == 2).sum() == 1
+    assert row[0] == 3 and row[row > 0][-1] == 4 and (row == 3).sum() == 1  # counted from 1
     found = backbone.embed(torch.from_numpy(row)[None])[0]
     np.testing.assert_allclose(found, backbone.embed_plainly(["stop it"]), atol=1e-5)
 

@@ -75,8 +75,8 @@ class Example:
     """A line of `onepass streams`: a choice, the width of its features, and FLOPs of one token (2 a multiply-add).
 
     frames, size, fps, stride: what `settle` makes of the choice, said here so that a list of streams need not import a library.
-    size: height and width of a frame where they differ, else one side. reads: in words, where it is no pictures. The defaults are
-    those of an image network.
+    size: height and width of a frame where they differ, else one side. reads: in words, where it is no pictures; of words fps is
+    0. The defaults are those of an image network.
     """
 
     choice: str

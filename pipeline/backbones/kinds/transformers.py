@@ -84,8 +84,9 @@ class Transformers(Kind):
             Example(
                 f"text=transformers:{PACKAGED_MODEL},weights={PACKAGED}",
                 384,
-                0.0,
-                reads="cues of words",
+                0.34,
+                fps=0.0,
+                reads="16 word pieces",
             ),
         )
 

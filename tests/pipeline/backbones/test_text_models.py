@@ -12,7 +12,7 @@ import torch
 from cache.errors import InputError, WeightsError
 from pipeline.backbones import text_models
 from pipeline.backbones.choice import parse_stream
-from pipeline.backbones.kind import settle
+from pipeline.backbones.kind import kind_named, settle
 from pipeline.backbones.load import config_from_fingerprints
 from pipeline.backbones.text_models import PACKAGED, PACKAGED_MODEL, TEXT_FAMILIES
 from pipeline.decoding.words import Cue, Words
@@ -164,3 +164,17 @@ def test_the_packaged_model_is_the_published_one() -> None:
 
 
 DIGEST = "sha256:cd2c9fdb3bf425f61e0e13ab9606f89f00e4d355be1593317ec4a9d2d31b83bb"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["transformers", "open_clip"])
+def test_width_and_flops_of_the_examples_are_counted(kind: str) -> None:
+    """Of a text of 16 word pieces, ends included; open_clip pads it to 77."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    (example,) = [e for e in kind_named(kind).examples() if "word pieces" in e.reads]
+    backbone = loaded(example.choice.replace("weights=openai", "weights=random"))
+    with FlopCounterMode(display=False) as counter:
+        backbone.embed_plainly(["a " * 14])
+    assert backbone.dim == example.width
+    assert counter.get_total_flops() / 1e9 == pytest.approx(example.gflop, rel=0.01)

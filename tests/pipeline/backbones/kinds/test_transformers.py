@@ -295,8 +295,8 @@ def test_what_cannot_be_is_said_in_a_line(text: str, says: str) -> None:
 def test_folders_that_are_not_whole(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot be read \(.*a folder needs config\.json"):
         settle(parse_stream(f"x=transformers:{tmp_path}"))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match="holds a bert model; streams are made of videomae"):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(InputError, match="holds a gpt2 model; streams are made of videomae"):
         settle(parse_stream(f"x=transformers:{tmp_path}"))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(WeightsError, match=r"cannot be read \(OSError"):

@@ -17,6 +17,7 @@ from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSou
 from pipeline.decoding.frames import FramePlan, Luma, PreparedFrame, RgbFrame, prepare_frame
 from pipeline.decoding.sampling import GridCursor, Sampling
 from pipeline.decoding.sound import Heard, SoundTrack
+from pipeline.decoding.spectrogram import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class StreamPlan:
 
     reduce: `module:function` that makes one float32 vector [reduced_width] of a window's prepared frames in the decode worker,
     for streams that need no network; empty: the frames themselves leave the worker. sound: the stream reads this instead of
-    pictures, its windows are samples, which are always reduced, and `frames` says nothing.
+    pictures, its windows are samples, which are reduced or `prepared` for a network, and `frames` says nothing.
     """
 
     name: str
@@ -34,16 +35,19 @@ class StreamPlan:
     reduce: str = ""
     reduced_width: int = 0
     sound: SoundTrack | None = None
+    prepared: Prepared | None = None
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """What leaves the worker for one token: prepared frames [T, H, W, C], or what frames or samples were reduced to, [D]."""
+        """What leaves the worker for one token: prepared frames [T, H, W, C] or samples, or what they were reduced to, [D]."""
+        if self.prepared is not None:
+            return self.prepared.shape
         return (self.reduced_width,) if self.reduce else (self.sampling.window, *self.frames.shape)
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
         """dtype of it."""
-        return np.dtype(np.float32) if self.reduce else self.frames.dtype
+        return np.dtype(np.float32) if self.reduce or self.prepared is not None else self.frames.dtype
 
     @property
     def token_bytes(self) -> int:
@@ -52,7 +56,9 @@ class StreamPlan:
 
     def fill(self, window: Any, target: NDArray[Any]) -> None:
         """Write one token's window into `target`, an array of its shape and dtype."""
-        if self.reduce:
+        if self.prepared is not None:
+            target[...] = self.prepared(window)
+        elif self.reduce:
             target[...] = reduction(self.reduce)(window)
         else:
             np.stack(window, out=target)

@@ -261,11 +261,11 @@ class _Placed:
 
 
 class _Windows:
-    """Samples to windows; the last one ends where the sound does."""
+    """Samples to windows; the last one ends where the sound does. Holds three windows at most."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._held = np.empty(0, np.float32)
+        self._held = np.empty(3 * sampling.window, np.float32)
         self._held_from = 0
         self._next = 0
         self._covered = 0
@@ -274,21 +274,27 @@ class _Windows:
     def push(self, samples: Samples) -> Iterator[Samples]:
         """Windows that these samples complete."""
         window, stride = self._sampling.window, self._sampling.stride
-        self._held = np.concatenate([self._held, samples])
+        for first in range(0, len(samples), window):
+            self._hold(samples[first : first + window])
+            while self._next + window <= self.n_samples:
+                begin = self._next - self._held_from
+                yield self._held[begin : begin + window].copy()
+                self._covered = self._next + window
+                self._next += stride
+
+    def _hold(self, samples: Samples) -> None:
+        """A window at most; where there is no room, what no window can reach back to goes first."""
+        filled = self.n_samples - self._held_from
+        if filled + len(samples) > len(self._held):
+            keep = min(max(0, self.n_samples - self._sampling.window), self._next)
+            kept = self._held[keep - self._held_from : filled].copy()
+            self._held[: len(kept)] = kept
+            self._held_from, filled = keep, len(kept)
+        self._held[filled : filled + len(samples)] = samples
         self.n_samples += len(samples)
-        while self._next + window <= self.n_samples:
-            begin = self._next - self._held_from
-            yield self._held[begin : begin + window].copy()
-            self._covered = self._next + window
-            self._next += stride
-        # the last window may reach back a whole window from the end
-        keep = max(0, self.n_samples - window)
-        keep = min(keep, self._next)
-        if keep - self._held_from > window:
-            self._held, self._held_from = self._held[keep - self._held_from :].copy(), keep
 
     def finish(self) -> Iterator[Samples]:
         """The last window where none ended with the sound."""
         if self._covered < self.n_samples:
             first = max(0, self.n_samples - self._sampling.window)
-            yield self._held[first - self._held_from :].copy()
+            yield self._held[first - self._held_from : self.n_samples - self._held_from].copy()

@@ -53,13 +53,27 @@ class ExtractConfig:
     optional: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
 
-    @property
-    def optional_streams(self) -> tuple[str, ...]:
+    def optional_streams(self, backbones: Mapping[str, Backbone]) -> tuple[str, ...]:
         """Streams that a stored video may lack: those of sound, unless they are required, and what was named."""
         from pipeline.backbones.kind import kind_named
 
-        own = [choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional]
-        return tuple(sorted((set(own) | set(self.optional)) - set(self.required)))
+        own = {choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional}
+        own |= {name for name, backbone in backbones.items() if backbone.plan.sound is not None}
+        return tuple(sorted((own | set(self.optional)) - set(self.required)))
+
+    def takes_sound_files(self, backbones: Mapping[str, Backbone] | None = None) -> bool:
+        """Whether a file without pictures can be stored: a stream hears, and none that sees is required.
+
+        backbones: those of this run, where they are loaded already. Raises InputError, WeightsError.
+        """
+        from pipeline.backbones.kind import kind_named
+
+        needed = [choice for choice in self.backbones.streams if choice.name not in self.optional]
+        if not all(kind_named(choice.kind).hears for choice in needed):
+            return False
+        given = [one.plan for one in (backbones.values() if backbones else self.backbones.settled())]
+        sees = any(plan.sound is None and plan.name not in self.optional for plan in given)
+        return not sees and any(plan.sound is not None for plan in given)
 
     def __post_init__(self) -> None:
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
@@ -94,10 +108,9 @@ def stream_specs(
     config: ExtractConfig, backbones: Mapping[str, Backbone], *, rules: int = DECODING_RULES
 ) -> dict[str, StreamSpec]:
     """What each backbone's stream is in a cache, by name."""
+    optional = config.optional_streams(backbones)
     return {
-        name: StreamSpec(
-            name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in config.optional_streams
-        )
+        name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in optional)
         for name, b in backbones.items()
     }
 
@@ -131,9 +144,17 @@ def open_writer(
 
 
 def make_flow(
-    config: ExtractConfig, backbones: Mapping[str, Backbone], *, writer: CacheWriter, digests: dict[str, str]
+    config: ExtractConfig,
+    backbones: Mapping[str, Backbone],
+    *,
+    writer: CacheWriter,
+    digests: dict[str, str],
+    adding: bool = False,
 ) -> Flow:
-    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id."""
+    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id.
+
+    adding: to videos that have other streams, so that they may lack all of these.
+    """
     settings = FlowSettings(
         dtype=config.dtype,
         decoder=config.decoder,
@@ -143,6 +164,7 @@ def make_flow(
         reject_duplicates=config.duplicates == "reject",
         commit_videos=config.commit_videos,
         commit_seconds=config.commit_seconds,
-        optional=config.optional_streams,
+        optional=config.optional_streams(backbones),
+        lacks_all=adding,
     )
     return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)

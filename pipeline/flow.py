@@ -39,6 +39,7 @@ class FlowSettings:
     commit_videos: int
     commit_seconds: float
     optional: tuple[str, ...] = ()
+    lacks_all: bool = False
 
 
 class Flow:
@@ -78,6 +79,8 @@ class Flow:
             self._plans,
             max_error_share=self._settings.max_error_share,
             min_seconds=self._settings.min_seconds,
+            optional=self._settings.optional,
+            lacks_all=self._settings.lacks_all,
         )
         try:
             with (

@@ -145,4 +145,3 @@ def sound_network(settled: Settled, model: Any, record: WeightsRecord) -> Networ
         libraries=("transformers", "av", "numpy"),
         faster=family.faster,
     )
-

@@ -1,7 +1,7 @@
 """Model types of Hugging Face transformers that hear: what each is given, and what stands for a window of sound in it.
 
 One table, SOUND_FAMILIES, by the `model_type` of a config; which type a model is of decides whether its stream reads sound or
-pictures. Rates, lengths and bands are those of the model's own feature extractor. Shapes: B batch, N hidden states, D feature width.
+pictures. Rates, lengths and bands are those of the model's own feature extractor. Shapes: B batch, D feature width.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class NotPrepared(Exception):
 class SoundFamily:
     """One model type: its class and feature extractor in transformers, what is taken as the feature and how that is said.
 
-    take: (model, prepared windows [B, ...]) to features [B, D]. prepared: (config, extractor, samples of a window) to what workers
-    make of it; raises NotPrepared. longest_seconds: of a window, by the extractor. window_seconds: of a window where the user names
-    none. constants: attributes of the extractor that change a feature. plain: keyword arguments of the extractor. faster: prepares
-    a copy of the network for batches. unused: parts that the feature does not need. part: of the config, where it is one.
+    take: (model, prepared windows [B, ...]) to features [B, D]. prepared: (config, extractor, samples of a window) to what
+    workers make of it; raises NotPrepared. longest_seconds: of a window, by the extractor. window_seconds: of a window where the
+    user names none; 0: the longest. constants: attributes of the extractor that change a feature. faster: prepares a copy of the
+    network for batches. unused: parts that the feature does not need. part: of the config, where it is one. defaults: of the
+    extractor beside the library's default description.
     """
 
     network: str
@@ -54,6 +55,7 @@ class SoundFamily:
     faster: Callable[[torch.nn.Module], torch.nn.Module] = lambda module: module
     unused: tuple[str, ...] = ()
     part: str = ""
+    defaults: tuple[tuple[str, Any], ...] = ()
 
     @property
     def options(self) -> tuple[tuple[str, Any], ...]:
@@ -126,9 +128,7 @@ def _clap_prepared(config: Any, extractor: Any, n_samples: int) -> Spectrogram:
         extractor.truncation == ("fusion" if fused else "rand_trunc"),
         f"truncates by {extractor.truncation}, while the model has enable_fusion {fused}",
     )
-    _require(
-        extractor.padding in ("repeatpad", "repeat", "pad"), f"pads short sound by {extractor.padding}"
-    )
+    _require(extractor.padding in ("repeatpad", "repeat", "pad"), f"pads short sound by {extractor.padding}")
     _require(
         extractor.feature_size == config.audio_config.num_mel_bins,
         f"makes {extractor.feature_size} bands, while the model takes {config.audio_config.num_mel_bins}",
@@ -191,8 +191,8 @@ def _clap_faster(module: torch.nn.Module) -> torch.nn.Module:
         return (given[0], torch.arange(len(given[0]), device=given[0].device))
 
     if encoder.enable_fusion:  # type: ignore[union-attr]
-        encoder.enable_fusion = False  # type: ignore[union-attr, assignment]
-        encoder.patch_embed.register_forward_pre_hook(all_of)  # type: ignore[union-attr, operator]
+        encoder.enable_fusion = False  # type: ignore[union-attr]
+        encoder.patch_embed.register_forward_pre_hook(all_of)  # type: ignore[union-attr]
     return module
 
 
@@ -236,6 +236,7 @@ SOUND_FAMILIES: Mapping[str, SoundFamily] = {
         ),
         faster=_clap_faster,
         part="audio_config",
+        defaults=(("truncation", "rand_trunc"),),  # of the default description, which does not fuse
     ),
     "wav2vec2": SoundFamily("Wav2Vec2Model", **_OF_WAVEFORM),
     "hubert": SoundFamily("HubertModel", **_OF_WAVEFORM),

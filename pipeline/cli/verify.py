@@ -55,7 +55,6 @@ def verify_command(
     from pipeline.backbones.load import config_from_fingerprints, load_backbones, weights_files
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
-    from pipeline.sources.tree import discover
     from pipeline.verify import check_weights, compare_video, stream_centres, verdicts
 
     console = make_console()
@@ -65,8 +64,8 @@ def verify_command(
     if decoders:
         _name_affected(cache, _required(src), console)
         return
-    paths = {} if src is None else {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
+        paths = {} if src is None else _paths(src, opened)
         problems = check_cache(opened)
         for problem in problems[:20]:
             console.print(f"problem: {problem}")
@@ -113,7 +112,7 @@ def verify_command(
             misplaced += [f"{video_id}: {text}" for text in verified.misplaced]
             comparisons += found
             worst = ", ".join(_worst(name, [c for c in found if c.stream == name]) for name in backbones)
-            n_alone += not verified.confirmed_by
+            n_alone += verified.has_frames and not verified.confirmed_by
             how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
             console.print(f"{video_id}: {worst}; {how}")
         if n_alone:
@@ -150,6 +149,15 @@ def _required(src: Path | None) -> Path:
     return src
 
 
+def _paths(src: Path, cache: Cache) -> dict[str, Path]:
+    """Where the inputs lie, by id; sound files too where the cache may hold them."""
+    from pipeline.backbones.kind import sound_alone_will_do
+    from pipeline.sources.tree import discover
+
+    sound = sound_alone_will_do((info.fingerprint, info.optional) for info in cache.streams.values())
+    return {source.id: source.path for source in discover(src, sound=sound).sources}
+
+
 def _repeatable(cache: Cache, console: Console) -> dict[str, Mapping[str, Any]]:
     """Fingerprints of the streams that can be made again, by name; says of the others why they cannot."""
     from cache.fingerprint import is_imported, weights_name
@@ -177,10 +185,9 @@ def _name_affected(cache: Path, src: Path, console: Console) -> None:
     from cache.reader import open_cache
     from pipeline.decoding.decoders.base import DECODING_RULES
     from pipeline.redo import affected_videos, stored_rules
-    from pipeline.sources.tree import discover
 
-    paths = {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
+        paths = _paths(src, opened)
         rules = stored_rules(opened)
         console.print(
             f"{cache}: {len(opened)} videos by decoding rules {rules}; present rules: {DECODING_RULES}"

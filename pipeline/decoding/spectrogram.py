@@ -20,7 +20,7 @@ VARIANCE_OFFSET = 1e-7
 
 @dataclass(frozen=True, slots=True)
 class Spectrogram:
-    """Samples (mono, up to n_samples of them) to float32 [n_frames, n_bands]: logarithms of mel bands, less `shift`, times `scale`.
+    """Mono samples, up to n_samples, to float32 [n_frames, n_bands]: logarithms of mel bands, less `shift`, times `scale`.
 
     taper, mel: float64, as bytes; [frame_samples] and [fft_samples / 2 + 1, n_bands]. centred: frames lie around their times, the
     ends mirrored. preemphasis: share of the sample before that is taken off each, after the frame's mean where `level` says so.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,9 @@ def token_flops(backbone: Backbone) -> float:
     """FLOPs of one token by torch's counter, on the plain model; 0 where the decode worker makes the features."""
     if backbone.plan.reduce:
         return 0.0
-    frames = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
+    window = backbone.plan.sampling.window
+    heard = backbone.plan.sound is not None
+    frames: Any = [np.zeros(window, np.float32)] if heard else [np.zeros((256, 256, 3), np.uint8)] * window
     with FlopCounterMode(display=False) as counter:
         backbone.embed_plainly(frames)
     return float(counter.get_total_flops())

@@ -32,7 +32,7 @@ class LogMel(Kind):
     about = "statistics of log-mel bands of the sound, no weights; a token every 0.96 s"
     keys: ClassVar[Mapping[str, str]] = {"track": KEYS["track"]}
     has_weights = False
-    optional = True
+    hears = True
     takes = ()
 
     def models(self) -> Sequence[str]:

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,7 @@ class Transformers(Kind):
         "others (a frame), AST, CLAP, wav2vec 2.0, HuBERT (sound), from a folder or the hub"
     )
     keys: ClassVar[Mapping[str, str]] = {key: f"{text} (models that hear)" for key, text in KEYS.items()}
+    hears = True
     takes = ("fps", "stride")
     extra = "transformers"
 
@@ -102,7 +104,8 @@ class Transformers(Kind):
         if config.model_type in SOUND_FAMILIES:
             named = given or identity_of(config, SOUND_FAMILIES[config.model_type])
             choice = replace(choice, model=named, weights=choice.weights or PUBLISHED)
-            return settle_sound(choice, config, processor, origin=origin, found=found)
+            with _quietly():
+                return settle_sound(choice, config, processor, origin=origin, found=found)
         for key, value in choice.options:
             raise InputError(
                 f"{choice.setting(key, value)}: {config.model_type} reads pictures; say fps= and stride="
@@ -292,14 +295,16 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's bars and its list of tensors that are of a classifier."""
+    """Without the library's bars, its list of tensors that are of a classifier, and what it thinks of AST's own filter bank."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -334,7 +339,9 @@ def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
     if not where:
         with _quietly():
             config = transformers.AutoConfig.for_model(choice.model)
-        return config, TYPES[choice.model].processor_class()()
+            hears = SOUND_FAMILIES.get(choice.model)
+            said = dict(hears.defaults) if hears else {}
+            return config, TYPES[choice.model].processor_class()(**said)
     try:
         with _quietly():
             config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
@@ -346,7 +353,8 @@ def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
             f"{', '.join(TYPES)}"
         )
     try:
-        processor = TYPES[config.model_type].processor_class().from_pretrained(where)
+        with _quietly():
+            processor = TYPES[config.model_type].processor_class().from_pretrained(where)
     except Exception as error:
         raise WeightsError(_unavailable(choice, where, error)) from error
     return config, processor

@@ -197,10 +197,12 @@ COVERED_IN = {
     "heads/trained/test_timeline.py": "heads/report/timeline_file",
     "heads/training/test_batched.py": "heads/training/epochs",
     "pipeline/backbones/test_engine.py": "pipeline/backbones/runtime",
+    "pipeline/backbones/test_heard.py": "pipeline/backbones/sound_families pipeline/decoding/spectrogram",
     "pipeline/backbones/test_load.py": "pipeline/backbones/network",
     "pipeline/backbones/kinds/test_pytorchvideo.py": "pipeline/backbones/folding",
     "pipeline/backbones/kinds/test_transformers.py": "pipeline/backbones/families",
     "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/measured",
+    "pipeline/decoding/test_worker.py": "pipeline/decoding/noise",
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (

@@ -113,7 +113,7 @@ def sound_alone(
 ) -> DecodedVideo:
     """A file without pictures, by its sound: time 0 is where its first audio stream begins, the end is where the last sound ends.
 
-    Streams of pictures are absent. Raises DecodeProblem where no stream of sound can be heard.
+    Streams of pictures are absent. Raises DecodeProblem where streams of sound are wanted and none can be heard.
     """
     with open_container(checked_path(path)) as container:
         declared = (container.duration or 0) / av.time_base
@@ -121,10 +121,10 @@ def sound_alone(
     absent = {plan.name: NO_PICTURES for plan in plans if plan.sound is None}
     video = DecodedVideo(declared, 0.0, 0, 0, n_frames=0, n_errors=0, declared_seconds=declared)
     video = with_sound(video, path, plans, first_seconds=origin, emit=emit, beat=beat, alone=True)
-    if not video.heard:
+    if not video.heard and video.absent:
         name, why = next(iter(video.absent.items()))
         raise DecodeProblem("missing-stream", f"{name}: {why}; there is no video stream either")
-    end = max(heard.end_seconds for heard in video.heard.values())
+    end = max((heard.end_seconds for heard in video.heard.values()), default=declared)
     return replace(video, duration_seconds=end, absent={**absent, **video.absent})
 
 

@@ -62,7 +62,8 @@ class WorkerSettings:
     @property
     def needs_pictures(self) -> bool:
         """Whether a file without pictures is a reject."""
-        return not self.hears or any(p.sound is None and p.name not in self.optional for p in self.plans)
+        alone_will_do = self.hears or self.lacks_all
+        return not alone_will_do or any(p.sound is None and p.name not in self.optional for p in self.plans)
 
 
 @dataclass(frozen=True, slots=True)

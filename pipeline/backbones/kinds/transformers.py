@@ -75,6 +75,9 @@ class Transformers(Kind):
                 fps=4.0,
                 stride=64,
             ),
+            _heard("ast=transformers:audio-spectrogram-transformer", 768, 206.7, 10.24, 16_000),
+            _heard("clap=transformers:clap", 512, 11.82, 10.0, 48_000),
+            _heard("hubert=transformers:hubert", 768, 27.65, 2.0, 16_000),
         )
 
     def checked(self, choice: StreamChoice) -> StreamChoice:
@@ -182,6 +185,12 @@ class Transformers(Kind):
         choice = super().choice_of(name, plain, file=None)
         weights = RANDOM if fields["weights"]["tag"] == RANDOM else PUBLISHED
         return replace(choice, model=(described and file) or choice.model, weights=weights)
+
+
+def _heard(stream: str, width: int, gflop: float, seconds: float, rate_hz: int) -> Example:
+    window = round(seconds * rate_hz)
+    reads = f"{seconds:g} s of sound"
+    return Example(f"{stream},weights=random", width, gflop, window, fps=rate_hz, stride=window, reads=reads)
 
 
 KIND = Transformers()

@@ -144,14 +144,6 @@ def test_shards_with_absent_streams_merge_to_the_whole(src: Path, tmp_path: Path
     assert absent(tmp_path / "merged.zarr") == absent(tmp_path / "whole.zarr")
 
 
-def test_sound_alone_needs_pictures_all_the_same(src: Path, tmp_path: Path) -> None:
-    report = run(src, tmp_path / "c.zarr", backbones=BackboneConfig.of(("audio",), device="cpu"))
-    assert report.adds_up and report.stored == 6
-    assert report.rejects[BAD[1]][0] == "no-video-stream"
-    with open_cache(tmp_path / "c.zarr") as cache:
-        assert cache.videos.width.min() > 0 and cache.videos.duration_seconds.min() > 0.5
-
-
 def test_a_head_is_trained_where_sound_tells_the_class(tmp_path: Path) -> None:
     """Only the clicks differ between the classes; a third of the videos has no sound."""
     for n in range(24):

@@ -327,7 +327,7 @@ def test_the_hub_out_of_reach_and_the_package_missing(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", kind.KIND.examples(), ids=str)
+@pytest.mark.parametrize("example", [e for e in kind.KIND.examples() if not e.reads], ids=str)
 def test_examples_are_as_wide_and_as_dear_as_said(example: Any) -> None:
     settled = settle(parse_stream(example.choice))
     config, plan = settled.found["config"], settled.plan

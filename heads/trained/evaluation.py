@@ -125,8 +125,8 @@ def evaluate_head(
     """Score every labelled video of the cache at the stored threshold.
 
     seen: take videos that the head has seen as well. labels: a join that replaces the stored labels. floor_files: scores of
-    something else as further floors, by name. Raises InputError where the head has seen any and `seen` is False, LabelError unless
-    both classes are there, HeadError or FingerprintMismatch for a cache that does not fit.
+    something else as further floors, by name. Raises InputError where the head has seen any and `seen` is False, LabelError
+    unless both classes are there, HeadError or FingerprintMismatch for a cache that does not fit.
     """
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)

@@ -84,9 +84,13 @@ def merge(
     require_cache_output("--out", out)
     listed = None
     if src is not None:
+        from cache.reader import open_cache
+        from pipeline.backbones.kind import sound_alone_will_do
         from pipeline.sources.tree import discover
 
-        listed = [source.id for source in discover(src).sources]
+        with open_cache(parts[0]) as part:
+            sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
+        listed = [source.id for source in discover(src, sound=sound).sources]
     found = join(parts, out, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch)
     known = f" = {len(listed)} in {src}" if listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
@@ -310,8 +314,9 @@ class _Scoring:
         from pipeline.config import full_fingerprint
         from pipeline.sources.tree import discover
 
+        sound = config.takes_sound_files()
         for path in sources:
-            discover(path)
+            discover(path, sound=sound)
         self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(
@@ -478,6 +483,8 @@ def _head_settings(
         pool=PoolSettings(workers=workers or default_workers()),
         max_rejects=max_rejects,
         transcripts=transcripts,
+        optional=tuple(stream.name for stream in trained.info.streams if stream.optional),
+        required=tuple(stream.name for stream in trained.info.streams if not stream.optional),
     )
 
 

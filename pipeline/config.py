@@ -60,8 +60,22 @@ class ExtractConfig:
         from pipeline.backbones.kind import kind_named
 
         own = {choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional}
-        own |= {name for name, backbone in backbones.items() if backbone.plan.words is not None}
+        own |= {name for name, backbone in backbones.items() if backbone.plan.sound or backbone.plan.words}
         return tuple(sorted((own | set(self.optional)) - set(self.required)))
+
+    def takes_sound_files(self, backbones: Mapping[str, Backbone] | None = None) -> bool:
+        """Whether a file without pictures can be stored: a stream hears, and none that sees is required.
+
+        backbones: those of this run, where they are loaded already. Raises InputError, WeightsError.
+        """
+        from pipeline.backbones.kind import kind_named
+
+        needed = [choice for choice in self.backbones.streams if choice.name not in self.optional]
+        if not all(kind_named(choice.kind).hears for choice in needed):
+            return False
+        given = [one.plan for one in (backbones.values() if backbones else self.backbones.settled())]
+        sees = any(plan.sees and plan.name not in self.optional for plan in given)
+        return not sees and any(plan.sound is not None for plan in given)
 
     def __post_init__(self) -> None:
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
@@ -132,9 +146,17 @@ def open_writer(
 
 
 def make_flow(
-    config: ExtractConfig, backbones: Mapping[str, Backbone], *, writer: CacheWriter, digests: dict[str, str]
+    config: ExtractConfig,
+    backbones: Mapping[str, Backbone],
+    *,
+    writer: CacheWriter,
+    digests: dict[str, str],
+    adding: bool = False,
 ) -> Flow:
-    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id."""
+    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id.
+
+    adding: to videos that have other streams, so that they may lack all of these.
+    """
     settings = FlowSettings(
         dtype=config.dtype,
         decoder=config.decoder,
@@ -146,5 +168,6 @@ def make_flow(
         commit_seconds=config.commit_seconds,
         optional=config.optional_streams(backbones),
         keep_text=config.out if config.keep_text else None,
+        lacks_all=adding,
     )
     return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)

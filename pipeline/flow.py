@@ -42,6 +42,7 @@ class FlowSettings:
     commit_videos: int
     commit_seconds: float
     optional: tuple[str, ...] = ()
+    lacks_all: bool = False
     keep_text: Path | None = None
     """The cache beside which the words that were read are kept."""
 
@@ -85,6 +86,8 @@ class Flow:
             self._plans,
             max_error_share=self._settings.max_error_share,
             min_seconds=self._settings.min_seconds,
+            optional=self._settings.optional,
+            lacks_all=self._settings.lacks_all,
         )
         try:
             with (
@@ -154,6 +157,12 @@ class Flow:
     def _read(self, event: Finished) -> None:
         """A video is decoded: its words, which came with it, become tokens."""
         video, read = tokens_of(event.video, self._readers)
+        if len(video.absent) == len(self._plans) and not self._settings.lacks_all:
+            name, why = next(iter(video.absent.items()))  # what was read is no word to any tokenizer
+            told = f"{name}: {why}; no other stream was asked for"
+            failed = Failed(event.number, "missing-stream", told, event.digest, stamp=event.stamp)
+            self._refuse(self._assembler.failed(failed))
+            return
         attempt = self._assembler.attempt(event.number)
         self._assembler.finished(
             replace(event, video=video), {name: tokens.spans for name, tokens in read.items()}

@@ -46,7 +46,7 @@ def extract(
     backbones: those of `config`, where they are loaded already.
     """
     began = time.perf_counter()
-    tree = discover(config.src)
+    tree = discover(config.src, sound=config.takes_sound_files(backbones))
     resolved = resolve_labels(
         tree,
         labels_file=config.labels,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice
 from pipeline.backbones.kind import Machine, Settled
-from pipeline.backbones.text_keys import reads_text, refuse_text_keys, text_plan, with_defaults
+from pipeline.backbones.text_keys import TEXT_KEYS, reads_text, refuse_text_keys, text_plan, with_defaults
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan
 from pipeline.decoding.sampling import Sampling
@@ -106,7 +106,8 @@ def text_config(choice: StreamChoice, where: str) -> Any | None:
     family = TEXT_FAMILIES.get(config.model_type)
     if family is not None and reads_text(choice, also_pictures=family.tower):
         return config
-    refuse_text_keys(choice)
+    if family is not None:
+        refuse_text_keys(choice)  # what sees or hears and cannot read says itself which keys it has
     return None
 
 
@@ -118,6 +119,9 @@ def settle_text(choice: StreamChoice, where: str, given: str, config: Any) -> Se
     from pipeline.backbones.kinds.transformers import identity_of
 
     family = TEXT_FAMILIES[config.model_type]
+    for key, value in choice.options:
+        if key not in TEXT_KEYS:
+            raise InputError(f"{choice.setting(key, value)}: {config.model_type} reads text")
     model = given or identity_of(config, family)
     config = config.text_config if family.tower else config
     if not where:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cache.reader import Cache
+    from pipeline.sources.tree import Source
     from pipeline.verify import Comparison
 
 
@@ -59,7 +60,6 @@ def verify_command(
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
     from pipeline.sources.transcripts import with_transcripts
-    from pipeline.sources.tree import discover
     from pipeline.verify import check_weights, compare_video, stream_centres, verdicts
 
     console = make_console()
@@ -69,9 +69,8 @@ def verify_command(
     if decoders:
         _name_affected(cache, _required(src), console)
         return
-    sources = () if src is None else discover(src).sources
-    paths = {source.id: source.path for source in sources}
     with open_cache(cache) as opened:
+        paths = {} if src is None else _paths(src, opened)
         problems = check_cache(opened)
         for problem in problems[:20]:
             console.print(f"problem: {problem}")
@@ -97,7 +96,7 @@ def verify_command(
         check_weights(opened, backbones)
         words = {}
         if any(one.plan.words is not None and one.plan.words.track is None for one in backbones.values()):
-            read, _ = with_transcripts(sources, list(paths), transcripts)
+            read, _ = with_transcripts(_sources(_required(src), opened), list(paths), transcripts)
             words = {source.id: source.transcript for source in read}
         rng = np.random.default_rng(seed)
         centres = stream_centres(opened)
@@ -128,7 +127,7 @@ def verify_command(
             misplaced += [f"{video_id}: {text}" for text in verified.misplaced]
             comparisons += found
             worst = ", ".join(_worst(name, [c for c in found if c.stream == name]) for name in backbones)
-            n_alone += not verified.confirmed_by
+            n_alone += verified.has_frames and not verified.confirmed_by
             how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
             console.print(f"{video_id}: {worst}; {how}")
         if n_alone:
@@ -165,6 +164,20 @@ def _required(src: Path | None) -> Path:
     return src
 
 
+def _paths(src: Path, cache: Cache) -> dict[str, Path]:
+    """Where the inputs lie, by id."""
+    return {source.id: source.path for source in _sources(src, cache)}
+
+
+def _sources(src: Path, cache: Cache) -> tuple[Source, ...]:
+    """All inputs; sound files too where the cache may hold them."""
+    from pipeline.backbones.kind import sound_alone_will_do
+    from pipeline.sources.tree import discover
+
+    sound = sound_alone_will_do((info.fingerprint, info.optional) for info in cache.streams.values())
+    return discover(src, sound=sound).sources
+
+
 def _repeatable(cache: Cache, console: Console) -> dict[str, Mapping[str, Any]]:
     """Fingerprints of the streams that can be made again, by name; says of the others why they cannot."""
     from cache.fingerprint import is_imported, weights_name
@@ -192,10 +205,9 @@ def _name_affected(cache: Path, src: Path, console: Console) -> None:
     from cache.reader import open_cache
     from pipeline.decoding.decoders.base import DECODING_RULES
     from pipeline.redo import affected_videos, stored_rules
-    from pipeline.sources.tree import discover
 
-    paths = {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
+        paths = _paths(src, opened)
         rules = stored_rules(opened)
         console.print(
             f"{cache}: {len(opened)} videos by decoding rules {rules}; present rules: {DECODING_RULES}"

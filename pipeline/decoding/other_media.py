@@ -26,14 +26,34 @@ def with_other_media(
 
     source: decoded to its end.
     """
-    path, first_seconds = Path(task.path), source.first_seconds
     if any(plan.sound for plan in plans):
         from pipeline.decoding.hearing import with_sound
 
-        video = with_sound(video, path, plans, first_seconds=first_seconds, emit=emit, beat=beat)
-    if any(plan.words for plan in plans):
-        from pipeline.decoding.reading import with_words
+        first_seconds = source.first_seconds
+        video = with_sound(video, Path(task.path), plans, first_seconds=first_seconds, emit=emit, beat=beat)
+    return _with_words(video, task, plans, source.first_seconds, beat)
 
-        given = task.transcript
-        video = with_words(video, path, plans, transcript=given, first_seconds=first_seconds, beat=beat)
-    return video
+
+def sound_alone(
+    task: Task, plans: Sequence[StreamPlan], *, emit: Emit, beat: Callable[[], None]
+) -> DecodedVideo:
+    """A file without pictures, by its sound, with its words. Raises DecodeProblem where it cannot be heard."""
+    from pipeline.decoding import hearing
+
+    video = hearing.sound_alone(Path(task.path), plans, emit=emit, beat=beat)
+    return _with_words(video, task, plans, None, beat)
+
+
+def _with_words(
+    video: DecodedVideo,
+    task: Task,
+    plans: Sequence[StreamPlan],
+    first_seconds: float | None,
+    beat: Callable[[], None],
+) -> DecodedVideo:
+    if not any(plan.words for plan in plans):
+        return video
+    from pipeline.decoding.reading import with_words
+
+    path, given = Path(task.path), task.transcript
+    return with_words(video, path, plans, transcript=given, first_seconds=first_seconds, beat=beat)

@@ -46,7 +46,9 @@ def token_flops(backbone: Backbone) -> float:
     """
     if backbone.plan.reduce:
         return 0.0
-    frames: list[Any] = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
+    window = backbone.plan.sampling.window
+    heard = backbone.plan.sound is not None
+    frames: Any = [np.zeros(window, np.float32)] if heard else [np.zeros((256, 256, 3), np.uint8)] * window
     if backbone.plan.words is not None:
         frames = ["a " * 16]
     with FlopCounterMode(display=False) as counter:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from cache.errors import FingerprintMismatch
 from cache.reader import Cache
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.plain_text import plain_text
 from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decoders.animation import is_animated_webp
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
@@ -27,9 +29,8 @@ from pipeline.decoding.decoders.streams import choose_stream, open_container
 from pipeline.decoding.frames import Luma, RgbFrame
 from pipeline.decoding.pictures import SAME_SECONDS, ImageFrames, frame_times, known_decoder, second_opinion
 from pipeline.decoding.plain_sound import plain_windows
-from pipeline.decoding.plain_words import plain_cues
 from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
-from pipeline.decoding.words import Transcript, Words
+from pipeline.decoding.words import Transcript
 from pipeline.decoding.worker import file_digest
 
 MAX_RELATIVE_ERROR = 1e-3
@@ -47,8 +48,6 @@ below, what rounding may change is as large as what is left. fp32 tokens are sto
 CENTRE_VIDEOS = 64
 """Stored videos whose mean is taken off."""
 TOKENS_A_VIDEO = 12
-SPAN_SECONDS = 0.01
-"""How far a token of words may lie from where it is due: containers round to milliseconds, ASS to hundredths."""
 MISPLACED_SHARE = 0.5
 """A token whose distance to another token's plain features is less than this share of the distance to its own is that other
 one."""
@@ -305,19 +304,10 @@ def _plain_text(
     rng: np.random.Generator,
     transcript: Transcript | None,
 ) -> dict[int, NDArray[np.float32]]:
-    """Plain features of chosen tokens of words. Raises DecodeProblem where tokens are missing, too many or elsewhere."""
-    assert backbone.plan.words is not None
-    cues = plain_cues(path, backbone.plan.words, transcript, duration_seconds=duration)
-    pieces = backbone.pieces(Words(cues))
-    stored, why = cache.tokens(backbone.name, index), cache.absent(backbone.name)[index]
-    if len(stored.values) != len(pieces):
-        said = f"it is said to be absent ({why})" if why else f"{len(stored.values)} tokens are stored"
-        raise DecodeProblem("decode-errors", f"{backbone.name}: {said}, {len(pieces)} were due")
-    due = np.array([(piece.start_seconds, piece.end_seconds) for piece in pieces]).reshape(-1, 2)
-    if len(due) and float(np.abs(stored.spans - due).max()) > SPAN_SECONDS:
-        raise DecodeProblem("decode-errors", f"{backbone.name}: a token lies elsewhere than its words")
-    chosen = choose_tokens(len(pieces), rng) if pieces else []
-    return {token: backbone.embed_plainly([pieces[token].text]) for token in chosen}
+    """Plain features of chosen tokens of words. Raises DecodeProblem."""
+    stored, why = cache.tokens(backbone.name, index), str(cache.absent(backbone.name)[index])
+    choose = partial(choose_tokens, rng=rng)
+    return plain_text(backbone, stored, why, path, transcript, duration_seconds=duration, choose=choose)
 
 
 def stream_centres(cache: Cache) -> dict[str, NDArray[np.float64]]:

@@ -1,6 +1,6 @@
-"""Words of one video once more, for `onepass verify`: what is stored against what its file says, and plain features of some of it.
+"""Words of one video once more, for `onepass verify`: what is stored against what its file says, and plain features of some.
 
-Reading is by other means (pipeline/decoding/plain_words.py), the tokenizer and the network are the library's own, one text at a time.
+Reading is by other means (pipeline/decoding/plain_words.py); the tokenizer and the network are the library's, one text at a time.
 """
 
 from __future__ import annotations

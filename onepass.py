@@ -84,9 +84,13 @@ def merge(
     require_cache_output("--out", out)
     listed = None
     if src is not None:
+        from cache.reader import open_cache
+        from pipeline.backbones.kind import sound_alone_will_do
         from pipeline.sources.tree import discover
 
-        listed = [source.id for source in discover(src).sources]
+        with open_cache(parts[0]) as part:
+            sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
+        listed = [source.id for source in discover(src, sound=sound).sources]
     found = join(parts, out, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch)
     known = f" = {len(listed)} in {src}" if listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
@@ -117,6 +121,9 @@ def predict(
     max_rejects: Annotated[
         float, typer.Option(help="Share of rejects up to which the exit code is 0.")
     ] = 0.1,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="Words of the videos: a folder or a manifest, as extract takes it.")
+    ] = None,
     timeline: Annotated[
         Path | None, typer.Option(help="Also write the score over time, window by window: .csv or .json.")
     ] = None,
@@ -167,6 +174,7 @@ def predict(
         decoder=decoder,
         files=_weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights),
         max_rejects=max_rejects,
+        transcripts=transcripts,
     )
     from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
 
@@ -230,6 +238,7 @@ def predict_videos(
     device: str = "auto",
     workers: int = 0,
     weights_files: Mapping[str, str] | None = None,
+    transcripts: str | Path | None = None,
     on_line: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Score videos with a trained head, from Python: what `onepass predict` writes, as one mapping a video.
@@ -238,8 +247,9 @@ def predict_videos(
     ...     print(row["id"], row["probability"], row["decision"])
 
     paths: videos, folders or manifests, extracted with the head's own settings into a folder that is removed. weights_files:
-    where weights that came from a file lie now, by stream. on_line: called with every line that the extraction prints. A video
-    that was rejected has no score: its row has the reason. Raises an OnepassError as the command does.
+    where weights that came from a file lie now, by stream. transcripts: words, as the command takes them. on_line: called with
+    every line that the extraction prints. A video that was rejected has no score: its row has the reason. Raises an OnepassError
+    as the command does.
     """
     from cache.reader import open_cache
     from heads import TrainedHead
@@ -255,6 +265,7 @@ def predict_videos(
         decoder="pyav",
         files=weights_files,
         max_rejects=1.0,
+        transcripts=None if transcripts is None else Path(transcripts),
     )
     require_temp_folder()
     rows: list[dict[str, Any]] = []
@@ -303,8 +314,9 @@ class _Scoring:
         from pipeline.config import full_fingerprint
         from pipeline.sources.tree import discover
 
+        sound = config.takes_sound_files()
         for path in sources:
-            discover(path)
+            discover(path, sound=sound)
         self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(
@@ -450,6 +462,7 @@ def _head_settings(
     decoder: str,
     files: Mapping[str, str] | None,
     max_rejects: float,
+    transcripts: Path | None = None,
 ) -> ExtractConfig:
     """The extraction that gives what the head was trained on."""
     from pipeline.backbones.load import config_from_fingerprints
@@ -469,6 +482,9 @@ def _head_settings(
         decoder=decoder,  # type: ignore[arg-type]
         pool=PoolSettings(workers=workers or default_workers()),
         max_rejects=max_rejects,
+        transcripts=transcripts,
+        optional=tuple(stream.name for stream in trained.info.streams if stream.optional),
+        required=tuple(stream.name for stream in trained.info.streams if not stream.optional),
     )
 
 

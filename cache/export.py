@@ -3,6 +3,7 @@
 OUT/videos.csv            a row a video: id, label, split, source, duration and the other columns of the cache
 OUT/rejects.csv           a row a reject
 OUT/streams.json          how the features were made, and the class names
+OUT/words.csv             where words were kept (`--keep-text`): id, stream, start_seconds, end_seconds, text
 OUT/absent.csv            where videos lack a stream: stream, id, reason; they have no file and no token of it
 OUT/clip/<id>.npy         npy: [T, D] a video, in the stored dtype
 OUT/clip-spans/<id>.npy   npy: [T, 2] seconds
@@ -24,8 +25,9 @@ import numpy as np
 
 from cache.errors import InputError, StorageFull
 from cache.fingerprint import weights_name
+from cache.kept_text import read_words
 from cache.reader import Cache
-from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, VideoRow
+from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, VideoRow, storable_text
 from cache.stores import files
 
 FORMATS = ("npy", "parquet", "csv")
@@ -76,6 +78,16 @@ def export_cache(cache: Cache, out: Path, *, how: str, streams: Sequence[str] = 
         ]
         if absent:
             _write_csv(out / "absent.csv", ("stream", "id", "reason"), absent)
+        digests = {row.id: row.digest for row in rows}
+        words = [
+            (kept.id, kept.stream, start, end, storable_text(text))
+            for path in cache.paths
+            for kept in read_words(path)
+            if kept.stream in wanted and digests.get(kept.id) == kept.digest
+            for start, end, text in kept.cues
+        ]
+        if words:
+            _write_csv(out / "words.csv", ("id", "stream", "start_seconds", "end_seconds", "text"), words)
         write = {"npy": _write_npy, "csv": _write_tokens_csv, "parquet": _write_parquet}[how]
         for name in wanted:
             write(cache, name, rows, out)

@@ -133,7 +133,7 @@ def add_stream(
                 for i, entry in stored.items()
                 if i not in hidden and (i not in done or done[i].passing)
             ]
-            flow = make_flow(config, {name: backbones[name]}, writer=writer, digests={})
+            flow = make_flow(config, {name: backbones[name]}, writer=writer, digests={}, adding=True)
             counts = flow.run(work, console=console, stop=stop)
             ended = writer.known()
         lacking = {i: f"{e.reason}: {e.detail}" for i, e in ended.items() if i in stored and e.passing}

@@ -65,8 +65,12 @@ class Assembler:
             video.vectors[stream][index] = vector.copy()
             self._note(number, video)
 
-    def finished(self, message: Finished) -> None:
-        """The decode ended well; tokens may still be on their way."""
+    def attempt(self, number: int) -> int:
+        """How often the decode of a video in flight has started over."""
+        return self._open[number].attempt
+
+    def finished(self, message: Finished, words: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """The decode ended well; tokens may still be on their way. words: spans of the streams that read, float32 [T, 2]."""
         video = self._open[message.number]
         duration = message.video.duration_seconds
         video.finished = message
@@ -76,8 +80,9 @@ class Assembler:
             if plan.sound
             else token_spans(duration, plan.sampling)
             for name, plan in self._plans.items()
-            if name not in message.video.absent
+            if name not in message.video.absent and plan.words is None
         }
+        video.spans |= words or {}
         self._note(message.number, video)
 
     def _note(self, number: int, video: _Open) -> None:

@@ -52,14 +52,30 @@ class ExtractConfig:
     commit_seconds: float = 5.0
     optional: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    transcripts: Path | None = None
+    keep_text: bool = False
 
-    @property
-    def optional_streams(self) -> tuple[str, ...]:
-        """Streams that a stored video may lack: those of sound, unless they are required, and what was named."""
+    def optional_streams(self, backbones: Mapping[str, Backbone]) -> tuple[str, ...]:
+        """Streams that a stored video may lack: those of sound and words, unless they are required, and what was named."""
         from pipeline.backbones.kind import kind_named
 
-        own = [choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional]
-        return tuple(sorted((set(own) | set(self.optional)) - set(self.required)))
+        own = {choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional}
+        own |= {name for name, backbone in backbones.items() if backbone.plan.sound or backbone.plan.words}
+        return tuple(sorted((own | set(self.optional)) - set(self.required)))
+
+    def takes_sound_files(self, backbones: Mapping[str, Backbone] | None = None) -> bool:
+        """Whether a file without pictures can be stored: a stream hears, and none that sees is required.
+
+        backbones: those of this run, where they are loaded already. Raises InputError, WeightsError.
+        """
+        from pipeline.backbones.kind import kind_named
+
+        needed = [choice for choice in self.backbones.streams if choice.name not in self.optional]
+        if not all(kind_named(choice.kind).hears for choice in needed):
+            return False
+        given = [one.plan for one in (backbones.values() if backbones else self.backbones.settled())]
+        sees = any(plan.sees and plan.name not in self.optional for plan in given)
+        return not sees and any(plan.sound is not None for plan in given)
 
     def __post_init__(self) -> None:
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
@@ -94,10 +110,9 @@ def stream_specs(
     config: ExtractConfig, backbones: Mapping[str, Backbone], *, rules: int = DECODING_RULES
 ) -> dict[str, StreamSpec]:
     """What each backbone's stream is in a cache, by name."""
+    optional = config.optional_streams(backbones)
     return {
-        name: StreamSpec(
-            name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in config.optional_streams
-        )
+        name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in optional)
         for name, b in backbones.items()
     }
 
@@ -133,9 +148,17 @@ def open_writer(
 
 
 def make_flow(
-    config: ExtractConfig, backbones: Mapping[str, Backbone], *, writer: CacheWriter, digests: dict[str, str]
+    config: ExtractConfig,
+    backbones: Mapping[str, Backbone],
+    *,
+    writer: CacheWriter,
+    digests: dict[str, str],
+    adding: bool = False,
 ) -> Flow:
-    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id."""
+    """The pass that extracts with these settings. `digests`: contents that count as stored already, digest to id.
+
+    adding: to videos that have other streams, so that they may lack all of these.
+    """
     settings = FlowSettings(
         dtype=config.dtype,
         decoder=config.decoder,
@@ -145,6 +168,8 @@ def make_flow(
         reject_duplicates=config.duplicates == "reject",
         commit_videos=config.commit_videos,
         commit_seconds=config.commit_seconds,
-        optional=config.optional_streams,
+        optional=config.optional_streams(backbones),
+        keep_text=config.out if config.keep_text else None,
+        lacks_all=adding,
     )
     return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)

@@ -25,7 +25,8 @@ def dry_run(
 
     declared_seconds: filled with the declared duration of each input that opened, by id.
     """
-    tree = discover(config.src)
+    sound = config.takes_sound_files()
+    tree = discover(config.src, sound=sound)
     resolved = resolve_labels(
         tree,
         labels_file=config.labels,
@@ -39,7 +40,10 @@ def dry_run(
     report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(sources))
     report.note_skipped(tree.skipped)
     seconds: list[float] = []
-    tasks = [Task(number, str(source.path), "pyav", probe=True) for number, source in enumerate(sources)]
+    tasks = [
+        Task(number, str(source.path), "pyav", probe=True, sound=sound)
+        for number, source in enumerate(sources)
+    ]
     pool_settings = PoolSettings(workers=config.pool.workers, deadline_seconds=config.pool.deadline_seconds)
     with (
         DecodePool(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from cache.errors import DeviceError
+from cache.kept_text import KeptWords, append_words
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
 from pipeline.assembly import Assembler
@@ -18,6 +20,7 @@ from pipeline.backbones.base import Backbone
 from pipeline.backbones.busy import BusyTime
 from pipeline.backbones.launch import pin_memory
 from pipeline.backbones.spread import SpreadRunner, make_runner
+from pipeline.backbones.text import TextBackbone, tokens_of
 from pipeline.counts import FlowCounts
 from pipeline.decoding.decoders.base import DecoderName
 from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
@@ -39,6 +42,9 @@ class FlowSettings:
     commit_videos: int
     commit_seconds: float
     optional: tuple[str, ...] = ()
+    lacks_all: bool = False
+    keep_text: Path | None = None
+    """The cache beside which the words that were read are kept."""
 
 
 class Flow:
@@ -62,6 +68,8 @@ class Flow:
             name: make_runner(backbone, device=device, clocks=(self._models,))
             for name, backbone in backbones.items()
         }
+        self._readers = {name: one for name, one in backbones.items() if isinstance(one, TextBackbone)}
+        self._kept_words: list[KeptWords] = []
         self._assembler = Assembler(backbones, dtype=settings.dtype, optional=settings.optional)
         self._stored: list[VideoFeatures] = []
         self._rejected: list[Reject] = []
@@ -78,6 +86,8 @@ class Flow:
             self._plans,
             max_error_share=self._settings.max_error_share,
             min_seconds=self._settings.min_seconds,
+            optional=self._settings.optional,
+            lacks_all=self._settings.lacks_all,
         )
         try:
             with (
@@ -118,7 +128,14 @@ class Flow:
             if stop.is_set():
                 return
             self._assembler.start(number, item)
-            yield Task(number, str(item.source.path), self._settings.decoder, item.known_digest)
+            source = item.source
+            yield Task(
+                number,
+                str(source.path),
+                self._settings.decoder,
+                item.known_digest,
+                transcript=source.transcript,
+            )
 
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenFrames):
@@ -129,7 +146,7 @@ class Flow:
             self._counts.fallbacks[self._assembler.id(event.number)] = event.why
             self._assembler.restart(event.number)
         elif isinstance(event, Finished):
-            self._assembler.finished(event)
+            self._read(event)
         elif isinstance(event, Unchanged):
             item = self._assembler.unchanged(event.number)
             if event.stamp is not None:
@@ -140,6 +157,22 @@ class Flow:
             self._refuse(self._assembler.failed(event))
         else:
             raise AssertionError(f"an extraction task was answered by {event}")
+
+    def _read(self, event: Finished) -> None:
+        """A video is decoded: its words, which came with it, become tokens."""
+        video, read = tokens_of(event.video, self._readers)
+        if len(video.absent) == len(self._plans) and not self._settings.lacks_all:
+            name, why = next(iter(video.absent.items()))  # what was read is no word to any tokenizer
+            told = f"{name}: {why}; no other stream was asked for"
+            failed = Failed(event.number, "missing-stream", told, event.digest, stamp=event.stamp)
+            self._refuse(self._assembler.failed(failed))
+            return
+        attempt = self._assembler.attempt(event.number)
+        self._assembler.finished(
+            replace(event, video=video), {name: tokens.spans for name, tokens in read.items()}
+        )
+        for name, tokens in read.items():
+            self._runners[name].add(event.number, attempt, 0, tokens.rows)
 
     def _gather(self) -> None:
         """Hand features over; take every video that is whole by now."""
@@ -166,6 +199,10 @@ class Flow:
                 )
                 return
         self._stored.append(features)
+        if self._settings.keep_text is not None:
+            for name, words in decoded.words.items():
+                cues = tuple((cue.start_seconds, cue.end_seconds, cue.text) for cue in words.cues)
+                self._kept_words.append(KeptWords(row.id, row.digest, name, words.came_from, cues))
         counts.stored_now += 1
         counts.replaced += row.id in self._replaced
         counts.video_seconds += row.duration_seconds
@@ -207,6 +244,9 @@ class Flow:
 
     def _commit(self) -> None:
         began = time.perf_counter()
+        if self._kept_words and self._settings.keep_text is not None:
+            append_words(self._settings.keep_text, self._kept_words)
+            self._kept_words = []
         if self._stored or self._rejected:
             self._writer.commit(self._stored, self._rejected)
             self._stored, self._rejected = [], []

@@ -13,6 +13,7 @@ from cache.errors import FingerprintMismatch
 from cache.fingerprint import decoding_rules, is_imported
 from cache.reader import Cache, open_cache
 from cache.stores.open import cache_exists
+from pipeline.backbones.kind import hears
 from pipeline.decoding.decoders.affected import why_affected
 from pipeline.decoding.decoders.base import DECODING_RULES, DecodeProblem, checked_path
 from pipeline.decoding.sampling import Sampling, token_spans
@@ -56,9 +57,9 @@ def affected_videos(cache: Cache, paths: Mapping[str, Path]) -> dict[str, str]:
         return {}
     samplings = {}
     for name, info in cache.streams.items():
-        if is_imported(info.fingerprint):
-            continue
         fields = info.fingerprint.get("sampling", {})
+        if is_imported(info.fingerprint) or hears(info.fingerprint) or "fps" not in fields:
+            continue  # no frames, or those of others
         samplings[name] = Sampling(
             float(fields["fps"]), int(fields.get("window", 1)), int(fields.get("stride", 1))
         )

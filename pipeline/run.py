@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -26,11 +27,13 @@ from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import load_backbones
 from pipeline.config import ExtractConfig, full_fingerprint, make_flow, open_writer, stream_specs
 from pipeline.decoding.decoders.base import DECODING_RULES
+from pipeline.decoding.words import NO_TRANSCRIPT
 from pipeline.redo import affected_videos, reasons, require_present_rules, rules_of
 from pipeline.reporting.profile import profile_lines
 from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import Inventory, take_inventory
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
+from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
 
@@ -43,7 +46,7 @@ def extract(
     backbones: those of `config`, where they are loaded already.
     """
     began = time.perf_counter()
-    tree = discover(config.src)
+    tree = discover(config.src, sound=config.takes_sound_files(backbones))
     resolved = resolve_labels(
         tree,
         labels_file=config.labels,
@@ -69,7 +72,10 @@ def extract(
         if backbones is None:
             backbones = load_backbones(config.backbones)
         describe(backbones, config, report, console)
+        all_ids = [source.id for source in tree.videos]
+        resolved = _with_words(resolved, all_ids, config, backbones, console)
         report.setup_seconds = time.perf_counter() - began
+        redo = (*redo, *_heard_of_since(config, resolved, redo, console))
         if missing:
             require_same_streams(
                 config.out, stream_specs(config, backbones), ignore_libraries=config.ignore_libraries
@@ -120,6 +126,56 @@ def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
         return resolved
     with open_cache(out) as cache:
         return resolved.spelt_as(cache.label_names)
+
+
+def _with_words(
+    resolved: ResolvedSources,
+    all_ids: Sequence[str],
+    config: ExtractConfig,
+    backbones: Mapping[str, Backbone],
+    console: Console,
+) -> ResolvedSources:
+    """The sources with the files that hold their words, where a stream reads such. Raises InputError.
+
+    all_ids: of the whole source, of which this run may take a share.
+    """
+    plans = [backbone.plan.words for backbone in backbones.values() if backbone.plan.words is not None]
+    reads_files = any(plan.track is None for plan in plans)
+    for flag, given, need in (
+        ("--transcripts", config.transcripts, reads_files),
+        ("--keep-text", config.keep_text or None, bool(plans)),
+    ):
+        if given is not None and not need:
+            raise InputError(
+                f"{flag}: no stream of this run reads {'files of words' if plans else 'words'}; see --stream text"
+            )
+    if not reads_files:
+        return resolved
+    sources, lines = with_transcripts(resolved.sources, all_ids, config.transcripts)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    return replace(resolved, sources=sources)
+
+
+def _heard_of_since(
+    config: ExtractConfig, resolved: ResolvedSources, redo: Collection[str], console: Console
+) -> tuple[str, ...]:
+    """Ids of stored videos that had no transcript when they were stored and have one by now, to extract again."""
+    given = {source.id for source in resolved.sources if source.transcript is not None} - set(redo)
+    if not given or not cache_exists(config.out):
+        return ()
+    with open_cache(config.out) as cache:
+        lacking: set[str] = set()
+        for name in set(cache.streams) & set(config.backbones.names):
+            bare = cache.absent(name) == NO_TRANSCRIPT
+            lacking |= set(map(str, cache.videos.id[bare]))
+    found = tuple(sorted(lacking & given))
+    if found:
+        console.print(
+            f"{len(found)} stored videos had no transcript and have one by now: they are extracted again",
+            highlight=False,
+        )
+    return found
 
 
 def _to_redo(

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from numpy.typing import NDArray
 from cache.errors import FingerprintMismatch
 from cache.reader import Cache
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.plain_text import plain_text
+from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decoders.animation import is_animated_webp
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, checked_path, open_frames
+from pipeline.decoding.decoders.streams import choose_stream, open_container
 from pipeline.decoding.frames import Luma, RgbFrame
-from pipeline.decoding.pictures import ImageFrames, frame_times, known_decoder, second_opinion
+from pipeline.decoding.pictures import SAME_SECONDS, ImageFrames, frame_times, known_decoder, second_opinion
 from pipeline.decoding.plain_sound import plain_windows
 from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
+from pipeline.decoding.words import Transcript
 from pipeline.decoding.worker import file_digest
 
 MAX_RELATIVE_ERROR = 1e-3
@@ -70,6 +75,8 @@ class Verified:
     note: str
     misplaced: tuple[str, ...]
     """Tokens that hold another token's features, in words."""
+    has_frames: bool = True
+    """False where the file holds sound alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +136,15 @@ def compare_video(
     *,
     rng: np.random.Generator,
     centres: Mapping[str, NDArray[np.float64]] | None = None,
+    transcript: Transcript | None = None,
 ) -> Verified:
     """Compare up to TOKENS_A_VIDEO tokens of each stream of one video with the plain run.
 
     First another decoder than the one on record must see the same pictures at the same times; the plain run then works on its
     pictures (on those of the decoder on record where colours are converted with other roundings, and for luma). centres: what
-    `stream_centres` gave, for many videos of one cache. Raises DecodeProblem where the
-    file changed or can no longer be decoded, where tokens are missing or too many, and where another decoder disagrees on an
-    undamaged file and none agrees.
+    `stream_centres` gave, for many videos of one cache. transcript: its words, where a file holds them. Raises DecodeProblem
+    where the file changed or can no longer be decoded, where tokens are missing or too many, and where another decoder disagrees
+    on an undamaged file and none agrees.
     """
     row = cache.videos.row(index)
     try:
@@ -147,13 +155,19 @@ def compare_video(
         row.digest and digest != row.digest
     ):  # an unknown digest says nothing; the tokens are compared all the same
         raise DecodeProblem("unreadable-container", f"the file changed since it was extracted ({digest} now)")
+    centres = stream_centres(cache) if centres is None else centres
+    if row.n_frames == 0 and any(backbone.plan.sound for backbone in backbones.values()):
+        return _compare_sound_alone(cache, index, path, backbones, rng, centres, transcript)
     decoder = known_decoder(row.decoder)
     seen = frame_times(path, decoder)
     wanted: dict[str, dict[int, list[int]]] = {}
     sounds: dict[str, dict[int, NDArray[np.float32]]] = {}
     for name, backbone in backbones.items():
         if backbone.plan.sound is not None:
-            sounds[name] = _plain_sound(cache, index, path, backbone, seen.duration_seconds, rng)
+            sounds[name], _ = _plain_sound(cache, index, path, backbone, seen.duration_seconds, rng)
+            continue
+        if isinstance(backbone, TextBackbone):
+            sounds[name] = _plain_text(cache, index, path, backbone, seen.duration_seconds, rng, transcript)
             continue
         stored = cache.tokens(name, index)
         expected = plain_token_count(seen.duration_seconds, backbone.plan.sampling)
@@ -177,41 +191,123 @@ def compare_video(
     source = opinion.decoder if opinion is not None and opinion.equal else decoder
     found: list[Comparison] = []
     wrong: list[str] = []
-    centres = stream_centres(cache) if centres is None else centres
     for name, backbone in backbones.items():
-        stored = cache.tokens(name, index)
         if name in sounds:
             plain = sounds[name]
         else:
             grey = backbone.plan.frames.recipe == "grey"
             windows = _windows(path, decoder if grey else source, wanted[name], grey=grey)
             plain = {token: backbone.embed_plainly(frames) for token, frames in windows}
-        telling = TELLING_SHARES.get(str(cache.streams[name].fingerprint["precision"]), TELLING_SHARE)
-        for token, vector in sorted(plain.items()):
-            one = _compare(row.id, name, token, stored.values[token], vector)
-            centred = _centred_cosine(stored.values[token], vector, centres[name], telling)
-            found.append(replace(one, centred_cosine=centred))
-        if misplaced := misplaced_tokens(stored.values, plain):
-            wrong.append(f"{name}: {misplaced}")
+        compared, misplaced = _compared(cache, index, name, plain, centres[name])
+        found += compared
+        wrong += misplaced
     return Verified(tuple(found), opinion.decoder if opinion is not None else "", note, tuple(wrong))
 
 
+def _compare_sound_alone(
+    cache: Cache,
+    index: int,
+    path: Path,
+    backbones: Mapping[str, Backbone],
+    rng: np.random.Generator,
+    centres: Mapping[str, NDArray[np.float64]],
+    transcript: Transcript | None,
+) -> Verified:
+    """A video that was stored without pictures must have none, and end where its sound does. Raises DecodeProblem."""
+    with open_container(checked_path(path)) as container:
+        try:
+            choose_stream(container, path)
+        except DecodeProblem as problem:
+            if problem.reason != "no-video-stream":
+                raise
+        else:
+            raise DecodeProblem("decode-errors", "it is stored without pictures, and has a video stream")
+    row, end = cache.videos.row(index), 0.0
+    found: list[Comparison] = []
+    wrong: list[str] = []
+    for name, backbone in backbones.items():
+        if isinstance(backbone, TextBackbone):
+            plain, ends = (
+                _plain_text(cache, index, path, backbone, row.duration_seconds, rng, transcript),
+                0.0,
+            )
+        elif backbone.plan.sound is None:
+            if n_stored := len(cache.tokens(name, index).values):
+                raise DecodeProblem("decode-errors", f"{name}: {n_stored} tokens are stored, none was due")
+            continue
+        else:
+            plain, ends = _plain_sound(cache, index, path, backbone, None, rng)
+        compared, misplaced = _compared(cache, index, name, plain, centres[name])
+        found += compared
+        wrong += misplaced
+        end = max(end, ends)
+    if abs(end - row.duration_seconds) > SAME_SECONDS:
+        raise DecodeProblem(
+            "decode-errors", f"the sound ends at {end:.3f} s, stored are {row.duration_seconds:.3f} s"
+        )
+    return Verified(tuple(found), "", "sound alone", tuple(wrong), has_frames=False)
+
+
+def _compared(
+    cache: Cache, index: int, name: str, plain: Mapping[int, NDArray[np.float32]], centre: NDArray[np.float64]
+) -> tuple[list[Comparison], list[str]]:
+    """Tokens of one stream of one video against their plain features, and what is misplaced in words."""
+    stored, video_id = cache.tokens(name, index), cache.videos.row(index).id
+    telling = TELLING_SHARES.get(str(cache.streams[name].fingerprint["precision"]), TELLING_SHARE)
+    found = []
+    for token, vector in sorted(plain.items()):
+        one = _compare(video_id, name, token, stored.values[token], vector)
+        centred = _centred_cosine(stored.values[token], vector, centre, telling)
+        found.append(replace(one, centred_cosine=centred))
+    misplaced = misplaced_tokens(stored.values, plain)
+    return found, [f"{name}: {misplaced}"] if misplaced else []
+
+
 def _plain_sound(
-    cache: Cache, index: int, path: Path, backbone: Backbone, duration: float, rng: np.random.Generator
-) -> dict[int, NDArray[np.float32]]:
-    """Plain features of chosen tokens of sound. Raises DecodeProblem where tokens are missing, too many, or not absent."""
+    cache: Cache,
+    index: int,
+    path: Path,
+    backbone: Backbone,
+    duration: float | None,
+    rng: np.random.Generator,
+) -> tuple[dict[int, NDArray[np.float32]], float]:
+    """Plain features of chosen tokens of sound, and where it ends. Raises DecodeProblem where tokens are missing, too many, or
+
+    not absent.
+    """
     plan = backbone.plan
     assert plan.sound is not None
-    windows = plain_windows(path, plan.sound, plan.sampling, duration_seconds=duration)
+    due, windows, end = plain_windows(
+        path,
+        plan.sound,
+        plan.sampling,
+        duration_seconds=duration,
+        choose=lambda count: choose_tokens(count, rng),
+    )
     stored, why = cache.tokens(backbone.name, index), cache.absent(backbone.name)[index]
-    if len(stored.values) != len(windows):
+    if len(stored.values) != due:
         said = f"it is said to be absent ({why})" if why else f"{len(stored.values)} tokens are stored"
-        raise DecodeProblem("decode-errors", f"{backbone.name}: {said}, {len(windows)} were due")
+        raise DecodeProblem("decode-errors", f"{backbone.name}: {said}, {due} were due")
     plain = {}
-    for token in choose_tokens(len(windows), rng) if windows else ():
-        samples: Any = windows[token]  # where pictures have frames
-        plain[token] = backbone.embed_plainly([samples])
-    return plain
+    for token, samples in windows.items():
+        given: Any = samples  # where pictures have frames
+        plain[token] = backbone.embed_plainly([given])
+    return plain, end
+
+
+def _plain_text(
+    cache: Cache,
+    index: int,
+    path: Path,
+    backbone: TextBackbone,
+    duration: float,
+    rng: np.random.Generator,
+    transcript: Transcript | None,
+) -> dict[int, NDArray[np.float32]]:
+    """Plain features of chosen tokens of words. Raises DecodeProblem."""
+    stored, why = cache.tokens(backbone.name, index), str(cache.absent(backbone.name)[index])
+    choose = partial(choose_tokens, rng=rng)
+    return plain_text(backbone, stored, why, path, transcript, duration_seconds=duration, choose=choose)
 
 
 def stream_centres(cache: Cache) -> dict[str, NDArray[np.float64]]:

@@ -64,6 +64,8 @@ def text_sides(
             f"stream {stream} was made by {fields.get('model', 'an unknown model')}, weights {weights_name(fields)}: zero-shot "
             f"needs a stream of the kind {KIND}, whose model has a text tower"
         )
+    if fields.get("options", {}).get("reads") == "text":
+        raise InputError(f"stream {stream} reads text: zero-shot compares features of pictures with words")
     for flag, prompts in (("--positive", positive), ("--negative", negative)):
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise InputError(f"{flag}: say in words what this side looks like, one or more times")

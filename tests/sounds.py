@@ -99,3 +99,32 @@ def write_with_sound(
         ):
             out.mux(packet)
     return path
+
+
+def tone(seconds: float, rate_hz: int, *, hz: float = 440.0) -> NDArray[np.float32]:
+    """float32 [N]: a tone that swells and fades twice a second, so that every place in it is another."""
+    times = np.arange(round(seconds * rate_hz)) / rate_hz
+    found: NDArray[np.float32] = (
+        0.3 * np.sin(2 * np.pi * hz * times) * (1.2 + np.sin(2 * np.pi * 1.9 * times)) / 2.2
+    ).astype(np.float32)
+    return found
+
+
+def write_tone(
+    path: Path, *, seconds: float, rate_hz: int, codec: str = "pcm_s16le", hz: float = 440.0
+) -> Path:
+    """A file of sound alone; the container by suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = tone(seconds, rate_hz, hz=hz)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate_hz)
+        stream.layout = "mono"
+        step = stream.codec_context.frame_size or 4096
+        resampler = av.AudioResampler(stream.codec_context.format.name, "mono", rate_hz)
+        for begin in range(0, len(line), step):
+            frame = av.AudioFrame.from_ndarray(line[None, begin : begin + step], format="flt", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate_hz, begin, Fraction(1, rate_hz)
+            for ready in resampler.resample(frame):
+                out.mux(stream.encode(ready))
+        out.mux(stream.encode(None))
+    return path

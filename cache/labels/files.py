@@ -91,14 +91,17 @@ def read_label_file(path: str | Path) -> list[LabelEntry]:
 
 
 def read_entries(
-    path: str | Path, *, label_required: bool, error: type[InputError] = LabelError
+    path: str | Path, *, label_required: bool, error: type[InputError] = LabelError, text: str | None = None
 ) -> list[LabelEntry]:
-    """As `read_label_file`; labels may be absent unless `label_required`; problems are raised as `error`."""
+    """As `read_label_file`; labels may be absent unless `label_required`; problems are raised as `error`.
+
+    text: what the file holds, where it has been read.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson"):
         raise error(f"{path}: cannot tell its format; name it .csv, .tsv, .json or .jsonl")
-    text = _decoded(path, error)
+    text = _decoded(path, error) if text is None else text
     rows: Iterable[tuple[str, dict[str, Any]]]
     if suffix == ".json":
         rows = _json_rows(text, path, error)

@@ -1,4 +1,4 @@
-"""Which file names are those of a video or an image: the one list of suffixes, and names without them."""
+"""Which file names are those of a video, an image or sound: the one list of suffixes, and names without them."""
 
 from __future__ import annotations
 
@@ -22,26 +22,34 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif"}
 )
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-"""Lower-case suffixes of input files, and so the only ones that are no part of a clip id (".0" of `V_1_4.0`
-is).
-"""
+"""Lower-case suffixes of input files."""
+SOUND_SUFFIXES = frozenset(
+    {
+        *(".wav", ".w64", ".bwf", ".aif", ".aiff", ".aifc", ".caf", ".au", ".flac", ".wv"),
+        *(".mp3", ".mp2", ".mpa", ".m4a", ".m4b", ".aac", ".ac3", ".eac3", ".dts"),
+        *(".ogg", ".oga", ".opus", ".spx", ".mka", ".weba", ".wma", ".amr", ".ra"),
+    }
+)
+"""Of files that are input where no stream of pictures is required."""
 
 _TIME_SPAN = re.compile(r"_\d+\.\d+_\d+\.\d+$")
 
 
 def without_suffix(name: str) -> str:
-    """The name of a file without the suffix of a video or image, if it has one.
+    """The name of a file without the suffix of a video, image or sound, if it has one.
+
+    These are the only suffixes that are no part of a clip id (".0" of `V_1_4.0` is).
 
     `.264` and `.265` are also how a clip id may end (`V_1_0.0_4.264`): they stay where they end a time span.
     """
     base, dot, suffix = name.rpartition(".")
-    if not dot or not base or f".{suffix.lower()}" not in MEDIA_SUFFIXES:
+    if not dot or not base or f".{suffix.lower()}" not in MEDIA_SUFFIXES | SOUND_SUFFIXES:
         return name
     return name if suffix.isdigit() and _TIME_SPAN.search(name) else base.rstrip()
 
 
 def has_media_suffix(name: str) -> bool:
-    """Whether the name is one of a video or image file."""
+    """Whether the name is one of a video, image or sound file."""
     return without_suffix(name) != name
 
 

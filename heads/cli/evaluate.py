@@ -39,12 +39,19 @@ def evaluate_command(
     ignore_libraries: Annotated[
         bool, typer.Option("--allow-library-mismatch", help="Accept features of other library versions.")
     ] = False,
+    floor_scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE", help="Scores of something else as a floor: onepass zero-shot's (repeatable)."
+        ),
+    ] = None,
 ) -> None:
     """Every measure of a head with intervals, beside floors and by source, on videos that it has not seen."""
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
     from heads.report.evaluation import require_folder, write_evaluation
     from heads.report.show import make_console
+    from heads.scoring.floor_scores import parse_floor_files
     from heads.trained.evaluation import evaluate_head
     from heads.trained.head import TrainedHead
 
@@ -55,6 +62,7 @@ def evaluate_command(
     if out is not None:
         require_folder(out)
         require_output_folder("--out", out)
+    floor_files = parse_floor_files(floor_scores or [])
     console = make_console()
     trained = TrainedHead.load(head)
     with open_cache(*features, ignore_libraries=ignore_libraries) as cache:
@@ -71,7 +79,13 @@ def evaluate_command(
             for line in join.report():
                 console.print(line, soft_wrap=True)
         found = evaluate_head(
-            trained, cache, seen=seen, labels=join, n_resamples=resamples, ignore_libraries=ignore_libraries
+            trained,
+            cache,
+            seen=seen,
+            labels=join,
+            n_resamples=resamples,
+            ignore_libraries=ignore_libraries,
+            floor_files=floor_files,
         )
         show_evaluation(console, trained, found)
         if out is not None:

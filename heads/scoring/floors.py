@@ -87,11 +87,17 @@ class FloorScores:
 
 
 def floors_out_of_fold(
-    dataset: HeadDataset, folds: Folds, *, config: ThresholdConfig, pooled: Float | None = None
+    dataset: HeadDataset,
+    folds: Folds,
+    *,
+    config: ThresholdConfig,
+    pooled: Float | None = None,
+    given: Mapping[str, Float] | None = None,
 ) -> Mapping[str, FloorScores]:
     """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds.
 
-    pooled: `token_statistics` of the dataset where they are at hand.
+    pooled: `token_statistics` of the dataset where they are at hand. given: further probabilities, float64 [V], by name, of
+    which only the threshold is chosen.
     """
     labels, metadata = dataset.labels, np.nan_to_num(dataset.metadata)
     blocks = np.split(token_statistics(dataset.tokens) if pooled is None else pooled, 2, axis=1)
@@ -103,6 +109,7 @@ def floors_out_of_fold(
             found[METADATA_ONLY][fold] = _regression(metadata, labels[rest], rest)[fold]
     found[MEAN_POOLED] = as_probabilities(out_of_fold_logits(fits[:1], blocks[:1]))
     found[STATISTICS_FLOOR] = as_probabilities(out_of_fold_logits(fits, blocks))
+    found |= given or {}
     rows = np.sort(np.concatenate([fold for _, fold in folds]))
     scores = {}
     for name, probabilities in found.items():

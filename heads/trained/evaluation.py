@@ -6,8 +6,9 @@ same and says so in every result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from heads.data.dataset import HeadDataset, load_dataset
 from heads.data.splits import FoldConfig, fold_rows, labelled_rows
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.evaluate import Evaluation, evaluate
+from heads.scoring.floor_scores import read_floor_scores
 from heads.scoring.floors import (
     ALL_POSITIVE,
     FloorScores,
@@ -40,6 +42,7 @@ LEAST_MISTAKES = 3
 
 SMALLEST = 1e-12
 Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,13 @@ def evaluate_head(
     labels: LabelJoin | None = None,
     n_resamples: int = 1000,
     ignore_libraries: bool = False,
+    floor_files: Mapping[str, Path] | None = None,
 ) -> HeadEvaluation:
     """Score every labelled video of the cache at the stored threshold.
 
-    seen: take videos that the head has seen as well. labels: a join that replaces the stored labels. Raises InputError
-    where the head has seen any and `seen` is False, LabelError unless both classes are there, HeadError or
-    FingerprintMismatch for a cache that does not fit.
+    seen: take videos that the head has seen as well. labels: a join that replaces the stored labels. floor_files: scores of
+    something else as further floors, by name. Raises InputError where the head has seen any and `seen` is False, LabelError
+    unless both classes are there, HeadError or FingerprintMismatch for a cache that does not fit.
     """
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
@@ -162,7 +166,13 @@ def evaluate_head(
         seed=info.config.seed,
     )
     floors, missing = own_floors(
-        dataset, rows, part=part, config=info.config.threshold, n_resamples=n_resamples, seed=info.config.seed
+        dataset,
+        rows,
+        part=part,
+        config=info.config.threshold,
+        n_resamples=n_resamples,
+        seed=info.config.seed,
+        given=read_floor_scores(floor_files or {}, dataset.ids, rows),
     )
     sources = source_scores(table, threshold)
     hours = dataset.negative_hours(rows)
@@ -189,18 +199,21 @@ def own_floors(
     config: ThresholdConfig,
     n_resamples: int = 0,
     seed: int = 0,
+    given: Mapping[str, Float] | None = None,
 ) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
     """Every floor on `rows` (int64 [M], sorted), each video scored by a floor that never saw its source group, and notes.
 
-    Where source groups are too few for folds, all-positive stands alone.
+    given: further floors' probabilities, float64 [V], by name. Where source groups are too few for folds, all-positive stands
+    alone with them.
     """
     notes = missing_floor_notes(dataset)
     try:
         folds = fold_rows(dataset.labels, dataset.groups, rows, config=FoldConfig(k=FLOOR_FOLDS), seed=seed)
-        scores = floors_out_of_fold(dataset, folds, config=config)
+        scores = floors_out_of_fold(dataset, folds, config=config, given=given)
     except LabelError as error:
         flat = np.full(len(dataset), 0.5)
         scores = {ALL_POSITIVE: FloorScores(np.ones(len(dataset)), flat, 0.5)}
+        scores |= {name: FloorScores(found, flat, 0.5) for name, found in (given or {}).items()}
         notes += (f"no floors but all-positive, which would be fitted on these videos out of fold: {error}",)
     groups = [dataset.groups[i] for i in rows]
     return tuple(

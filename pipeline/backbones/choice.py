@@ -24,6 +24,7 @@ RECIPES: Mapping[str, str] = {
     "image": "timm:tf_efficientnet_lite0,weights=efficientnet-lite0",
     "motion": "motion",
     "audio": "logmel",
+    "text": "transformers:sentence-transformers/all-MiniLM-L6-v2,weights=all-minilm-l6-v2",
 }
 """Streams that a name alone asks for."""
 DEFAULT_STREAMS = ("clip", "slowfast")

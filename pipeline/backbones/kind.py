@@ -7,7 +7,7 @@ the same methods. docs/new-stream.md walks through one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -75,8 +75,8 @@ class Example:
     """A line of `onepass streams`: a choice, the width of its features, and FLOPs of one token (2 a multiply-add).
 
     frames, size, fps, stride: what `settle` makes of the choice, said here so that a list of streams need not import a library.
-    size: height and width of a frame where they differ, else one side. reads: in words, where it is no pictures. The defaults are
-    those of an image network.
+    size: height and width of a frame where they differ, else one side. reads: in words, where it is no pictures; of words fps is
+    0. The defaults are those of an image network.
     """
 
     choice: str
@@ -97,7 +97,9 @@ class Kind:
     keys: ClassVar[Mapping[str, str]] = {}
     has_weights: ClassVar[bool] = True
     optional: ClassVar[bool] = False
-    """Whether a stored video may lack such a stream unless the user requires it."""
+    """Whether a stored video may lack such a stream unless the user requires it; of sound it may in any case."""
+    hears: ClassVar[bool] = False
+    """Whether such a stream may read sound; whether one does is known once it is settled."""
     takes: ClassVar[tuple[str, ...]] = ("fps", "stride", "size")
     """Which of the common keys fps, stride, size and tag this kind can follow."""
     extra: ClassVar[str] = ""
@@ -246,6 +248,17 @@ def choice_from_fingerprint(name: str, fields: Mapping[str, Any], *, file: str |
         f"stream {name} was made by {made}, not by a kind of stream that is installed here ({', '.join(kind_names())}): it "
         "cannot be extracted from videos here, but a cache that holds it can be scored and trained on as it is"
     )
+
+
+def hears(fields: Mapping[str, Any]) -> bool:
+    """Whether a stored stream reads sound, by its fingerprint: it is sampled at so many samples a second, not frames."""
+    return "rate_hz" in fields.get("sampling", {})
+
+
+def sound_alone_will_do(streams: Iterable[tuple[Mapping[str, Any], bool]]) -> bool:
+    """Whether stored videos may be without pictures. streams: fingerprint of each, and whether a video may lack it."""
+    known = list(streams)
+    return any(hears(fields) for fields, _ in known) and all(hears(f) or optional for f, optional in known)
 
 
 FILTERS = {

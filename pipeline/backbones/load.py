@@ -148,9 +148,9 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
 
 
 def _load(settled: Settled, machine: Machine, devices: Sequence[torch.device]) -> Backbone:
-    """A stream's model on every device; one where the decode workers make the features."""
+    """A stream's model on every device; on the first alone where workers make the features, and where it reads words."""
     load = kind_named(settled.choice.kind).load
-    if len(devices) == 1 or settled.plan.reduce:
+    if len(devices) == 1 or settled.plan.reduce or settled.plan.words:
         return load(settled, machine)
     from pipeline.backbones.spread import SpreadBackbone
 

@@ -22,7 +22,8 @@ from pipeline.backbones.runtime import runtime_libraries
 from pipeline.backbones.weights import WeightsRecord
 from pipeline.decoding.frames import RgbFrame
 
-Layout = Literal["BCHW", "BCTHW", "BTCHW"]
+Layout = Literal["BCHW", "BCTHW", "BTCHW", "prepared"]
+"""Of pixels; `prepared`: the module takes what the decode workers hand over, float32, as it is."""
 FRAME_BATCH, WINDOW_BATCH = (16, 128), (1, 8)
 """Frames and windows a forward pass, on a CPU and on CUDA; `--batch` sets another."""
 
@@ -94,6 +95,9 @@ class NetworkBackbone:
 
     def _forward(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         layout = self._network.layout
+        if layout == "prepared":
+            heard: torch.Tensor = self._module(frames_BTHWC)
+            return heard.to(torch.float32)
         frames = frames_BTHWC[:, 0] if layout == "BCHW" else frames_BTHWC
         pixels = (frames.to(torch.float32) * self._scale + self._shift).to(self._dtype)
         order = {"BCHW": (0, 3, 1, 2), "BCTHW": (0, 4, 1, 2, 3), "BTCHW": (0, 1, 4, 2, 3)}[layout]

@@ -48,10 +48,25 @@ def extract_command(
             help="Accept videos without a label and labels without a video.", rich_help_panel=SOURCES
         ),
     ] = False,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Words of the videos: a folder of .srt, .vtt, .json, .txt, or a manifest; see docs/words.md.",
+            rich_help_panel=SOURCES,
+        ),
+    ] = None,
+    keep_text: Annotated[
+        bool,
+        typer.Option(
+            "--keep-text",
+            help="Keep the words that are read, in a file beside the cache.",
+            rich_help_panel=OUTCOME,
+        ),
+    ] = False,
     streams: Annotated[
         str | None,
         typer.Option(
-            help="Built-in recipes: clip, slowfast, image, motion, audio (default: clip,slowfast).",
+            help="Built-in recipes: clip, slowfast, image, motion, audio, text (default: clip,slowfast).",
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -71,7 +86,7 @@ def extract_command(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Streams that a video may lack, with a reason that is kept (sound always may, unless required).",
+            help="Streams that a video may lack, with a reason that is kept (sound and words may, unless required).",
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -278,6 +293,8 @@ def extract_command(
         shard=None if engine else _shard(shard, plan),
         optional=_names(optional),
         required=_names(require),
+        transcripts=transcripts,
+        keep_text=keep_text,
     )
     if not engine and (address is not None or shards):
         raise InputError(

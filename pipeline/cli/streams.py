@@ -84,7 +84,7 @@ def _table(examples: Sequence[tuple[str, Example]], columns: tuple[str, ...]) ->
             "width": str(example.width),
             "reads": example.reads or f"{example.frames} x {_size(example.size)} at {example.fps:.4g}",
             "GFLOP\na token": f"{example.gflop:,.4g}",
-            "GFLOP\na second": f"{example.gflop * example.fps / example.stride:,.4g}",
+            "GFLOP\na second": f"{example.gflop * example.fps / example.stride:,.4g}" if example.fps else "-",
             "weights": choice.weights or "needs none",
         }
         table.add_row(*(cells[column] for column in columns))
@@ -110,9 +110,13 @@ def _show_one(console: Console, text: str) -> None:
     frames = f"{sampling.window} frames" if sampling.window > 1 else "1 frame"
     frames = f"{sampling.window} samples of sound" if plan.sound else frames
     leaves = "x".join(map(str, shape))
+    reads = f"{frames} at {sampling.fps:g} a second, a token every {every:g} s"
+    if plan.words is not None:
+        joined = f"{settled.sampling['window_seconds']:g} s"
+        reads = f"words: a token a cue, short ones joined up to {joined}, at most {plan.words.max_tokens} word pieces each"
     lines = [
         f"stream       {choice}",
-        f"reads        {frames} at {sampling.fps:g} a second, a token every {every:g} s",
+        f"reads        {reads}",
         f"a token      leaves the decode worker as {leaves} {plan.token_dtype}, {plan.token_bytes / 1e6:.3g} MB",
         f"weights      {_origin(settled)}",
         *([f"note         {settled.note}"] if settled.note else []),

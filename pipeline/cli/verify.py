@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cache.reader import Cache
+    from pipeline.sources.tree import Source
     from pipeline.verify import Comparison
 
 
@@ -32,6 +33,9 @@ def verify_command(
         typer.Option("--decoders", help="Only name videos that older decoding rules may have got wrong."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the choice of videos.")] = 0,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="Words of the videos, as extract was given them.", show_default=False)
+    ] = None,
     weights_file: Annotated[
         list[str] | None,
         typer.Option(metavar="STREAM=FILE", help="Where weights that came from a file lie (repeatable)."),
@@ -55,7 +59,7 @@ def verify_command(
     from pipeline.backbones.load import config_from_fingerprints, load_backbones, weights_files
     from pipeline.decoding.decoders.base import DecodeProblem
     from pipeline.decoding.pictures import quiet_decoders
-    from pipeline.sources.tree import discover
+    from pipeline.sources.transcripts import with_transcripts
     from pipeline.verify import check_weights, compare_video, stream_centres, verdicts
 
     console = make_console()
@@ -65,8 +69,8 @@ def verify_command(
     if decoders:
         _name_affected(cache, _required(src), console)
         return
-    paths = {} if src is None else {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
+        paths = {} if src is None else _paths(src, opened)
         problems = check_cache(opened)
         for problem in problems[:20]:
             console.print(f"problem: {problem}")
@@ -90,6 +94,10 @@ def verify_command(
         plain = tuple(replace(choice, precision="", runtime="") for choice in config.streams)
         backbones = load_backbones(replace(config, streams=plain, precision="fp32", runtime="torch"))
         check_weights(opened, backbones)
+        words = {}
+        if any(one.plan.words is not None and one.plan.words.track is None for one in backbones.values()):
+            read, _ = with_transcripts(_sources(_required(src), opened), list(paths), transcripts)
+            words = {source.id: source.transcript for source in read}
         rng = np.random.default_rng(seed)
         centres = stream_centres(opened)
         chosen = np.sort(rng.choice(len(opened), min(sample, len(opened)), replace=False))
@@ -104,7 +112,13 @@ def verify_command(
                 continue
             try:
                 verified = compare_video(
-                    opened, int(index), paths[video_id], backbones, rng=rng, centres=centres
+                    opened,
+                    int(index),
+                    paths[video_id],
+                    backbones,
+                    rng=rng,
+                    centres=centres,
+                    transcript=words.get(video_id),
                 )
             except DecodeProblem as problem:
                 failures.append(f"{video_id}: {problem}")
@@ -113,7 +127,7 @@ def verify_command(
             misplaced += [f"{video_id}: {text}" for text in verified.misplaced]
             comparisons += found
             worst = ", ".join(_worst(name, [c for c in found if c.stream == name]) for name in backbones)
-            n_alone += not verified.confirmed_by
+            n_alone += verified.has_frames and not verified.confirmed_by
             how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
             console.print(f"{video_id}: {worst}; {how}")
         if n_alone:
@@ -150,6 +164,20 @@ def _required(src: Path | None) -> Path:
     return src
 
 
+def _paths(src: Path, cache: Cache) -> dict[str, Path]:
+    """Where the inputs lie, by id."""
+    return {source.id: source.path for source in _sources(src, cache)}
+
+
+def _sources(src: Path, cache: Cache) -> tuple[Source, ...]:
+    """All inputs; sound files too where the cache may hold them."""
+    from pipeline.backbones.kind import sound_alone_will_do
+    from pipeline.sources.tree import discover
+
+    sound = sound_alone_will_do((info.fingerprint, info.optional) for info in cache.streams.values())
+    return discover(src, sound=sound).sources
+
+
 def _repeatable(cache: Cache, console: Console) -> dict[str, Mapping[str, Any]]:
     """Fingerprints of the streams that can be made again, by name; says of the others why they cannot."""
     from cache.fingerprint import is_imported, weights_name
@@ -177,10 +205,9 @@ def _name_affected(cache: Path, src: Path, console: Console) -> None:
     from cache.reader import open_cache
     from pipeline.decoding.decoders.base import DECODING_RULES
     from pipeline.redo import affected_videos, stored_rules
-    from pipeline.sources.tree import discover
 
-    paths = {source.id: source.path for source in discover(src).sources}
     with open_cache(cache) as opened:
+        paths = _paths(src, opened)
         rules = stored_rules(opened)
         console.print(
             f"{cache}: {len(opened)} videos by decoding rules {rules}; present rules: {DECODING_RULES}"

@@ -17,6 +17,8 @@ from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, FrameSou
 from pipeline.decoding.frames import FramePlan, Luma, PreparedFrame, RgbFrame, prepare_frame
 from pipeline.decoding.sampling import GridCursor, Sampling
 from pipeline.decoding.sound import Heard, SoundTrack
+from pipeline.decoding.spectrogram import Prepared
+from pipeline.decoding.words import Words, WordsPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class StreamPlan:
 
     reduce: `module:function` that makes one float32 vector [reduced_width] of a window's prepared frames in the decode worker,
     for streams that need no network; empty: the frames themselves leave the worker. sound: the stream reads this instead of
-    pictures, its windows are samples, which are always reduced, and `frames` says nothing.
+    pictures, its windows are samples, which are reduced or `prepared` for a network, and `frames` says nothing. words: it reads
+    these instead; they leave the worker as text, which the parent turns into numbers of tokens, int32 [max_tokens].
     """
 
     name: str
@@ -34,16 +37,29 @@ class StreamPlan:
     reduce: str = ""
     reduced_width: int = 0
     sound: SoundTrack | None = None
+    prepared: Prepared | None = None
+    words: WordsPlan | None = None
+
+    @property
+    def sees(self) -> bool:
+        """Whether it reads pictures."""
+        return self.sound is None and self.words is None
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """What leaves the worker for one token: prepared frames [T, H, W, C], or what frames or samples were reduced to, [D]."""
+        """What leaves the worker for one token: prepared frames [T, H, W, C] or samples, or what they were reduced to, [D]."""
+        if self.words is not None:
+            return (self.words.max_tokens,)
+        if self.prepared is not None:
+            return self.prepared.shape
         return (self.reduced_width,) if self.reduce else (self.sampling.window, *self.frames.shape)
 
     @property
     def token_dtype(self) -> np.dtype[Any]:
         """dtype of it."""
-        return np.dtype(np.float32) if self.reduce else self.frames.dtype
+        if self.words is not None:
+            return np.dtype(np.int32)
+        return np.dtype(np.float32) if self.reduce or self.prepared is not None else self.frames.dtype
 
     @property
     def token_bytes(self) -> int:
@@ -52,7 +68,9 @@ class StreamPlan:
 
     def fill(self, window: Any, target: NDArray[Any]) -> None:
         """Write one token's window into `target`, an array of its shape and dtype."""
-        if self.reduce:
+        if self.prepared is not None:
+            target[...] = self.prepared(window)
+        elif self.reduce:
             target[...] = reduction(self.reduce)(window)
         else:
             np.stack(window, out=target)
@@ -86,6 +104,8 @@ class DecodedVideo:
     """Where the windows of streams of sound lie."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Streams that the file does not have, with why."""
+    words: Mapping[str, Words] = field(default_factory=dict)
+    """What streams of words read."""
 
 
 Emit = Callable[[int, Any], None]
@@ -128,7 +148,7 @@ def decode_video(
     `beat` is called with the number of frames so far after every frame. Raises `DecodeProblem` where the decoder gives up or no
     frame comes out.
     """
-    indices = [index for index, plan in enumerate(plans) if plan.sound is None]
+    indices = [index for index, plan in enumerate(plans) if plan.sees]
     plans = [plans[index] for index in indices]
     cursors = [GridCursor(plan.sampling) for plan in plans]
     builders = [WindowBuilder(plan.sampling) for plan in plans]

@@ -32,6 +32,7 @@ from cache.process.terminal import open_standard_descriptors
 from pipeline.decoding import worker
 from pipeline.decoding.decoders.base import takes_over
 from pipeline.decoding.frames import PreparedFrame
+from pipeline.decoding.noise import NOISE_TAIL_BYTES, noise_text
 from pipeline.decoding.scratch import NOISE_PREFIX, ScratchFolder
 from pipeline.decoding.shared_block import SHARED_MEMORY, SharedBlock
 from pipeline.decoding.worker import (
@@ -309,12 +310,12 @@ class DecodePool:
         self._stop(item)
         self._false_starts = 0 if item.began else self._false_starts + 1
         if self._false_starts >= MAX_FALSE_STARTS:
-            said = worker.noise_text(_read_tail(item.noise_path)) or "nothing"
+            said = noise_text(_read_tail(item.noise_path)) or "nothing"
             raise OnepassError(
                 f"{self._false_starts} decode workers ended before they began ({detail}; the last one printed: {said}): "
                 "is a decoder's library missing, is memory short, or are too few processes or files allowed (ulimit -a)?"
             )
-        noise = worker.noise_text(_read_tail(item.noise_path))
+        noise = noise_text(_read_tail(item.noise_path))
         detail = "; ".join(part for part in (detail, noise) if part)
         self._workers[index] = self._start(index, item)
         self.restarts += 1
@@ -411,6 +412,6 @@ def _resident_bytes(pid: int | None) -> int:
 
 def _read_tail(path: Path) -> bytes:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - worker.NOISE_TAIL_BYTES))
+        file.seek(max(0, path.stat().st_size - NOISE_TAIL_BYTES))
         return file.read()
     return b""

@@ -13,11 +13,20 @@ import av
 
 from pipeline.decoding.decoders.base import Declared, DecodeProblem, checked_path
 from pipeline.decoding.decoders.pyav import PyAVFrames
+from pipeline.decoding.decoders.streams import open_container
 
 
-def probe_file(path: Path) -> Declared:
-    """What the header declares, once three frames were read. Raises DecodeProblem with the reason a reject would have."""
-    frames = PyAVFrames(checked_path(path))
+def probe_file(path: Path, *, sound: bool = False) -> Declared:
+    """What the header declares, once three frames were read. Raises DecodeProblem with the reason a reject would have.
+
+    sound: without pictures, the first sound will do.
+    """
+    try:
+        frames = PyAVFrames(checked_path(path))
+    except DecodeProblem as problem:
+        if problem.reason != "no-video-stream" or not sound:
+            raise
+        return _probe_sound(path)
     try:
         declared = frames.declared
         container, stream = frames.container, frames.stream
@@ -33,6 +42,22 @@ def probe_file(path: Path) -> Declared:
     finally:
         frames.close()
     return declared
+
+
+def _probe_sound(path: Path) -> Declared:
+    with open_container(checked_path(path)) as container:
+        seconds = (container.duration or 0) / av.time_base
+        if not container.streams.audio:
+            raise DecodeProblem("no-video-stream", "there is no audio stream either")
+        try:
+            first = next(container.decode(audio=0), None)
+        except av.error.FFmpegError as error:
+            raise DecodeProblem(
+                "missing-stream", f"the first sound cannot be decoded: {error.strerror}"
+            ) from error
+    if first is None:
+        raise DecodeProblem("missing-stream", "no sound came out")
+    return Declared(0, 0.0, seconds)
 
 
 def _seek(container: Any, stream: Any, target: int, where: str) -> None:

@@ -28,10 +28,11 @@ import numpy as np
 
 from pipeline.decoding.decode import DecodedVideo, StreamPlan, decode_video
 from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, open_frames, takes_over
+from pipeline.decoding.noise import Noise, quiet_libraries
 from pipeline.decoding.trouble import FileWatch, Stamp, fault, reading_trouble
+from pipeline.decoding.words import Transcript
 
 DIGEST_CHUNK_BYTES = 1 << 22
-NOISE_TAIL_BYTES = 2000
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h: the signal a process gets when its parent dies."""
 SHORT_SHARE = 0.9
@@ -42,7 +43,8 @@ SHORT_SHARE = 0.9
 class WorkerSettings:
     """What a worker is told once. `max_error_share`: damaged frames over all frames, above which a video is rejected.
 
-    The pool fills in `slot_bytes` and `n_slots`.
+    optional: streams that a video may lack. lacks_all: whether it may lack all of them. The pool fills in `slot_bytes` and
+    `n_slots`.
     """
 
     plans: tuple[StreamPlan, ...]
@@ -50,17 +52,35 @@ class WorkerSettings:
     min_seconds: float = 0.0
     slot_bytes: int = 0
     n_slots: int = 0
+    optional: tuple[str, ...] = ()
+    lacks_all: bool = False
+
+    @property
+    def hears(self) -> bool:
+        """Whether a stream of sound is wanted."""
+        return any(plan.sound for plan in self.plans)
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether a file without pictures is a reject."""
+        alone_will_do = self.hears or self.lacks_all
+        return not alone_will_do or any(p.sees and p.name not in self.optional for p in self.plans)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One video to decode. `known_digest`: if the file still has it, there is nothing to do. `probe`: only look."""
+    """One video to decode. `known_digest`: if the file still has it, there is nothing to do. `probe`: only look; `sound`: sound
+
+    alone will do.
+    """
 
     number: int
     path: str
     decoder: DecoderName
     known_digest: str = ""
     probe: bool = False
+    sound: bool = False
+    transcript: Transcript | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,42 +234,6 @@ class SlotWriter:
             self._free.append(item)
 
 
-class Noise:
-    """The file that stands in for stdout and stderr. `tail()` is what was printed since `reset()`."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        self._libc = ctypes.CDLL(None)
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # None where the parent had it closed
-                stream.flush()
-        os.dup2(self._descriptor, 1)  # OpenCV prints FFmpeg's complaints here, through C's buffer
-        os.dup2(self._descriptor, 2)
-
-    def reset(self) -> None:
-        """Forget what was printed."""
-        self._libc.fflush(None)
-        os.ftruncate(self._descriptor, 0)
-
-    def tail(self) -> str:
-        """The last lines printed, as one line."""
-        self._libc.fflush(None)
-        size = os.fstat(self._descriptor).st_size
-        return noise_text(os.pread(self._descriptor, NOISE_TAIL_BYTES, max(0, size - NOISE_TAIL_BYTES)))
-
-
-def noise_text(raw: bytes) -> str:
-    """Decoder output as one line: addresses and repeats dropped, at most 5 distinct messages."""
-    seen: dict[str, None] = {}
-    for line in raw.decode("utf-8", "replace").splitlines():
-        text = line.strip()
-        if text.startswith("[") and " @ 0x" in text:
-            text = "[" + text[1:].split(" @ 0x")[0] + "]" + text.partition("]")[2]
-        if text:
-            seen.setdefault(text)
-    return "; ".join(list(seen)[-5:])
-
-
 def file_digest(path: str, heartbeat: Heartbeat | None = None) -> str:
     """`blake2b:<hex>` (20 bytes) of a file's contents. Raises OSError."""
     digest = hashlib.blake2b(digest_size=20)
@@ -267,7 +251,7 @@ def main(connection: Connection, memory: Any, pulse: Any, noise_path: str, setti
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle; it ends workers with SIGKILL
     _die_with_parent()
     noise = Noise(Path(noise_path))
-    _quiet_libraries()
+    quiet_libraries()
     heartbeat = Heartbeat(pulse)
     slots = SlotWriter(connection, memory, settings, heartbeat)
     try:
@@ -303,6 +287,11 @@ def _run(
         return Failed(task.number, *reading_trouble(error))
     if task.known_digest and digest == task.known_digest:
         return Unchanged(task.number, digest)
+    if settings.hears:
+        from pipeline.decoding.hearing import lacking
+
+        if why := lacking(Path(task.path), settings.plans, settings.optional, settings.lacks_all):
+            return Failed(task.number, "missing-stream", why, digest)  # found before pictures are decoded
     decoder = task.decoder
     notes: list[str] = []
     while True:
@@ -366,7 +355,7 @@ def _probe(task: Task, noise: Noise) -> Message:
     from pipeline.decoding.probe import probe_file
 
     try:
-        return Probed(task.number, probe_file(Path(task.path)))
+        return Probed(task.number, probe_file(Path(task.path), sound=task.sound))
     except DecodeProblem as problem:
         detail = "; ".join(part for part in (problem.detail, noise.tail()) if part)
         return Failed(task.number, problem.reason, detail)
@@ -389,7 +378,15 @@ def _decode(
                 "decode-errors", f"more frames than bytes: {n_frames} frames from {size_bytes} bytes"
             )
 
-    source = open_frames(Path(task.path), decoder)
+    try:
+        source = open_frames(Path(task.path), decoder)
+    except DecodeProblem as problem:
+        if problem.reason != "no-video-stream" or settings.needs_pictures:
+            raise
+        from pipeline.decoding.other_media import sound_alone
+
+        video = sound_alone(task, settings.plans, emit=slots.emit, beat=heartbeat.beat)
+        return _long_enough(video, settings)
     try:
         video = decode_video(source, settings.plans, emit=slots.emit, beat=beat)
     finally:
@@ -402,16 +399,17 @@ def _decode(
             "decode-errors",
             f"{video.n_errors} errors in {video.n_frames} frames, over {settings.max_error_share:.0%}",
         )
-    if video.duration_seconds < settings.min_seconds:
-        raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")
-    if any(plan.sound for plan in settings.plans):
-        from pipeline.decoding.hearing import with_sound
+    _long_enough(video, settings)
+    if any(plan.sound or plan.words for plan in settings.plans):
+        from pipeline.decoding.other_media import with_other_media
 
-        told, first = noise.tail(), source.first_seconds
-        path, plans = Path(task.path), settings.plans
-        video = with_sound(video, path, plans, first_seconds=first, emit=slots.emit, beat=heartbeat.beat)
+        told = noise.tail()
+        video = with_other_media(video, source, task, settings.plans, emit=slots.emit, beat=heartbeat.beat)
         if not told:
-            noise.reset()  # what a decoder of sound prints is no damage of pictures
+            noise.reset()  # what a decoder of sound or subtitles prints is no damage of pictures
+        if len(video.absent) == len(settings.plans) and not settings.lacks_all:
+            name, why = next(iter(video.absent.items()))
+            raise DecodeProblem("missing-stream", f"{name}: {why}; no other stream was asked for")
     if not video.n_errors and (complaint := noise.tail()):
         # what a decoder conceals it only prints: lost references, slices that do not parse
         return replace(
@@ -420,26 +418,17 @@ def _decode(
     return video
 
 
+def _long_enough(video: DecodedVideo, settings: WorkerSettings) -> DecodedVideo:
+    if video.duration_seconds < settings.min_seconds:
+        raise DecodeProblem("too-short", f"{video.duration_seconds:.3f} s, under {settings.min_seconds} s")
+    return video
+
+
 def _damage(video: DecodedVideo) -> str:
     """What PyAV should have a look at, though the decoder itself did not complain."""
     if video.n_frames == 1:
         return "one frame only: a video or the cover of a sound file?"
     return f"{video.n_errors} frames are damaged or have a broken time" if video.n_errors else ""
-
-
-def _quiet_libraries() -> None:
-    """One thread a worker (the pool is the parallelism), and FFmpeg's complaints, no more, to stderr."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "16"  # libavutil/log.h: AV_LOG_ERROR; silence would hide damage
-    os.environ["DECORD_DUPLICATE_WARNING_THRESHOLD"] = "0.0"  # share of frames it may make up without a word
-    import av.logging
-
-    av.logging.restore_default_callback()
-    av.logging.set_libav_level(
-        av.logging.ERROR
-    )  # PyAV's own level does not reach FFmpeg's callback: warnings would pass
 
 
 def _die_with_parent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,17 @@ def matrix_rate(device: torch.device, precision: Precision) -> float:
 
 
 def token_flops(backbone: Backbone) -> float:
-    """FLOPs of one token by torch's counter, on the plain model; 0 where the decode worker makes the features."""
+    """FLOPs of one token by torch's counter, on the plain model; 0 where the decode worker makes the features.
+
+    Of a stream that reads: of a text of 16 words.
+    """
     if backbone.plan.reduce:
         return 0.0
-    frames = [np.zeros((256, 256, 3), np.uint8)] * backbone.plan.sampling.window
+    window = backbone.plan.sampling.window
+    heard = backbone.plan.sound is not None
+    frames: Any = [np.zeros(window, np.float32)] if heard else [np.zeros((256, 256, 3), np.uint8)] * window
+    if backbone.plan.words is not None:
+        frames = ["a " * 16]
     with FlopCounterMode(display=False) as counter:
         backbone.embed_plainly(frames)
     return float(counter.get_total_flops())

@@ -22,14 +22,17 @@ from typing import Literal
 from cache.errors import SourceError
 from cache.labels.files import SPLIT_NAMES
 from cache.labels.join import shortened
-from cache.labels.media import MEDIA_SUFFIXES
+from cache.labels.media import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from cache.labels.names import is_known_word, nfc
+from pipeline.decoding.words import Transcript
 from pipeline.sources.manifest import read_manifest
 from pipeline.sources.names import portable, portable_path
 from pipeline.sources.system_files import why_not_users
 
 Layout = Literal["split-class", "class", "flat", "manifest", "file"]
 MANIFEST_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
+SOUND_FILE = "sound alone, where a stream of pictures is required"
+"""Why a sound file is no input of most runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Source:
     `id` is the path below the source root with "/", read from the bytes of the file name as UTF-8 in any locale.
     Bytes that are not UTF-8 and control characters, which neither a cache nor a terminal can hold, stand in it as
     %XX (`path` keeps them). `unlisted` says why, where the input is a folder that cannot be listed: it has no
-    label, and the worker that cannot open it rejects it.
+    label, and the worker that cannot open it rejects it. `transcript`: its words, where a file holds them and they were
+    looked for.
     """
 
     id: str
@@ -48,6 +52,7 @@ class Source:
     split: str
     source: str
     unlisted: str = ""
+    transcript: Transcript | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,8 @@ class SourceTree:
         return tuple(lines)
 
 
-def discover(src: str | Path) -> SourceTree:
-    """Every video and image at or below `src`; nothing is opened. See the module text for layouts.
+def discover(src: str | Path, *, sound: bool = False) -> SourceTree:
+    """Every video and image at or below `src`, and with `sound` every sound file; nothing is opened. See above for layouts.
 
     Files of other types, hidden files and folders, feature caches, links that lead back to a folder above and the
     folders of systems and storage boxes (thumbnails, bins, snapshots) are listed in `skipped`. A folder that
@@ -102,27 +107,33 @@ def discover(src: str | Path) -> SourceTree:
     """
     root = Path(src)
     if root.is_dir():
-        tree = _from_folder(root)
+        tree = _from_folder(root, sound)
     elif not root.exists():
         raise SourceError(f"{root}: no such file or folder; give a folder of videos, a manifest or a video")
-    elif root.suffix.lower() in MEDIA_SUFFIXES:
+    elif root.suffix.lower() in _suffixes(sound):
         tree = SourceTree(root.parent, (Source(portable_path(root.name), root, "", "", ""),), "file", ())
     elif root.suffix.lower() in MANIFEST_SUFFIXES:
         tree = _from_manifest(root)
+    elif root.suffix.lower() in SOUND_SUFFIXES:
+        raise SourceError(f"{root}: {SOUND_FILE}")
     else:
         raise SourceError(
             f"{root}: neither a folder, a manifest ({_listed(MANIFEST_SUFFIXES)}) "
-            f"nor a video or image ({_listed(MEDIA_SUFFIXES)})"
+            f"nor a video or image ({_listed(_suffixes(sound))})"
         )
     _check_unique(tree)
     return tree
 
 
-def _from_folder(root: Path) -> SourceTree:
+def _suffixes(sound: bool) -> frozenset[str]:
+    return MEDIA_SUFFIXES | SOUND_SUFFIXES if sound else MEDIA_SUFFIXES
+
+
+def _from_folder(root: Path, sound: bool) -> SourceTree:
     found: list[tuple[str, Path]] = []
     unlisted: list[Source] = []
     skipped: list[tuple[str, str]] = []
-    for name, path, verdict, why in _walk(root):
+    for name, path, verdict, why in _walk(root, _suffixes(sound)):
         if verdict == "skipped":
             skipped.append((portable_path(name), why))
         elif verdict == "unlisted":
@@ -134,7 +145,7 @@ def _from_folder(root: Path) -> SourceTree:
         seen = "; ".join(f"{s.id}: cannot be listed: {s.unlisted}" for s in unlisted[:3]) or seen
         raise SourceError(
             f"{root}: no videos or images in this folder ({seen}); give the folder that holds files of "
-            f"the types {_listed(MEDIA_SUFFIXES)}"
+            f"the types {_listed(_suffixes(sound))}"
         )
     found.sort()
     layout = Levels.of([name for name, _ in found])
@@ -155,7 +166,7 @@ def _near_ids(found: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
 Verdict = Literal["input", "unlisted", "skipped"]
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path, Verdict, str]]:
+def _walk(root: Path, suffixes: frozenset[str]) -> Iterator[tuple[str, Path, Verdict, str]]:
     """(path below the root, path, what it is, why it is no input or cannot be listed) of everything below `root`."""
     waiting: list[tuple[Path, str, tuple[tuple[int, int], ...]]] = [(root, "", ())]
     while waiting:
@@ -178,7 +189,9 @@ def _walk(root: Path) -> Iterator[tuple[str, Path, Verdict, str]]:
         for entry in entries:
             name, path = prefix + entry.name, folder / entry.name
             is_folder, is_file = _kind(entry)
-            why = why_not_users(entry.name, is_folder=is_folder) or _why_no_media(entry, is_folder, is_file)
+            why = why_not_users(entry.name, is_folder=is_folder) or _why_no_media(
+                entry, is_folder, is_file, suffixes
+            )
             if why:
                 yield name, path, "skipped", why
             elif is_folder:
@@ -187,12 +200,14 @@ def _walk(root: Path) -> Iterator[tuple[str, Path, Verdict, str]]:
                 yield name, path, "input", ""
 
 
-def _why_no_media(entry: os.DirEntry[str], is_folder: bool, is_file: bool) -> str:
+def _why_no_media(entry: os.DirEntry[str], is_folder: bool, is_file: bool, suffixes: frozenset[str]) -> str:
     suffix = Path(entry.name).suffix.lower()
     if is_folder:
         return "feature cache" if suffix in (".zarr", ".staging") else ""
     link = entry.is_symlink()
-    if suffix not in MEDIA_SUFFIXES:
+    if suffix not in suffixes:
+        if suffix in SOUND_SUFFIXES and is_file:
+            return SOUND_FILE
         return "link that leads nowhere" if link and not is_file else "not a video or image"
     return "" if is_file or link else "not a regular file"
 

@@ -145,10 +145,10 @@ def hanging_probe(
 
     real = probe.probe_file
 
-    def probe_file(path: Path) -> Declared:
+    def probe_file(path: Path, **options: bool) -> Declared:
         if path.name == "a_0.mp4":
             misbehave("hang")
-        return real(path)
+        return real(path, **options)
 
     probe.probe_file = probe_file
     worker.main(connection, memory, pulse, noise_path, settings)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from cache.errors import InputError
 from pipeline.backbones.choice import StreamChoice
+from pipeline.backbones.heard import KEYS, track_of
 from pipeline.backbones.kind import Example, Kind, Machine, Settled
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 MODEL = "log-mel-statistics"
 WINDOW = round(PATCH_SECONDS * RATE_HZ)
-MOST_TRACKS = 64
 
 
 class LogMel(Kind):
@@ -31,9 +30,9 @@ class LogMel(Kind):
 
     name = "logmel"
     about = "statistics of log-mel bands of the sound, no weights; a token every 0.96 s"
-    keys: ClassVar[Mapping[str, str]] = {"track": "which audio stream of the file, from 0 on"}
+    keys: ClassVar[Mapping[str, str]] = {"track": KEYS["track"]}
     has_weights = False
-    optional = True
+    hears = True
     takes = ()
 
     def models(self) -> Sequence[str]:
@@ -47,11 +46,7 @@ class LogMel(Kind):
 
     def settle(self, choice: StreamChoice) -> Settled:
         """Patches that touch; the last one ends with the sound."""
-        given = choice.option("track", "0")
-        if not (given.isascii() and given.isdigit() and int(given) < MOST_TRACKS):
-            raise InputError(
-                f"{choice.setting('track', given)}: the number of an audio stream, 0 to {MOST_TRACKS - 1}"
-            )
+        track = track_of(choice)
         choice = replace(choice, model=MODEL)
         return Settled(
             choice,
@@ -61,7 +56,7 @@ class LogMel(Kind):
                 FramePlan("grey", 1),
                 reduce="pipeline.decoding.logmel:patch_statistics",
                 reduced_width=TOKEN_WIDTH,
-                sound=SoundTrack(RATE_HZ, int(given)),
+                sound=SoundTrack(RATE_HZ, track),
             ),
             {"channels": "mixed to one", "rate_hz": RATE_HZ},
             {"rate_hz": RATE_HZ, "window_seconds": PATCH_SECONDS, "stride_seconds": PATCH_SECONDS},

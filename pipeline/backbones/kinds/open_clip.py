@@ -1,7 +1,8 @@
-"""`open_clip`: the image tower of any model that open_clip publishes, one token a frame.
+"""`open_clip`: the image tower of any model that open_clip publishes, one token a frame; with `reads=text` its text tower.
 
-Feature = `encode_image`, not L2-normalised. Preprocessing constants are those of the published weights (open_clip/pretrained.py),
-size and activation those of the model's own description. Shapes: B batch, H W pixels, C channels, D feature width.
+Feature = `encode_image` or `encode_text`, not L2-normalised. Preprocessing constants are those of the published weights
+(open_clip/pretrained.py), size and activation those of the model's own description. Shapes: B batch, H W pixels, C channels, D
+feature width.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice, looks_like_file
 from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing
+from pipeline.backbones.text_keys import TEXT_KEYS, reads_text, refuse_text_keys, text_plan, with_defaults
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -38,7 +40,10 @@ class OpenClip(Kind):
     """Image towers of open_clip."""
 
     name = "open_clip"
-    about = "image towers of open_clip (CLIP, SigLIP, PE-Core, MobileCLIP, DFN, ...), a token a frame"
+    about = "image towers of open_clip (CLIP, SigLIP, PE-Core, MobileCLIP, DFN, ...), a token a frame; text towers, a token a cue"
+    keys: ClassVar[Mapping[str, str]] = {
+        key: f"{text} (streams that read text)" for key, text in TEXT_KEYS.items() if key != "pool"
+    }
     takes = ("fps", "tag")
 
     def models(self) -> Sequence[str]:
@@ -52,13 +57,22 @@ class OpenClip(Kind):
         return (
             Example("clip=open_clip:ViT-B-32,weights=openai", 512, 8.82),
             Example("siglip=open_clip:ViT-B-16-SigLIP2,weights=webli", 768, 35.4),
+            Example(
+                "words=open_clip:ViT-B-32,weights=openai,reads=text",
+                512,
+                5.81,
+                fps=0.0,
+                reads="77 word pieces",
+            ),
         )
 
     def settle(self, choice: StreamChoice) -> Settled:
         """Sizes and constants from open_clip's tables of models and of published weights."""
-        choice = replace(
-            choice, weights=choice.weights or _first_tag(choice.model), fps=choice.fps or DEFAULT_FPS
-        )
+        text = reads_text(choice, also_pictures=True)
+        if not text:
+            refuse_text_keys(choice)
+            choice = replace(choice, fps=choice.fps or DEFAULT_FPS)
+        choice = replace(choice, weights=choice.weights or _first_tag(choice.model))
         if choice.tag and not looks_like_file(choice.weights):
             raise InputError(
                 f"{choice.setting('tag', choice.tag)}: says what a file holds, and needs {choice.setting('weights', 'FILE')}"
@@ -70,6 +84,8 @@ class OpenClip(Kind):
         elif choice.weights != RANDOM:
             published = _published(choice, "weights", other=f", a file, or {RANDOM}")
         preprocess = preprocessing_of(choice.model, published or _shared(choice.model))
+        if text:
+            return _settle_text(choice, published, preprocess)
         height, width = _two(preprocess["size"])
         frames = FramePlan(
             RECIPES[preprocess["interpolation"]],  # type: ignore[arg-type]
@@ -93,6 +109,8 @@ class OpenClip(Kind):
 
         from pipeline.backbones.network import Network, NetworkBackbone
 
+        if settled.plan.words is not None:
+            return _load_text(settled, machine)
         tower, record = load_tower(settled)
         preprocess = settled.found["preprocess"]
         transform = open_clip.transform.image_transform_v2(
@@ -162,6 +180,77 @@ def load_tower(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
         else:
             record = WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
     return visual, record
+
+
+def _settle_text(choice: StreamChoice, published: dict[str, Any], preprocess: dict[str, Any]) -> Settled:
+    """The text tower of a model with open_clip's own tokenizer. Raises InputError for one with a tokenizer of the hub."""
+    import open_clip
+
+    said = (open_clip.get_model_config(choice.model) or {}).get("text_cfg", {})
+    if said.get("hf_tokenizer_name") or said.get("hf_model_name"):
+        raise InputError(
+            f"{choice.setting('model', choice.model)}: its text tower reads with a tokenizer of the hub, which streams of "
+            "open_clip do not: choose a model with open_clip's own tokenizer, or a stream of the kind transformers"
+        )
+    words, sampling = text_plan(choice, int(said.get("context_length", 77)))
+    return Settled(
+        with_defaults(choice, reads="text"),
+        StreamPlan(choice.name, Sampling(fps=1.0), FramePlan("grey", 1), words=words),
+        {"tokenizer": "open_clip's byte pairs, lower case"},
+        sampling,
+        origin=_origin(published) if published and not looks_like_file(choice.weights) else "",
+        note=file_note(choice),
+        found={"published": published, "preprocess": preprocess},
+    )
+
+
+def _load_text(settled: Settled, machine: Machine) -> Backbone:
+    import open_clip
+    import torch
+
+    from pipeline.backbones.text import TextBackbone, TextNetwork
+    from pipeline.backbones.weights import WeightsRecord, state_digest
+
+    choice, model = settled.choice, load_whole(settled)
+    model.visual = torch.nn.Identity()
+    tokenizer = open_clip.get_tokenizer(choice.model)
+    digest = state_digest(model.state_dict())
+    if choice.weights == RANDOM:
+        record = WeightsRecord(RANDOM, digest, seed=choice.seed)
+    elif looks_like_file(choice.weights):
+        record = WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
+    else:
+        record = WeightsRecord(choice.weights, digest)
+
+    class Features(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.model.encode_text(
+                ids_BL
+            )  # causal: what follows the end is not looked at
+            return features
+
+    def plainly(text: str) -> torch.Tensor:
+        features: torch.Tensor = model.encode_text(tokenizer([text]))[0]
+        return features
+
+    network = TextNetwork(
+        module=Features().eval(),
+        numbers=tokenizer.encode,
+        before=(tokenizer.sot_token_id,),
+        after=(tokenizer.eot_token_id,),
+        pad=0,
+        plainly=plainly,
+        weights=record,
+        feature="encode_text, not normalised",
+        libraries=("open_clip_torch",),
+        whole=True,
+        fields={"quick_gelu": any(type(module).__name__ == "QuickGELU" for module in model.modules())},
+    )
+    return TextBackbone(settled, network, machine)
 
 
 def load_whole(settled: Settled) -> Any:

@@ -1,6 +1,7 @@
-"""`transformers`: image and video networks of Hugging Face transformers, from a folder or by their name on the hub.
+"""`transformers`: networks of Hugging Face transformers that see or hear, from a folder or by their name on the hub.
 
-`vjepa=transformers:facebook/vjepa2-vitl-fpc64-256`, `mae=transformers:/models/videomae`. A model type alone, such as `vjepa2`, is
+`vjepa=transformers:facebook/vjepa2-vitl-fpc64-256`, `audio=transformers:MIT/ast-finetuned-audioset-10-10-0.4593`. The model_type
+of its config says whether a model reads pictures (FAMILIES) or sound (SOUND_FAMILIES). A model type alone, such as `vjepa2`, is
 the library's own default description of it, for random weights. No code of a folder or of the hub is ever run. Shapes: B batch,
 T frames, C channels, H W pixels, N tokens, D feature width.
 """
@@ -12,15 +13,29 @@ import hashlib
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice
 from pipeline.backbones.families import FAMILIES, Family
+from pipeline.backbones.heard import KEYS, settle_sound, sound_network
 from pipeline.backbones.kind import Example, Kind, Machine, Settled, pil_preprocessing, require_stride
+from pipeline.backbones.sound_families import SOUND_FAMILIES, SoundFamily
+from pipeline.backbones.text_keys import TEXT_KEYS
+from pipeline.backbones.text_models import (
+    PACKAGED,
+    PACKAGED_MODEL,
+    TEXT_FAMILIES,
+    TextFamily,
+    load_text,
+    packaged_folder,
+    settle_text,
+    text_config,
+)
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
@@ -36,6 +51,10 @@ FILTERS = {1: "pil-lanczos", 2: "pil-bilinear", 3: "pil-bicubic"}
 """Numbers of PIL's filters, as preprocessor_config.json holds them."""
 CONVNEXT_WARPS_FROM = 384
 """Pixels of a side from which on ConvNextImageProcessor gives up the aspect ratio and does not crop."""
+TYPES: Mapping[str, Family | SoundFamily] = {**FAMILIES, **SOUND_FAMILIES}
+"""No model type is in both tables: a model either sees or hears."""
+NAMED = (*TYPES, *(name for name in TEXT_FAMILIES if name not in TYPES))
+"""Model types that can be named; those of TEXT_FAMILIES read, and CLIP does both."""
 
 
 class Transformers(Kind):
@@ -44,8 +63,17 @@ class Transformers(Kind):
     name = "transformers"
     about = (
         "VideoMAE, V-JEPA 2, TimeSformer, X-CLIP (windows of frames), CLIP, SigLIP, DINOv2, DINOv3, ViT, Swin, ConvNeXt and "
-        "others (a frame), from a folder or the hub"
+        "others (a frame), AST, CLAP, wav2vec 2.0, HuBERT (sound), from a folder or the hub"
     )
+    keys: ClassVar[Mapping[str, str]] = {
+        key: "; ".join(
+            f"{keys[key]} (models that {do})"
+            for do, keys in (("read", TEXT_KEYS), ("hear", KEYS))
+            if key in keys
+        )
+        for key in (*TEXT_KEYS, *KEYS)
+    }
+    hears = True
     takes = ("fps", "stride")
     extra = "transformers"
 
@@ -67,6 +95,16 @@ class Transformers(Kind):
                 fps=4.0,
                 stride=64,
             ),
+            _heard("ast=transformers:audio-spectrogram-transformer", 768, 206.7, 10.24, 16_000),
+            _heard("clap=transformers:clap", 512, 11.82, 10.0, 48_000),
+            _heard("hubert=transformers:hubert", 768, 27.65, 2.0, 16_000),
+            Example(
+                f"text=transformers:{PACKAGED_MODEL},weights={PACKAGED}",
+                384,
+                0.34,
+                fps=0.0,
+                reads="16 word pieces",
+            ),
         )
 
     def checked(self, choice: StreamChoice) -> StreamChoice:
@@ -74,9 +112,9 @@ class Transformers(Kind):
         choice = super().checked(choice)
         if not choice.model:
             raise InputError(
-                f"--stream {choice.name}: name a folder, a model on the hub, or one of {', '.join(FAMILIES)}"
+                f"--stream {choice.name}: name a folder, a model on the hub, or one of {', '.join(NAMED)}"
             )
-        if choice.weights not in ("", RANDOM, PUBLISHED):
+        if choice.weights not in ("", RANDOM, PUBLISHED, PACKAGED):
             raise InputError(
                 f"{choice.setting('weights', choice.weights)}: transformers streams take the weights of the folder or hub name "
                 f"that stands as the model, or {RANDOM}"
@@ -89,8 +127,26 @@ class Transformers(Kind):
 
     def settle(self, choice: StreamChoice) -> Settled:
         """From config.json and the preprocessor's description; by a name of the hub these two small files are fetched."""
-        where, given = _where(choice)
+        packaged = choice.weights == PACKAGED
+        where, given = (str(packaged_folder(choice)), choice.model) if packaged else _where(choice)
+        if (reader := text_config(choice, where)) is not None:
+            return settle_text(choice, where, given, reader)
         config, processor = _described(choice, where)
+        origin = f"huggingface.co/{where}" if given and where else where
+        found = {"where": where, "config": config, "processor": processor}
+        if config.model_type in SOUND_FAMILIES:
+            for key, value in choice.options:
+                if key not in KEYS:
+                    raise InputError(f"{choice.setting(key, value)}: {config.model_type} reads sound")
+            named = given or identity_of(config, SOUND_FAMILIES[config.model_type])
+            choice = replace(choice, model=named, weights=choice.weights or PUBLISHED)
+            with _quietly():
+                return settle_sound(choice, config, processor, origin=origin, found=found)
+        for key, value in choice.options:
+            if (key, value) != ("reads", "pictures"):
+                raise InputError(
+                    f"{choice.setting(key, value)}: {config.model_type} reads pictures; say fps= and stride="
+                )
         family = FAMILIES[config.model_type]
         n_frames = family.n_frames(config)
         choice = replace(
@@ -107,8 +163,8 @@ class Transformers(Kind):
             StreamPlan(choice.name, Sampling(choice.fps, n_frames, choice.stride), frames),
             pil_preprocessing(frames, mean, std),
             {"fps": choice.fps, "window": n_frames, "stride": choice.stride, "choice": "nearest"},
-            origin=f"huggingface.co/{where}" if given and where else where,
-            found={"where": where, "config": config, "processor": processor, "mean": mean, "std": std},
+            origin=origin,
+            found={**found, "mean": mean, "std": std},
         )
 
     def load(self, settled: Settled, machine: Machine) -> Backbone:
@@ -117,7 +173,11 @@ class Transformers(Kind):
 
         from pipeline.backbones.network import Network, NetworkBackbone
 
+        if settled.plan.words is not None:
+            return load_text(settled, machine)
         model, record = load_model(settled)
+        if settled.plan.sound is not None:
+            return NetworkBackbone(settled, sound_network(settled, model, record), machine)
         family, processor = FAMILIES[settled.found["config"].model_type], settled.found["processor"]
         video, of_images = settled.plan.sampling.window > 1, family.processor.endswith("ImageProcessor")
 
@@ -159,14 +219,21 @@ class Transformers(Kind):
             )
         plain = {**fields, "weights": {**fields["weights"], "tag": RANDOM}}
         choice = super().choice_of(name, plain, file=None)
-        weights = RANDOM if fields["weights"]["tag"] == RANDOM else PUBLISHED
+        tag = fields["weights"]["tag"]
+        weights = tag if tag in (RANDOM, PACKAGED) else PUBLISHED
         return replace(choice, model=(described and file) or choice.model, weights=weights)
+
+
+def _heard(stream: str, width: int, gflop: float, seconds: float, rate_hz: int) -> Example:
+    window = round(seconds * rate_hz)
+    reads = f"{seconds:g} s of sound"
+    return Example(f"{stream},weights=random", width, gflop, window, fps=rate_hz, stride=window, reads=reads)
 
 
 KIND = Transformers()
 
 
-def identity_of(config: Any, family: Family) -> str:
+def identity_of(config: Any, family: Family | SoundFamily | TextFamily) -> str:
     """What a folder holds, wherever it lies: model type, class, and a digest of what the config says of the network."""
     said = {
         key: value
@@ -239,7 +306,7 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
     from pipeline.backbones.weights import WeightsRecord, state_digest
 
     choice, config, where = settled.choice, settled.found["config"], settled.found["where"]
-    family = FAMILIES[config.model_type]
+    family = TYPES[config.model_type]
     if choice.weights == RANDOM:
         with seeded(choice.seed):
             model = family.build(config)
@@ -256,13 +323,14 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
                 )
         except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
             raise WeightsError(_unavailable(choice, where, error)) from error
-        if missing := sorted(info["missing_keys"]):
+        if missing := sorted(set(info["missing_keys"]) - set(family.unused)):
             raise WeightsError(
                 f"--stream {choice.name}: the weights in {where} lack {len(missing)} tensors of {family.network}, such as "
                 f"{missing[0]}; give the folder of a whole {config.model_type} model"
             )
     for part in family.unused:
-        delattr(model, part)
+        if hasattr(model, part):
+            delattr(model, part)
     model.eval().requires_grad_(False)
     digest = state_digest(model.state_dict())
     if choice.weights == RANDOM:
@@ -273,14 +341,16 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's bars and its list of tensors that are of a classifier."""
+    """Without the library's bars, its list of tensors that are of a classifier, and what it thinks of AST's own filter bank."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -290,7 +360,7 @@ def _quietly() -> Iterator[None]:
 def _where(choice: StreamChoice) -> tuple[str, str]:
     """Folder or hub name, and what names the model in a fingerprint (empty: its config does)."""
     model = choice.model
-    if model in FAMILIES:
+    if model in NAMED:
         if choice.weights != RANDOM:
             raise WeightsError(
                 f"{choice.setting('model', model)}: a model type alone has no weights; give a folder or a name on the hub, or "
@@ -302,7 +372,7 @@ def _where(choice: StreamChoice) -> tuple[str, str]:
         return str(folder), ""
     if model.count("/") != 1 or model.startswith((os.sep, ".", "~")):
         raise InputError(
-            f"{choice.setting('model', model)}: no such folder, and no model type ({', '.join(FAMILIES)}); names on the hub are "
+            f"{choice.setting('model', model)}: no such folder, and no model type ({', '.join(NAMED)}); names on the hub are "
             "OWNER/MODEL"
         )
     return model, model
@@ -315,19 +385,22 @@ def _described(choice: StreamChoice, where: str) -> tuple[Any, Any]:
     if not where:
         with _quietly():
             config = transformers.AutoConfig.for_model(choice.model)
-        return config, FAMILIES[choice.model].processor_class()()
+            hears = SOUND_FAMILIES.get(choice.model)
+            said = dict(hears.defaults) if hears else {}
+            return config, TYPES[choice.model].processor_class()(**said)
     try:
         with _quietly():
             config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
         raise WeightsError(_unavailable(choice, where, error)) from error
-    if config.model_type not in FAMILIES:
+    if config.model_type not in TYPES:
         raise InputError(
             f"{choice.setting('model', choice.model)}: holds a {config.model_type} model; streams are made of "
-            f"{', '.join(FAMILIES)}"
+            f"{', '.join(NAMED)}"
         )
     try:
-        processor = FAMILIES[config.model_type].processor_class().from_pretrained(where)
+        with _quietly():
+            processor = TYPES[config.model_type].processor_class().from_pretrained(where)
     except Exception as error:
         raise WeightsError(_unavailable(choice, where, error)) from error
     return config, processor

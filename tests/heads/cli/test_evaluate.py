@@ -37,10 +37,16 @@ def evaluate(*words: object) -> Result:
 
 
 def test_everything_is_printed_and_written(folder: Path, new_path: Path, tmp_path: Path) -> None:
-    out = tmp_path / "e"
-    result = evaluate(folder, new_path, "--out", out)
+    out, scores = tmp_path / "e", tmp_path / "scores.csv"
+    with open_cache(new_path) as cache:
+        pairs = zip(cache.videos.id, cache.videos.label, strict=True)
+        scores.write_text(
+            "id,probability_mean\n" + "".join(f"{i},{0.3 + 0.1 * label}\n" for i, label in pairs)
+        )
+    result = evaluate(folder, new_path, "--out", out, "--floor-scores", f"zero-shot={scores}")
     assert result.exit_code == 0, result.output
     for words in (
+        "zero-shot",
         "unseen: 40 videos, 20 positive",
         "mean-pooled",
         "by source group, the worst first",
@@ -60,6 +66,8 @@ def test_everything_is_printed_and_written(folder: Path, new_path: Path, tmp_pat
     ]
     values = json.loads((out / "metrics.json").read_text())
     assert values["part"] == "unseen"
+    given = values["floors"]["zero-shot"]["metrics"]  # its threshold is chosen as those of the other floors
+    assert (given["auroc"], given["f1"]) == (1.0, 1.0)
     with (out / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40 and {row["seen"] for row in rows} == {""}

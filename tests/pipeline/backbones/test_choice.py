@@ -45,7 +45,7 @@ def test_recipes_say_themselves_again(name: str) -> None:
         ("clipp", "--streams clipp: no such stream; did you mean clip?, or describe"),
         (
             "qqqq",
-            "--streams qqqq: no such stream; choose from clip, slowfast, image, motion, audio, or describe",
+            "--streams qqqq: no such stream; choose from clip, slowfast, image, motion, audio, text, or describe",
         ),
         ("image=", "write NAME=KIND:MODEL"),
         ("=timm:resnet50", "write NAME=KIND:MODEL"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.decoding.decoders.base import open_frames
-from pipeline.decoding.hearing import NO_SOUND, _Placed, _Windows, hear
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.decoders.base import DecodeProblem, open_frames
+from pipeline.decoding.frames import FramePlan
+from pipeline.decoding.hearing import NO_SOUND, _Placed, _Windows, hear, lacking, sound_alone
 from pipeline.decoding.logmel import PATCH_SECONDS, RATE_HZ, patch_statistics
 from pipeline.decoding.plain_sound import plain_statistics, plain_windows
 from pipeline.decoding.sampling import Sampling, window_starts
 from pipeline.decoding.sound import Absent, Heard, SoundTrack, sound_spans
-from tests.sounds import write_with_sound
+from tests.sounds import tone, write_tone, write_with_sound
 from tests.videos import write_video
 
 WINDOW = round(PATCH_SECONDS * RATE_HZ)
@@ -110,9 +113,9 @@ def test_windows_are_those_of_the_whole_track(name: str, tmp_path: Path) -> None
     """Against code that lays all samples into one array and cuts it afterwards, as `verify` does."""
     path = write_with_sound(tmp_path / name, **CONTAINERS[name])
     _, windows, _, duration = heard(path)
-    plain = plain_windows(path, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=duration)
-    assert [len(window) for window in windows] == [len(window) for window in plain]
-    for one, other in zip(map(patch_statistics, windows), map(plain_statistics, plain), strict=True):
+    count, plain, _ = plain_windows(path, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=duration)
+    assert [len(window) for window in windows] == [len(plain[n]) for n in range(count)]
+    for one, other in zip(map(patch_statistics, windows), map(plain_statistics, plain.values()), strict=True):
         # after a hole the rest may lie half a sample elsewhere
         assert np.abs(one - other).max() <= (0.05 if "hole" in name else 1e-3) * np.abs(other).max()
 
@@ -141,7 +144,7 @@ def test_sound_outside_of_the_pictures_is_none(at: str, tmp_path: Path) -> None:
     )
     with pytest.raises(Absent, match="gives no sound while there are pictures"):
         heard(late)
-    assert plain_windows(late, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=1.0) == []
+    assert plain_windows(late, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=1.0)[0] == 0
 
 
 def test_samples_that_are_no_numbers_are_a_gap_and_never_a_feature(tmp_path: Path) -> None:
@@ -159,8 +162,8 @@ def test_samples_that_are_no_numbers_are_a_gap_and_never_a_feature(tmp_path: Pat
     assert not line[round(1.1 * RATE_HZ) : round(1.5 * RATE_HZ)].any()
     assert click_times(line) == pytest.approx(flashes, abs=WITHIN_SECONDS)
     assert "samples that are not finite" in found.notes[0]
-    plain = plain_windows(path, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=duration)
-    assert [len(window) for window in plain] == [len(window) for window in windows]
+    count, plain, _ = plain_windows(path, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=duration)
+    assert [len(plain[n]) for n in range(count)] == [len(window) for window in windows]
     spoiled = write_with_sound(
         tmp_path / "b.mkv",
         codec="pcm_f32le",
@@ -319,3 +322,67 @@ def test_memory_does_not_grow_with_the_sound() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+def test_windows_are_cut_without_laying_out_the_track(tmp_path: Path) -> None:
+    """Chosen ones equal those of all, and take memory of their own size: here 3 of 250 windows at 48 kHz."""
+    path = write_tone(tmp_path / "long.wav", seconds=240.0, rate_hz=48_000)
+    given: dict[str, Any] = {"duration_seconds": None}
+    tracemalloc.start()
+    count, chosen, end = plain_windows(
+        path, SoundTrack(RATE_HZ), SAMPLING, choose=lambda n: (0, n // 2, n - 1), **given
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (count, end) == (250, pytest.approx(240.0)) and sorted(chosen) == [0, 125, 249]
+    assert peak < 5_000_000  # the track is 46 MB of float32
+    expected = tone(seconds=240.0, rate_hz=RATE_HZ)
+    for number, window in chosen.items():
+        assert np.abs(window - expected[number * WINDOW :][:WINDOW])[50:-50].max() < 2e-3
+
+
+def test_sound_without_pictures_keeps_its_own_clock(tmp_path: Path) -> None:
+    path = write_tone(tmp_path / "a.m4a", seconds=2.5, rate_hz=44_100, codec="aac")
+    plan = StreamPlan("audio", SAMPLING, FramePlan("grey", 1), sound=SoundTrack(RATE_HZ))
+    seen = StreamPlan("image", Sampling(2.0), FramePlan("grey", 1))
+    windows: list[Any] = []
+    video = sound_alone(path, (seen, plan), emit=lambda _, w: windows.append(w), beat=lambda: None)
+    assert video.absent == {"image": "no video stream"} and list(video.heard) == ["audio"]
+    assert video.duration_seconds == pytest.approx(2.5, abs=0.05) == video.heard["audio"].end_seconds
+    assert (video.n_frames, video.width, video.fps) == (0, 0, 0.0) and len(windows) == 3
+    count, plain, end = plain_windows(path, SoundTrack(RATE_HZ), SAMPLING, duration_seconds=None)
+    assert count == 3 and end == pytest.approx(video.duration_seconds, abs=1e-3)
+    for one, other in zip(windows, plain.values(), strict=True):
+        assert np.abs(one - other).max() < 1e-3
+    (tmp_path / "noise.wav").write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DecodeProblem, match="unreadable-container"):
+        sound_alone(tmp_path / "noise.wav", (plan,), emit=lambda *_: None, beat=lambda: None)
+
+
+def test_a_clock_that_jumps_is_not_followed_without_pictures() -> None:
+    """An hour's jump would be an hour of silence, or an hour of lost sound."""
+    ones = np.ones(1600, np.float32)
+    placed = _Placed(1000, None, declared_seconds=10.0)
+    times = (5.0, 3605.0, 3606.6, 5.0, 6.6)
+    found = np.concatenate([piece for at in times for piece in placed.take(at, ones)])
+    assert found.tolist() == [1.0] * 8000 and placed.n_jumps == 2 and placed.start == 5000
+    gap = np.concatenate(list(placed.take(10.0, ones)))
+    assert len(gap) == 1800 + 1600 and placed.silence_seconds == pytest.approx(1.8)
+
+
+def test_what_is_lacking_is_seen_in_the_header(tmp_path: Path) -> None:
+    """Whether a run needs it decides; no picture is decoded for it."""
+    sound = StreamPlan("audio", SAMPLING, FramePlan("grey", 1), sound=SoundTrack(RATE_HZ))
+    second = replace(sound, name="second", sound=SoundTrack(RATE_HZ, 1))
+    image = StreamPlan("image", Sampling(2.0), FramePlan("grey", 1))
+    mute = write_video(tmp_path / "mute.mp4", seconds=0.5)
+    one = write_tone(tmp_path / "one.wav", seconds=0.5, rate_hz=8000)
+    assert lacking(mute, (image, sound), ("audio",), False) == ""
+    assert lacking(mute, (image, sound), (), False) == f"audio: {NO_SOUND}"
+    assert lacking(one, (image, sound), (), False) == ""
+    assert lacking(mute, (sound,), ("audio",), False) == f"audio: {NO_SOUND}; no other stream was asked for"
+    assert lacking(mute, (sound,), ("audio",), True) == ""  # added to what has pictures
+    assert lacking(one, (sound, second), ("audio", "second"), False) == ""
+    assert lacking(one, (sound, second), ("audio",), False) == "second: no audio stream 1, there are 1"
+    (tmp_path / "text.mp4").write_text("no video")
+    assert lacking(tmp_path / "text.mp4", (sound,), (), False) == ""  # the decode says what it is

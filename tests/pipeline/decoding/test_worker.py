@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline.decoding import worker
 from pipeline.decoding.decode import StreamPlan, decode_video
 from pipeline.decoding.frames import FramePlan
+from pipeline.decoding.noise import noise_text
 from pipeline.decoding.sampling import Sampling, token_spans
 from pipeline.decoding.worker import (
     Heartbeat,
@@ -27,7 +28,6 @@ from pipeline.decoding.worker import (
     Tokens,
     WorkerSettings,
     file_digest,
-    noise_text,
 )
 from tests.pipeline.fakes import PLANS, ListedFrames
 from tests.pipeline.pools import run_pool, settings_for

@@ -295,8 +295,8 @@ def test_what_cannot_be_is_said_in_a_line(text: str, says: str) -> None:
 def test_folders_that_are_not_whole(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot be read \(.*a folder needs config\.json"):
         settle(parse_stream(f"x=transformers:{tmp_path}"))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match="holds a bert model; streams are made of videomae"):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(InputError, match="holds a gpt2 model; streams are made of videomae"):
         settle(parse_stream(f"x=transformers:{tmp_path}"))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(WeightsError, match=r"cannot be read \(OSError"):
@@ -327,7 +327,7 @@ def test_the_hub_out_of_reach_and_the_package_missing(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", kind.KIND.examples(), ids=str)
+@pytest.mark.parametrize("example", [e for e in kind.KIND.examples() if not e.reads], ids=str)
 def test_examples_are_as_wide_and_as_dear_as_said(example: Any) -> None:
     settled = settle(parse_stream(example.choice))
     config, plan = settled.found["config"], settled.plan

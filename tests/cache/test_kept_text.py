@@ -1,0 +1,70 @@
+"""Words beside a cache: theirs alone who asked, whole after a crash, and exported only for what is stored."""
+
+from __future__ import annotations
+
+import csv
+import stat
+from pathlib import Path
+
+import pytest
+
+from cache import kept_text
+from cache.errors import CacheError, StorageFull
+from cache.export import export_cache
+from cache.kept_text import KeptWords, append_words, kept_text_path, read_words
+from cache.reader import open_cache
+from tests.cache.builders import make_video, write_cache
+
+
+def words(video_id: str, text: str, *, digest: str = "d", stream: str = "text") -> KeptWords:
+    return KeptWords(video_id, digest, stream, "a.srt", ((0.5, 1.0, text), (1.0, 2.0, "오늘\n\u2028\ud800")))
+
+
+def test_the_last_line_of_a_video_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
+    cache = tmp_path / "c.zarr"
+    assert read_words(cache) == []
+    append_words(cache, [words("a", "first"), words("b", "other")])
+    append_words(cache, [words("a", "second")])
+    path = kept_text_path(cache)
+    assert path.name == "c.zarr.words.jsonl" and stat.S_IMODE(path.stat().st_mode) == 0o600
+    with path.open("ab") as file:
+        file.write(b'{"id": "c", "digest": "d", "str' * 5000)
+    assert [(k.id, k.cues[0][2]) for k in read_words(cache)] == [("a", "second"), ("b", "other")]
+    append_words(cache, [words("c", "third")])
+    assert [k.id for k in read_words(cache)] == ["a", "b", "c"]
+    assert "second" not in repr(read_words(cache))
+
+
+def test_what_cannot_be_written_or_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "c.zarr"
+    kept_text_path(cache).write_text('{"id": 1}\n', encoding="utf-8")
+    with pytest.raises(CacheError, match="is not what --keep-text writes"):
+        read_words(cache)
+    for number, kind, why in ((28, StorageFull, "the disk is full"), (5, CacheError, "cannot be written: ")):
+
+        def refuse(*_: object, number: int = number) -> None:
+            raise OSError(number, "trouble")
+
+        monkeypatch.setattr(kept_text.os, "fsync", refuse)
+        with pytest.raises(kind, match=why):
+            append_words(tmp_path / "d.zarr", [words("a", "secret")])
+
+
+def test_words_are_exported_for_what_is_stored(tmp_path: Path) -> None:
+    video = make_video("a.mp4")
+    cache = write_cache(tmp_path / "c.zarr", [video])
+    digest = video.row.digest
+    append_words(
+        cache, [words("a.mp4", "kept", digest=digest, stream="clip"), words("gone.mp4", "x", stream="clip")]
+    )
+    append_words(cache, [words("a.mp4", "stale", stream="slowfast")])
+    with open_cache(cache) as opened:
+        export_cache(opened, tmp_path / "out", how="csv")
+        export_cache(opened, tmp_path / "one", how="csv", streams=["slowfast"])
+    with (tmp_path / "out" / "words.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], row["stream"], row["start_seconds"], row["text"][:4]) for row in rows] == [
+        ("a.mp4", "clip", "0.5", "kept"),
+        ("a.mp4", "clip", "1.0", "오늘\n\u2028"),
+    ]
+    assert not (tmp_path / "one" / "words.csv").exists()

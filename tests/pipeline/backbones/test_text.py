@@ -1,0 +1,125 @@
+"""Cues to pieces to tokens: joining, splitting, and a token that does not depend on its company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import InputError
+from pipeline.backbones.choice import parse_stream
+from pipeline.backbones.kind import settle
+from pipeline.backbones.text import BATCH, TextBackbone, pieces_of, tokens_of
+from pipeline.backbones.text_keys import reads_text
+from pipeline.decoding.decode import DecodedVideo
+from pipeline.decoding.words import Cue, Words, untimed
+from tests.pipeline.backbones.kinds.checks import loaded
+from tests.words import write_encoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> TextBackbone:
+    found = loaded(f"text=transformers:{folder}")
+    assert isinstance(found, TextBackbone)
+    return found
+
+
+def spans(cues: list[Cue], window: float, most: int = 20) -> list[tuple[float, float, str]]:
+    made = pieces_of(cues, window_seconds=window, fits=lambda text: len(text) <= most)
+    return [(round(p.start_seconds, 3), round(p.end_seconds, 3), p.text) for p in made]
+
+
+def test_neighbours_are_joined_up_to_the_window_and_no_further() -> None:
+    cues = [Cue(0, 1, "a"), Cue(1.5, 2, "b"), Cue(4, 5, "c"), Cue(5.5, 6, "d"), untimed("e"), untimed("f")]
+    assert spans(cues[:4], 5) == [(0, 5, "a b c"), (5.5, 6, "d")]
+    assert spans(cues[:4], 0) == [(0, 1, "a"), (1.5, 2, "b"), (4, 5, "c"), (5.5, 6, "d")]
+    assert spans(cues[4:], 3600) == [(0, float("inf"), "e"), (0, float("inf"), "f")]
+    assert spans(cues[:2], 5, most=2) == [(0, 1, "a"), (1.5, 2, "b")]  # both together do not fit
+
+
+def test_a_long_cue_is_halved_at_spaces_and_shares_its_time() -> None:
+    assert spans([Cue(0, 10, "aaaa bbbb cccc dddd")], 5, most=10) == [
+        (0, 4.737, "aaaa bbbb"),
+        (4.737, 10, "cccc dddd"),
+    ]
+    assert [text for _, _, text in spans([Cue(0, 1, "abcdefgh")], 5, most=3)] == ["ab", "cd", "ef", "gh"]
+    whole = spans([Cue(0, 60, "one two three four five six seven eight nine ten " * 9)], 5)
+    assert all(len(text) <= 20 for _, _, text in whole)
+    assert (
+        " ".join(text for _, _, text in whole)
+        == ("one two three four five six seven eight nine ten " * 9).strip()
+    )
+    assert [end for _, end, _ in whole[:-1]] == [start for start, _, _ in whole[1:]]
+    video = [Cue(0, 8, "aaaa bbbb cccc dddd", timed=False)]
+    assert spans(video, 5, most=10) == [(0, 8, "aaaa bbbb"), (0, 8, "cccc dddd")]
+
+
+def test_pieces_fit_the_encoder_and_what_is_no_word_is_none(encoder: TextBackbone) -> None:
+    pieces = encoder.pieces(Words((Cue(0, 4, "abcdefghij " * 6),)))
+    rows = encoder.rows(pieces)
+    assert rows.dtype == np.int32 and rows.shape == (len(pieces), 24) and len(pieces) >= 3
+    assert ((rows > 0).sum(1) > 2).all() and (rows[:, 0] == 3).all()
+    assert encoder.pieces(Words((Cue(0, 1, "\u200b"),))) == ()
+    video = DecodedVideo(1.0, 1.0, 1, 1, 1, 0, 1.0, words={"text": Words((Cue(0, 1, "\u200b"),))})
+    read, tokens = tokens_of(video, {"text": encoder})
+    assert not tokens and read.absent == {"text": "no transcript: no word in it is one to the tokenizer"}
+
+
+def test_a_token_is_the_same_in_any_company(encoder: TextBackbone) -> None:
+    texts = ["abc", "hello you", "a", "stop it now at once", "xyz abc def", "no"] * 9
+    pieces = encoder.pieces(Words(tuple(Cue(9 * n, 9 * n + 1, t) for n, t in enumerate(texts))))
+    rows = torch.from_numpy(encoder.rows(pieces))
+    assert len(rows) == 54
+    together = encoder.embed(rows)
+    turned = encoder.embed(rows.flip(0)).flip(0)
+    alone = torch.cat([encoder.embed(row[None]) for row in rows[:6]])
+    assert torch.equal(together, turned) and torch.equal(together[:6], alone)
+    blank = torch.zeros(BATCH, 24, dtype=torch.int32)
+    blank[3] = rows[1]
+    assert torch.equal(encoder.embed(blank)[3], together[1]) and not encoder.embed(blank)[0].any()
+    for n in range(6):
+        np.testing.assert_allclose(together[n], encoder.embed_plainly([texts[n]]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ("fps=2", "streams of text have no such setting"),
+        ("runtime=openvino", "streams of text run in torch"),
+        ("window=-1", "window=-1: seconds, 0 to 3600"),
+        ("window=x", "window=x: seconds"),
+        ("track=x", "track=x: the number of a subtitle track"),
+        ("encoding=klingon", "encoding=klingon: no such encoding"),
+        ("track=0,encoding=cp949", "encoding=cp949: is for files, and track= reads none"),
+        ("pool=max", "pool=max: choose cls or mean"),
+        ("reads=pictures", "reads=pictures: this model can read text"),
+        ("word=1", "transformers has no key 'word'"),
+    ],
+)
+def test_what_cannot_be_is_refused(folder: Path, keys: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        settle(parse_stream(f"text=transformers:{folder},{keys}"))
+
+
+def test_the_name_text_reads_text_unless_something_else_is_said() -> None:
+    asked = [
+        parse_stream(text)
+        for text in ("text=k:m", "words=k:m", "words=k:m,reads=text", "text=k:m,reads=pictures")
+    ]
+    assert [reads_text(choice, also_pictures=True) for choice in asked] == [True, False, True, False]
+    with pytest.raises(InputError, match="reads=sound: this model can read text or pictures"):
+        reads_text(parse_stream("words=k:m,reads=sound"), also_pictures=True)
+
+
+def test_defaults_and_what_is_said_alike_are_one(folder: Path) -> None:
+    plain, said = (
+        settle(parse_stream(f"text=transformers:{folder}{keys}")) for keys in ("", ",window=5,pool=mean")
+    )
+    assert plain.choice == said.choice and plain.sampling == {"window_seconds": 5.0, "max_tokens": 24}

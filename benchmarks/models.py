@@ -174,6 +174,7 @@ def main() -> None:
     found: dict[str, Scores] = {}
     scored = np.zeros(len(dataset), dtype=bool)
     taken: list[str] = []
+    by_fold: dict[str, list[tuple[float, float]]] = {}
     for seed in range(arguments.seeds):
         started = time.perf_counter()
         config = TrainConfig(data=data, seed=seed, n_resamples=0)
@@ -192,9 +193,13 @@ def main() -> None:
             for model, (scores, threshold) in own.items():
                 rows = found.setdefault(model, Scores(len(dataset)))
                 rows.put(seed, fold, np.asarray(scores), threshold)
+                labels, found_here = dataset.labels[fold], np.asarray(scores)
+                own_f1 = f1_at(labels, found_here >= threshold)
+                by_fold.setdefault(model, []).append((auroc(labels, found_here) or 0.5, own_f1))
         print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
         report(dataset, found, np.flatnonzero(scored))
         print("auto took", {name: taken.count(name) for name in dict.fromkeys(taken)}, flush=True)
+    report_folds(by_fold)
 
 
 def report(dataset: HeadDataset, found: dict[str, Scores], rows: Int) -> None:
@@ -220,8 +225,7 @@ def report(dataset: HeadDataset, found: dict[str, Scores], rows: Int) -> None:
         f1 = []
         for one, threshold in zip(scores.probabilities, scores.thresholds, strict=True):
             flagged = one[rows] >= threshold[rows]
-            hits = float((flagged & (labels == 1)).sum())
-            f1.append(2 * hits / float(flagged.sum() + (labels == 1).sum()))
+            f1.append(f1_at(labels, flagged))
         each = [np.unique(threshold[rows]) for threshold in scores.thresholds]
         drift = np.concatenate(each)
         print(
@@ -230,6 +234,22 @@ def report(dataset: HeadDataset, found: dict[str, Scores], rows: Int) -> None:
             f"{np.mean(f1):.3f} ({np.std(f1):.3f})    {drift.mean():.3f} ({drift.std():.3f})",
             flush=True,
         )
+
+
+def f1_at(labels: npt.NDArray[np.int8], flagged: npt.NDArray[np.bool_]) -> float:
+    """F1 of decisions, 0 where nothing is flagged."""
+    return 2 * float((flagged & (labels == 1)).sum()) / float(flagged.sum() + (labels == 1).sum())
+
+
+def report_folds(by_fold: dict[str, list[tuple[float, float]]]) -> None:
+    """A row a model: lowest, quartiles and highest of AUROC and F1 over outer folds, and where it is above mean-pooled."""
+    floor = np.array(by_fold["floor: mean-pooled"])[:, 0]
+    print(f"{'by outer fold':<38} {'AUROC, lowest to highest':<38} {'F1':<38} above mean-pooled")
+    for name, values in by_fold.items():
+        table = np.array(values)
+        spread = np.percentile(table, [0, 25, 50, 75, 100], axis=0)
+        words = [" ".join(f"{value:.3f}" for value in column) for column in spread.T]
+        print(f"{name:<38} {words[0]:<38} {words[1]:<38} {(table[:, 0] > floor).sum()} of {len(floor)}")
 
 
 if __name__ == "__main__":

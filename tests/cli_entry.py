@@ -5,17 +5,19 @@ Run as a script by tests that need the real command in a process of its own.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 TINY_MODELS = Path(__file__).parent / "pipeline" / "backbones" / "tiny-vit.json"
 
 
 def main() -> None:
-    import open_clip
-
     from pipeline.cli.extract import main as extract
 
-    open_clip.add_model_config(TINY_MODELS)
+    if "tiny-vit" in sys.argv:
+        import open_clip
+
+        open_clip.add_model_config(TINY_MODELS)
     extract()
 
 

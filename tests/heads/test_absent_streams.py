@@ -395,7 +395,7 @@ def test_as_an_onnx_graph_it_reads_nan_as_absent(
     onnxruntime = pytest.importorskip("onnxruntime")
     from heads.trained.export import export_onnx
 
-    head = train_head(partial, config(settings), cv=2)
+    head = train_head(partial, config(settings))
     export_onnx(head, tmp_path / "h.onnx")
     data = load_dataset(partial, separate_streams=head.info.config.model.separate_streams)
     batch = data.tokens.batch(torch.arange(len(data)))

@@ -40,6 +40,9 @@ cli.main()
 """
 """train-head as its entry point runs it, ended where its first fit or optimiser step would be."""
 
+LIBRARIES = "import torch, sklearn.linear_model, sklearn.model_selection, sklearn.metrics"
+"""What training cannot begin without."""
+
 
 def seconds(command: list[str], *, says: str = "") -> float:
     """Wall seconds of a process; exits unless it succeeds and its output holds `says`."""
@@ -79,12 +82,14 @@ def main() -> None:
         folder = Path(scratch)
         make_cache(folder / "rwf.zarr")
         command = [sys.executable, "-c", FIRST_STEP, str(folder / "rwf.zarr"), str(folder / "head")]
+        imports = median([sys.executable, "-c", LIBRARIES], options.rounds)
         first = median(command, options.rounds, says="first step")
         narrow = StreamSpec("slowfast", 8, "float16", {"stream": "slowfast", "weights": {"tag": "made up"}})
         make_many(folder / "many.zarr", options.videos, narrow)
         inspect = median([str(scripts / "onepass"), "inspect", str(folder / "many.zarr")], options.rounds)
     print(f"slowest --help              {slowest:>7.2f} s (bar {BARS['help']})")
     print(f"train-head, 2,000 videos    {first:>7.2f} s to its first step (bar {BARS['first step']:g})")
+    print(f"  torch and scikit-learn    {imports:>7.2f} s of it, imported alone")
     print(f"inspect, {options.videos:,} videos     {inspect:>7.2f} s (bar {BARS['inspect']:g})")
 
 

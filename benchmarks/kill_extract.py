@@ -43,6 +43,15 @@ def same_videos(part: Cache, whole: Cache) -> list[str]:
     return problems
 
 
+def n_committed(target: Path) -> int:
+    """Videos that the cache holds, 0 where there is none yet."""
+    try:
+        with open_cache(target) as part:
+            return len(part)
+    except CacheNotFound:
+        return 0
+
+
 def main() -> None:
     """Run the trial."""
     parser = argparse.ArgumentParser(
@@ -57,6 +66,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-out/kill"))
     parser.add_argument(
         "--longest", type=float, default=20.0, help="latest moment of a kill, seconds after the start"
+    )
+    parser.add_argument(
+        "--after-commit",
+        action="store_true",
+        help="count from the first commit of a round, so that no kill falls into start-up",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("extra", nargs="*", help="further arguments of extract, after --")
@@ -79,7 +93,10 @@ def main() -> None:
     with open_cache(arguments.reference) as whole, (arguments.out / "log.txt").open("w") as log:
         for number in range(1, arguments.rounds + 1):
             delay = rng.uniform(0.5, arguments.longest)
+            before = n_committed(target)
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            while arguments.after_commit and process.poll() is None and n_committed(target) == before:
+                time.sleep(0.1)
             time.sleep(delay)
             done = process.poll() is not None
             if not done:
@@ -91,7 +108,8 @@ def main() -> None:
             except CacheNotFound:
                 held, problems = 0, []  # killed before the first commit: nothing was promised yet
             print(
-                f"round {number:>2}: killed after {delay:4.1f} s, {held} of {len(whole)} videos committed",
+                f"round {number:>2}: {'done' if done else 'killed'} after {delay:4.1f} s, "
+                f"{held} of {len(whole)} videos committed",
                 flush=True,
             )
             if problems:

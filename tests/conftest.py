@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +73,15 @@ COSTLY = (
 
 left alone with one at the end, and `make quick` goes without them.
 """
+IN_MEMORY = Path("/dev/shm")
+NEEDED_BYTES = 4 << 30
 WORKER_MODULES = ("pipeline.decoding.worker", "pipeline.decoding.decoders.pyav", "av", "cv2")
+
+
+def pytest_configure() -> None:
+    """Files of tests lie in memory where there is room: writing them to a disk and removing them takes longer than many tests."""
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > NEEDED_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 @pytest.hookimpl(tryfirst=True)

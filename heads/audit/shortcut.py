@@ -18,8 +18,8 @@ from heads.scoring.cuts import ResampledScores
 from heads.scoring.metrics import auroc
 
 FOLDS = 5
-TREES = 200
-"""Of the random forest."""
+TREES = 50
+"""Of the random forest, which has four columns at most: 200 gave AUROCs within 0.034 of 50 on 187 clips, a seed moves them as far."""
 SHORTCUT_LIMIT = 0.55
 """A shortcut is reported when the whole interval of the AUROC lies above this: it is there, and it is not small."""
 

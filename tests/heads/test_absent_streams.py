@@ -88,7 +88,7 @@ def test_val_decides_as_well(settings: dict[str, Any], partial: Cache) -> None:
 
 @pytest.mark.slow
 def test_auto_compares_on_it(partial: Cache) -> None:
-    head = train_head(partial)
+    head = train_head(partial, cv=3)
     assert np.isfinite(head.predict(partial).probabilities).all()
     found = {row["name"]: row["auroc"] for row in head.info.portfolio}
     assert all(

@@ -106,7 +106,7 @@ def test_folds_are_as_many_as_groups_allow(data: HeadDataset) -> None:
 def test_features_without_change_are_not_lost(tmp_path: Path) -> None:
     """Where only means tell the classes apart, as in these made-up videos, auto is no worse than the mean-pooled floor."""
     with open_cache(write_cache(tmp_path / "c.zarr", toy_videos(80, signal=0.8, val_share=0.2))) as cache:
-        head = train_head(cache)
+        head = train_head(cache, cv=3)
     assert head.training is not None
     own = head.training.evaluations[0].metrics.auroc or 0
     floors = {f.name: f.metrics.auroc or 0 for f in head.training.floors}

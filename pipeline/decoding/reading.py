@@ -30,8 +30,8 @@ from pipeline.decoding.words import (
     WordsPlan,
 )
 
-MOST_BYTES = 64 << 20
-"""A day of speech is under 2 MiB."""
+MOST_BYTES = 8 << 20
+"""A day of speech is under 2 MiB; each MiB is some thousand passes of an encoder, for one video."""
 DIALOGUE_FIELDS = 8
 """Commas before the text of an ASS event as FFmpeg hands it over: order, layer, style, name, three margins, effect."""
 

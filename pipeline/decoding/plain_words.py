@@ -20,7 +20,7 @@ from pipeline.decoding.decoders.base import DecodeProblem, checked_path
 from pipeline.decoding.decoders.streams import choose_stream, open_container
 from pipeline.decoding.subtitles import plain_text
 from pipeline.decoding.text_encoding import UnknownEncoding, decoded_text
-from pipeline.decoding.words import Cue, Transcript, WordsPlan
+from pipeline.decoding.words import Cue, Transcript, WordsPlan, in_order
 
 FFMPEG_FORMATS = {".srt": "srt", ".vtt": "webvtt"}
 EVENT_CODECS = ("ass", "ssa")
@@ -41,7 +41,7 @@ def plain_cues(
             inside.append(
                 Cue(begin, until, text, timed=not (start == 0 and end == math.inf and _untimed(transcript)))
             )
-    return tuple(sorted(inside, key=lambda cue: (cue.start_seconds, cue.end_seconds)))
+    return in_order(inside)
 
 
 def _untimed(transcript: Transcript | None) -> bool:

@@ -28,6 +28,7 @@ from pipeline.decoding.words import (
     Transcript,
     Words,
     WordsPlan,
+    in_order,
 )
 
 MOST_BYTES = 8 << 20
@@ -119,7 +120,7 @@ def within(cues: Sequence[Cue], duration_seconds: float) -> tuple[tuple[Cue, ...
         )
         for cue in inside
     ]
-    return tuple(sorted(cut, key=lambda cue: (cue.start_seconds, cue.end_seconds))), len(cues) - len(inside)
+    return in_order(cut), len(cues) - len(inside)
 
 
 def _given(transcript: Transcript, encoding: str, notes: list[str]) -> Parsed:

@@ -80,14 +80,8 @@ def train_head(
     started = time.perf_counter()
     separate = auto or config.model.separate_streams
     dataset = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels)
-    split = choose_split(
-        dataset.labels,
-        dataset.splits,
-        dataset.groups,
-        val_share=config.data.val_share,
-        seed=config.seed,
-        n_without=dataset.n_without,
-    )
+    columns, share = (dataset.labels, dataset.splits, dataset.groups), config.data.val_share
+    split = choose_split(*columns, val_share=share, seed=config.seed, n_without=dataset.n_without)
     load_seconds = time.perf_counter() - started
     if auto:
         return train_auto(

@@ -80,9 +80,8 @@ def train_head(
     started = time.perf_counter()
     separate = auto or config.model.separate_streams
     dataset = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels)
-    split = choose_split(
-        dataset.labels, dataset.splits, dataset.groups, val_share=config.data.val_share, seed=config.seed
-    )
+    columns, share = (dataset.labels, dataset.splits, dataset.groups), config.data.val_share
+    split = choose_split(*columns, val_share=share, seed=config.seed, n_without=dataset.n_without)
     load_seconds = time.perf_counter() - started
     if auto:
         return train_auto(
@@ -211,7 +210,7 @@ def train_auto(
 
 def out_of_fold_split(dataset: HeadDataset, split: Split, *, k: int, seed: int) -> Split:
     """train is all that has a label and is not in the split's test; no val."""
-    labelled, notes = labelled_rows(dataset.labels)
+    labelled, notes = labelled_rows(dataset.labels, dataset.n_without)
     train = np.setdiff1d(labelled, split.test)
     origin = f"{k} folds by source group of all labelled videos{' outside test' * bool(len(split.test))}, seed {seed}"
     leaks = straddling_notes(Split(train, train[:0], split.test, origin, out_of_fold=True), dataset.groups)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cache.errors import InputError
 from cache.fingerprint import weights_name
+from cache.kept_text import kept_text_path, read_words
 from cache.merge import SHARD, shard_provenance
 from cache.process.interrupts import handling
 from cache.reader import open_cache
@@ -76,6 +77,8 @@ def extract(
         resolved = _with_words(resolved, all_ids, config, backbones, console)
         report.setup_seconds = time.perf_counter() - began
         redo = (*redo, *_heard_of_since(config, resolved, redo, console))
+        if line := _words_not_kept(config, backbones, redo):
+            console.print(line, highlight=False, markup=False)
         if missing:
             require_same_streams(
                 config.out, stream_specs(config, backbones), ignore_libraries=config.ignore_libraries
@@ -176,6 +179,32 @@ def _heard_of_since(
             highlight=False,
         )
     return found
+
+
+def _words_not_kept(config: ExtractConfig, backbones: Mapping[str, Backbone], redo: Collection[str]) -> str:
+    """What the words that are kept beside the cache will not be: those of all videos in it. Raises CacheError."""
+    readers = [name for name, backbone in backbones.items() if backbone.plan.words is not None]
+    if not readers or not cache_exists(config.out):
+        return ""
+    kept = {(one.id, one.stream) for one in read_words(config.out)}
+    if not config.keep_text:
+        if not kept:
+            return ""
+        return f"words: {kept_text_path(config.out)} is of earlier runs; what this one reads is not kept without --keep-text"
+    with open_cache(config.out) as cache:
+        read = {
+            (str(i), name)
+            for name in cache.streams
+            if name in readers
+            for i in cache.videos.id[cache.absent(name) == ""]
+        }
+    n_lost = len({video_id for video_id, _ in read - kept} - set(redo))
+    return (
+        f"warning: --keep-text: the words of {n_lost} stored videos were read without it and are not kept; --redo all "
+        "reads them again"
+        if n_lost
+        else ""
+    )
 
 
 def _to_redo(

@@ -53,15 +53,21 @@ class Split:
         return {name: rows for name, rows in parts.items() if len(rows)}
 
 
-def labelled_rows(labels: Labels) -> tuple[Int, tuple[str, ...]]:
-    """Rows that have a label, and a note when some do not. Raises LabelError when none has, or all share one
-    class.
+def labelled_rows(labels: Labels, n_without: int = 0) -> tuple[Int, tuple[str, ...]]:
+    """Rows that have a label, and notes when some do not. Raises LabelError when none has, or all share one class.
+
+    n_without: videos that count as without a label since they have none of the streams.
     """
     rows = np.flatnonzero(labels != UNKNOWN_LABEL)
     unknown = len(labels) - len(rows)
-    notes = (f"{unknown} of {len(labels)} videos have no label and are left out",) if unknown else ()
+    notes = tuple(
+        f"{count} of {len(labels)} videos have {what} and are left out"
+        for count, what in ((unknown - n_without, "no label"), (n_without, "none of the streams"))
+        if count > 0
+    )
     if len(rows) == 0:
-        raise LabelError(f"none of the {len(labels)} videos has a label; pass --labels FILE")
+        beside = f" and {n_without} have none of the streams" * bool(n_without)
+        raise LabelError(f"none of the {len(labels)} videos has a label{beside}; pass --labels FILE")
     if len(rows) == 1:
         raise LabelError(
             "only one labelled video; a head needs at least two of each class, to train and to choose"
@@ -79,14 +85,21 @@ def _require_both(labels: Labels, rows: Int, where: str) -> None:
 
 
 def choose_split(
-    labels: Labels, splits: Sequence[str], groups: Sequence[str], *, val_share: float = 0.2, seed: int = 0
+    labels: Labels,
+    splits: Sequence[str],
+    groups: Sequence[str],
+    *,
+    val_share: float = 0.2,
+    seed: int = 0,
+    n_without: int = 0,
 ) -> Split:
     """The cache's own split where it has one, else a stratified holdout that keeps groups together.
 
     A cache with train and test but no val gets its val from train; test stays untouched for the end.
-    labels: int8 [V]. splits, groups: [V]. Raises LabelError when a part is missing or has a single class.
+    labels: int8 [V]. splits, groups: [V]. n_without: as `labelled_rows`. Raises LabelError when a part is missing or has a
+    single class.
     """
-    known, notes = labelled_rows(labels)
+    known, notes = labelled_rows(labels, n_without)
     names = np.array([splits[i] for i in known], dtype=object)
     odd = sorted({str(n) for n in names} - {*SPLITS, ""})
     if odd:

@@ -106,6 +106,7 @@ def selection_scores(
             dataset.groups,
             val_share=info.config.data.val_share,
             seed=info.config.seed,
+            n_without=dataset.n_without,
         )
         rows, origin = split.val, f"val of the training cache, {split.origin}"
         notes += _changed_labels(info, dataset, split)

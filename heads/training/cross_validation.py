@@ -226,7 +226,7 @@ def folds_of(
     dataset: HeadDataset, config: TrainConfig, *, k: int, rows: Int
 ) -> tuple[list[tuple[Int, Int]], tuple[str, ...]]:
     """The folds of these rows that have a label, and notes on rows without one."""
-    known, notes = labelled_rows(dataset.labels)
+    known, notes = labelled_rows(dataset.labels, dataset.n_without)
     folds = fold_rows(
         dataset.labels,
         dataset.groups,
@@ -240,7 +240,7 @@ def folds_of(
 
 def fold_notes(dataset: HeadDataset, heads: FoldHeads) -> list[str]:
     """Videos without a label, and folds of a single class."""
-    _, notes = labelled_rows(dataset.labels)
+    _, notes = labelled_rows(dataset.labels, dataset.n_without)
     one_class = [
         f"fold {number} holds a single class"
         for number, (_, fold) in enumerate(heads.folds, start=1)

@@ -25,6 +25,8 @@ from pipeline.decoding.words import Cue, Words
 BATCH = 32
 GROUP = (8, 32)
 """Pieces of one padded length in a pass, on a CPU and on CUDA: of a fixed shape, so that a token never depends on its company."""
+LONG_LETTERS = 16
+"""Letters for each token that fits; words of texts with more of them are hardly ever that few tokens."""
 SHORTEST = 16
 """Lengths are padded to a power of two from here on."""
 
@@ -109,9 +111,17 @@ class TextBackbone:
 
     def pieces(self, words: Words) -> tuple[Piece, ...]:
         """What the words of a video are as tokens, in order; none where no word is one to the tokenizer."""
-        fits = lambda text: len(self._network.numbers(text)) <= self._room  # noqa: E731
-        made = pieces_of(words.cues, window_seconds=self._window, fits=fits)
+        made = pieces_of(words.cues, window_seconds=self._window, fits=self._fits)
         return tuple(piece for piece in made if self._network.numbers(piece.text))
+
+    def _fits(self, text: str) -> bool:
+        """Whether a text fits the encoder. Of a long one its beginning tells, so that megabytes are not read once a halving."""
+        begins = (
+            text.rfind(" ", 0, LONG_LETTERS * self._room) if len(text) > LONG_LETTERS * self._room else -1
+        )
+        if begins > 0 and len(self._network.numbers(text[:begins])) > self._room:
+            return False
+        return len(self._network.numbers(text)) <= self._room
 
     def rows(self, pieces: Sequence[Piece]) -> NDArray[np.int32]:
         """Numbers of tokens from 1 on, int32 [T, max_tokens], 0 behind the last one."""

@@ -20,9 +20,13 @@ from pipeline.decoding.decoders.base import DecodeProblem, checked_path
 from pipeline.decoding.decoders.streams import choose_stream, open_container
 from pipeline.decoding.subtitles import plain_text
 from pipeline.decoding.text_encoding import UnknownEncoding, decoded_text
-from pipeline.decoding.words import Cue, Transcript, WordsPlan
+from pipeline.decoding.words import Cue, Transcript, WordsPlan, in_order
 
 FFMPEG_FORMATS = {".srt": "srt", ".vtt": "webvtt"}
+STARTS, ENDS = ("start", "start_seconds", "begin", "from"), ("end", "end_seconds", "stop", "to")
+"""Names that the documentation of recognisers gives to the times of a segment."""
+NO_TIMES = "99:59:59.000 --> 99:59:58.000"
+"""In place of times that cannot be read: a cue that runs backwards, which is left out."""
 EVENT_CODECS = ("ass", "ssa")
 
 
@@ -41,7 +45,7 @@ def plain_cues(
             inside.append(
                 Cue(begin, until, text, timed=not (start == 0 and end == math.inf and _untimed(transcript)))
             )
-    return tuple(sorted(inside, key=lambda cue: (cue.start_seconds, cue.end_seconds)))
+    return in_order(inside)
 
 
 def _untimed(transcript: Transcript | None) -> bool:
@@ -64,6 +68,7 @@ def _of_file(transcript: Transcript, encoding: str) -> list[tuple[float, float, 
         return _of_json(text)
     found = []
     try:
+        text = "\n".join(map(_in_full, text.splitlines()))
         backwards = _backwards(text)
         with av.open(io.BytesIO(text.encode()), format=FFMPEG_FORMATS[suffix]) as container:
             for packet in container.demux():
@@ -75,6 +80,18 @@ def _of_file(transcript: Transcript, encoding: str) -> list[tuple[float, float, 
     except (av.error.FFmpegError, ValueError):
         return []
     return found
+
+
+def _in_full(line: str) -> str:
+    """A line of times as FFmpeg's parsers want them, which take 00:01,5 for no time or for 5 ms, and an indented one for text."""
+    if not (found := re.match(r"\s*([\d:.,]+)\s*-->\s*([\d:.,]+)(?=\s|$)", line)):
+        return NO_TIMES if "-->" in line else line if line.strip() else ""
+    times = []
+    for time in found.groups():
+        clock, _, part = time.replace(",", ".").partition(".")
+        places = ["0", *clock.split(":")][-3:]
+        times.append(":".join(place.zfill(2) for place in places) + f".{part:0<3}")
+    return " --> ".join(times)
 
 
 def _backwards(text: str) -> set[float]:
@@ -102,17 +119,26 @@ def _of_json(text: str) -> list[tuple[float, float, str]]:
     if (
         isinstance(held, Mapping)
         and isinstance(held.get("text"), str)
-        and not {"segments", "chunks"} & held.keys()
+        and held.get("segments", held.get("chunks")) is None
     ):
         return [(0.0, math.inf, " ".join(held["text"].split()))]
     listed = held.get("segments", held.get("chunks", [])) if isinstance(held, Mapping) else held
     found = []
     for item in listed if isinstance(listed, list) else ():
-        start, end = item.get("timestamp") or (item.get("start"), item.get("end"))
-        end = math.inf if end is None else end
-        if isinstance(start, (int, float)) and isinstance(end, (int, float)) and 0 <= start <= end:
+        start, end = item.get("timestamp") or (_first(item, STARTS), _first(item, ENDS))
+        try:
+            if isinstance(start, bool) or isinstance(end, bool):
+                continue
+            start, end = float(start), math.inf if end is None else float(end)
+        except (TypeError, ValueError):
+            continue
+        if 0 <= start <= end:
             found.append((float(start), float(end), " ".join(str(item["text"]).split())))
     return found
+
+
+def _first(item: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((item[name] for name in names if name in item), math.nan)
 
 
 def _of_track(path: Path, track: int) -> Iterator[tuple[float, float, str]]:

@@ -28,10 +28,11 @@ from pipeline.decoding.words import (
     Transcript,
     Words,
     WordsPlan,
+    in_order,
 )
 
-MOST_BYTES = 64 << 20
-"""A day of speech is under 2 MiB."""
+MOST_BYTES = 8 << 20
+"""A day of speech is under 2 MiB; each MiB is some thousand passes of an encoder, for one video."""
 DIALOGUE_FIELDS = 8
 """Commas before the text of an ASS event as FFmpeg hands it over: order, layer, style, name, three margins, effect."""
 
@@ -119,7 +120,7 @@ def within(cues: Sequence[Cue], duration_seconds: float) -> tuple[tuple[Cue, ...
         )
         for cue in inside
     ]
-    return tuple(sorted(cut, key=lambda cue: (cue.start_seconds, cue.end_seconds))), len(cues) - len(inside)
+    return in_order(cut), len(cues) - len(inside)
 
 
 def _given(transcript: Transcript, encoding: str, notes: list[str]) -> Parsed:

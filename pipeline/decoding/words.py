@@ -6,6 +6,7 @@ Times are seconds from the first picture on. Text is personal data: it is in no 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,11 @@ class Cue:
     end_seconds: float
     text: str = field(repr=False)
     timed: bool = True
+
+
+def in_order(cues: Iterable[Cue]) -> tuple[Cue, ...]:
+    """By time; of cues that are alike in time and words, as captions made by machines often are, one."""
+    return tuple(dict.fromkeys(sorted(cues, key=lambda cue: (cue.start_seconds, cue.end_seconds))))
 
 
 def untimed(text: str) -> Cue:

@@ -131,7 +131,7 @@ class ExtractReport(FlowCounts):
                 ]
         for count, text in (
             (self.replaced, "stored again because the file changed"),
-            (self.redone, "extracted again by the present decoding rules"),
+            (self.redone, "stored videos extracted again"),
             (self.not_redone, "affected videos could not be read again: the same command goes on"),
             (self.unchanged, "touched files with unchanged contents"),
             (self.relabelled, "stored videos given a new label, split or source"),

@@ -92,7 +92,7 @@ def sidecars(sources: Iterable[Source]) -> FoundWords:
     several: list[str] = []
     stray: list[str] = []
     for folder, held in by_folder.items():
-        listed = _transcript_files(folder)
+        listed, neighbours = _transcript_files(folder)
         used: set[str] = set()
         for source in held:
             name = source.path.name
@@ -108,7 +108,11 @@ def sidecars(sources: Iterable[Source]) -> FoundWords:
                 found[source.id] = Transcript(portable_path(file), folder / file)
                 if len(fit) > 1:
                     several.append(f"{source.id}: {file}, not {', '.join(other for _, _, other in fit[1:])}")
-        stray += [file for _, _, suffix, file in listed if suffix in SUBTITLES and file not in used]
+        stray += [
+            file
+            for key, tagless, suffix, file in listed
+            if suffix in SUBTITLES and file not in used and not {key, tagless} & neighbours
+        ]
     lines = []
     if found:
         kinds = Counter(each.path.suffix.lower() for each in found.values() if each.path is not None)
@@ -128,18 +132,22 @@ def sidecars(sources: Iterable[Source]) -> FoundWords:
     return FoundWords(found, tuple(lines))
 
 
-def _transcript_files(folder: Path) -> list[tuple[str, str, str, str]]:
-    """(name without suffix, the same without a language, suffix, file name) of every file that may hold words."""
+def _transcript_files(folder: Path) -> tuple[list[tuple[str, str, str, str]], set[str]]:
+    """(name without suffix, the same without a language, suffix, file name) of every file that may hold words.
+
+    Then what files beside all media of the folder may be called, also beside those of another shard or of no interest here.
+    """
     try:
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError:
-        return []  # videos of a folder that cannot be listed are rejected for it
+        return [], set()  # videos of a folder that cannot be listed are rejected for it
     found = []
+    media = [name for name in names if has_media_suffix(name)]
     for name in names:
         base, dot, suffix = name.rpartition(".")
         if dot and base and (kind := f".{suffix.lower()}") in TRANSCRIPT_SUFFIXES:
             found.append((folded(base), folded(_without_language(base)), kind, name))
-    return found
+    return found, {folded(form) for name in media for form in (name, without_suffix(name))}
 
 
 def _without_language(base: str) -> str:
@@ -221,10 +229,7 @@ def _from_manifest(manifest: Path, ids: Sequence[str]) -> FoundWords:
         for columns in (TEXT_COLUMNS, PATH_COLUMNS)
     )
     if not text_column and not path_column:
-        raise InputError(
-            f"--transcripts {manifest}: no column with words; name one {TEXT_COLUMNS[0]!r} ({', '.join(TEXT_COLUMNS[1:])}), or "
-            f"one with paths {PATH_COLUMNS[0]!r} ({', '.join(PATH_COLUMNS[1:])})"
-        )
+        raise InputError(_no_words(manifest))
     places, how = place_entries(Finder(ids), entries)
     claims: dict[str, list[tuple[int, LabelEntry]]] = defaultdict(list)
     unmatched: list[str] = []
@@ -266,8 +271,25 @@ def _entries(manifest: Path) -> list[LabelEntry]:
             isinstance(row, dict) for row in (held.values() if isinstance(held, dict) else held)
         ):
             raise InputError(f"--transcripts {manifest}: expected a list of objects with path and text")
+    else:
+        _require_header(manifest, text)
     with _long_cells():
         return read_entries(manifest, label_required=False, error=InputError, text=text)
+
+
+def _require_header(manifest: Path, text: str) -> None:
+    """Raise InputError where the first line of a table names no column of words: without a header it is somebody's words."""
+    first = next((line for line in text.lstrip("\ufeff").splitlines() if line.strip()), "")
+    names = {cell.strip(" \"'").casefold() for cell in re.split(r"[,;\t|]", first)}
+    if not names & {*TEXT_COLUMNS, *PATH_COLUMNS}:
+        raise InputError(_no_words(manifest))
+
+
+def _no_words(manifest: Path) -> str:
+    return (
+        f"--transcripts {manifest}: no column with words; name one {TEXT_COLUMNS[0]!r} ({', '.join(TEXT_COLUMNS[1:])}), or "
+        f"one with paths {PATH_COLUMNS[0]!r} ({', '.join(PATH_COLUMNS[1:])})"
+    )
 
 
 def _json(text: str, where: str) -> Any:

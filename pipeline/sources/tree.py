@@ -31,7 +31,7 @@ from pipeline.sources.system_files import why_not_users
 
 Layout = Literal["split-class", "class", "flat", "manifest", "file"]
 MANIFEST_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
-SOUND_FILE = "sound alone, where a stream of pictures is required"
+SOUND_FILE = "sound alone, where no stream hears or one of pictures is required"
 """Why a sound file is no input of most runs."""
 
 

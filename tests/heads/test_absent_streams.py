@@ -25,6 +25,7 @@ from heads.models.model import HeadModel, ModelConfig
 from heads.report.score_file import COLUMNS, NO_STREAM, score_rows, write_scores
 from heads.report.show import show_start
 from heads.train import train_head
+from heads.trained.evaluation import evaluate_head
 from heads.trained.head import TrainedHead
 from heads.trained.timeline import score_over_time
 from heads.training.config import TrainConfig
@@ -153,6 +154,9 @@ def test_a_video_without_any_stream_is_named_and_never_scored(tmp_path: Path) ->
         )
         assert data.n_without == 3 and int((data.labels == -1).sum()) == 3 and data.absent == {"slowfast": 3}
         head = train_head(cache, config({"model": "logistic", "streams": "slowfast"}), cv=3)
+        notes = evaluate_head(head, cache, seen=True).notes
+        assert "3 of 60 videos have none of the streams and are left out" in notes
+        assert not any("no label" in note for note in notes)
         found = head.predict(cache)
         assert int(np.isnan(found.probabilities).sum()) == 3 and found.decisions.count("") == 3
         rows = score_rows(found, cache, path="c.zarr")

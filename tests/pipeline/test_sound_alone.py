@@ -90,7 +90,9 @@ def test_a_run_that_needs_pictures_leaves_them_out(src: Path, tmp_path: Path) ->
     report = run(manifest, tmp_path / "d.zarr", backbones=BOTH)
     assert report.adds_up and report.stored == 1
     assert {why for why, _ in report.rejects.values()} == {"no-video-stream"} and report.rejected == 5
-    with pytest.raises(SourceError, match="sound alone, where a stream of pictures is required"):
+    with pytest.raises(
+        SourceError, match="sound alone, where no stream hears or one of pictures is required"
+    ):
         discover(src / "Fight/a_0.wav")
     report = run(manifest, tmp_path / "e.zarr", backbones=BOTH, optional=("motion",))
     assert report.adds_up and report.stored == 6 and report.absent == {"motion: no video stream": 5}

@@ -220,6 +220,12 @@ def test_a_transcript_that_comes_later_is_read_and_shards_know_all_names(
     )
     assert "1 stored videos had no transcript and have one by now: they are extracted again" in text
     assert BARE not in absent(tmp_path / "c.zarr") and report.adds_up and report.stored_now == 1
+    text, _ = said(
+        ExtractConfig(
+            src, tmp_path / "c.zarr", config, pool=PoolSettings(workers=1), max_rejects=1.0, keep_text=True
+        )
+    )
+    assert "warning: --keep-text: the words of 5 stored videos were read without it and are not kept" in text
     for index in (1, 2):
         part = replace(config)
         text, report = said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,21 @@ def test_pieces_fit_the_encoder_and_what_is_no_word_is_none(encoder: TextBackbon
     video = DecodedVideo(1.0, 1.0, 1, 1, 1, 0, 1.0, words={"text": Words((Cue(0, 1, "\u200b"),))})
     read, tokens = tokens_of(video, {"text": encoder})
     assert not tokens and read.absent == {"text": "no transcript: no word in it is one to the tokenizer"}
+
+
+def test_megabytes_of_words_are_not_read_once_a_halving(
+    encoder: TextBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pieces as by reading all of it each time, by far fewer letters than that."""
+    words = Words((untimed("abcde fgh " * 400),))
+    read: list[int] = []
+    numbers = encoder._network.numbers
+    counting = replace(encoder._network, numbers=lambda text: read.append(len(text)) or numbers(text))
+    monkeypatch.setattr(encoder, "_network", counting)
+    pieces = encoder.pieces(words)
+    whole = pieces_of(words.cues, window_seconds=5, fits=lambda text: len(numbers(text)) <= encoder._room)
+    assert pieces == tuple(whole) and len(pieces) > 100
+    assert max(read) <= 16 * encoder._room
 
 
 def test_a_token_is_the_same_in_any_company(encoder: TextBackbone) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.decoding.reading import read_words
 from pipeline.decoding.sound import Absent
 from pipeline.decoding.words import Cue, Transcript, Words, WordsPlan, untimed
 from tests.videos import write_image, write_text, write_video
-from tests.words import recognised, srt, vtt, write_with_words
+from tests.words import Cues, recognised, srt, vtt, write_with_words
 
 CUES = [(0.5, 1.2, "<i>Hello</i> there\nyou"), (1.3, 1.9, "Stop it!")]
 TOLD = [(0.5, 1.2, "Hello there you"), (1.3, 1.9, "Stop it!")]
@@ -159,3 +160,39 @@ def test_files_that_hold_no_track_say_so(tmp_path: Path) -> None:
             read(path)
     with pytest.raises(Absent, match="transcript could not be read: "):
         read(write_text(tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("write", [srt, vtt, recognised])
+def test_a_cue_that_stands_there_twice_is_one_also_to_verify(
+    write: Callable[[Cues], str], tmp_path: Path
+) -> None:
+    """FFmpeg's parsers drop repeated cues, ours did not, so a sound cache failed its verification."""
+    video = write_video(tmp_path / "a.mp4", seconds=1)
+    suffix = {srt: ".srt", vtt: ".vtt", recognised: ".json"}[write]
+    twice = [(0.0, 0.9, "one"), (0.0, 0.9, "two"), (0.0, 0.9, "one"), (0.2, 0.9, "one")]
+    beside = given(tmp_path / f"a{suffix}", write(twice))
+    once = [(0.0, 0.9, "one"), (0.0, 0.9, "two"), (0.2, 0.9, "one")]
+    assert told(read(video, given=beside, seconds=1.0).cues) == once
+    assert told(plain_cues(video, PLAN, beside, duration_seconds=1.0)) == once
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cue"),
+    [
+        ("a.srt", "1\n00:00:00,5 --> 00:00:01,25\none\n", (0.5, 1.25, "one")),
+        ("a.srt", "1\n00:01 --> 00:00:02\none\n", (1.0, 2.0, "one")),
+        ("a.srt", "1\n  00:00:00,100  -->  00:00:00,900  \n  one\n", (0.1, 0.9, "one")),
+        ("a.srt", f"1\n-00:00:01,000 --> 00:00:01,000\nno\n\n{srt([(1.0, 2.0, 'one')])}", (1.0, 2.0, "one")),
+        ("a.vtt", "WEBVTT\n\n00:00.100 --> 00:00.900\none\n   \n00:02.000 --> x\nno\n", (0.1, 0.9, "one")),
+        ("a.json", '{"segments": [{"begin": "0.1", "stop": 0.9, "text": "one"}]}', (0.1, 0.9, "one")),
+        ("a.json", '[{"from": true, "to": 2, "text": "no"}, {"from": 1, "to": 2, "text": "one"}]', (1, 2, "one")),
+        ("a.json", '{"segments": null, "text": "one"}', (0.0, 3.0, "one")),
+    ],
+)  # fmt: skip
+def test_verify_reads_loosely_written_files_as_extract_does(
+    name: str, text: str, cue: tuple[float, float, str], tmp_path: Path
+) -> None:
+    beside = given(tmp_path / name, text)
+    video = tmp_path / "no.mp4"
+    assert told(read(video, given=beside).cues) == [cue]
+    assert told(plain_cues(video, PLAN, beside, duration_seconds=3.0)) == [cue]

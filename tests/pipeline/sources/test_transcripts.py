@@ -209,3 +209,19 @@ def test_what_is_named_comes_before_what_lies_beside(tmp_path: Path) -> None:
     )
     shared, _ = with_transcripts(videos[1:], [video.id for video in videos], tmp_path / "t")
     assert len(shared) == 2 and shared[0].transcript is not None
+
+
+def test_subtitles_of_videos_that_another_shard_has_are_no_strays(tmp_path: Path) -> None:
+    (mine,) = sources(tmp_path, "mine.mp4")
+    for name in ("mine.mp4", "other.mp4", "other.ko.srt", "third.mkv", "third.mkv.vtt", "nobody.srt"):
+        put(tmp_path / name)
+    assert sidecars([mine]).lines[0] == "warning: 1 transcripts lie beside no video of their name: nobody.srt"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_table_without_a_header_is_refused_and_not_quoted(suffix: str, tmp_path: Path) -> None:
+    comma = {"csv": ",", "tsv": "\t"}[suffix]
+    manifest = put(tmp_path / f"t.{suffix}", f"V_1{comma}what was said\nV_2{comma}and answered\n")
+    with pytest.raises(InputError, match="no column with words") as refused:
+        named_transcripts(manifest, ["V_1.mp4", "V_2.mp4"])
+    assert "said" not in str(refused.value)

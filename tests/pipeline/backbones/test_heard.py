@@ -216,7 +216,9 @@ def test_the_keys_are_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", [e for e in kind.KIND.examples() if e.reads.endswith("of sound")], ids=str)
+@pytest.mark.parametrize(
+    "example", [e for e in kind.KIND.examples() if e.reads.endswith("of sound")], ids=str
+)
 def test_examples_are_as_wide_and_as_dear_as_said(example: Any) -> None:
     settled = settle(parse_stream(example.choice))
     family, config = SOUND_FAMILIES[settled.found["config"].model_type], settled.found["config"]

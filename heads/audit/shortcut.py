@@ -19,7 +19,7 @@ from heads.scoring.metrics import auroc
 
 FOLDS = 5
 TREES = 50
-"""Of the random forest, of four columns at most: 200 gave AUROCs within 0.034 of these on 187 clips, as far as a seed moves them."""
+"""Of the random forest, of four columns at most: 200 gave AUROCs within 0.034 of these on 187 clips, as far as seeds do."""
 SHORTCUT_LIMIT = 0.55
 """A shortcut is reported when the whole interval of the AUROC lies above this: it is there, and it is not small."""
 

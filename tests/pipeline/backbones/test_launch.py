@@ -83,13 +83,28 @@ def test_passes_that_end_in_any_order_give_every_token_its_own_value(n_streams: 
         np.testing.assert_array_equal(found[key], vector)
 
 
-def test_passes_overlap() -> None:
-    """Two streams are busy for less time than their passes took together."""
+def test_passes_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams are busy for less time than their passes took together, whatever that is on a busy machine."""
     runner = StreamRunner(beside(2, 1), device=CPU)
+    begin, end = runner.busy.begin, runner.busy.end
+    took: dict[int, float] = {}
+
+    def begun(at_seconds: float) -> int:
+        ticket = begin(at_seconds)
+        took[ticket] = -at_seconds
+        return ticket
+
+    def ended(ticket: int, at_seconds: float) -> None:
+        took[ticket] += at_seconds
+        end(ticket, at_seconds)
+
+    monkeypatch.setattr(runner.busy, "begin", begun)
+    monkeypatch.setattr(runner.busy, "end", ended)
     for index in range(6):
         runner.add(0, 0, index, windows(1, index))
     runner.flush()
-    assert 0.04 <= runner.busy.seconds < 3 * (0.02 + 0.04)
+    assert len(took) == 6 and min(took.values()) > 0
+    assert max(took.values()) <= runner.busy.seconds < 0.9 * sum(took.values())
 
 
 def test_a_backbone_without_a_queue_runs_in_place() -> None:

@@ -196,7 +196,7 @@ def test_touched_changed_and_new_files(tmp_path: Path) -> None:
         pytest.param(">&-", marks=pytest.mark.slow),
         pytest.param("2>&-", marks=pytest.mark.slow),
         pytest.param("<&- >&- 2>&-", marks=pytest.mark.slow),
-        "| head -1",
+        pytest.param("| head -1", marks=pytest.mark.slow),
     ],
 )
 def test_closed_and_cut_outputs_end_nothing(streams: str, src: Path, tmp_path: Path) -> None:

@@ -173,5 +173,5 @@ SETTINGS = settings(
 )
 TestZarr = StoreMachine.TestCase
 TestZarr.settings = SETTINGS
-TestHdf5 = Hdf5Machine.TestCase
+TestHdf5 = pytest.mark.slow(Hdf5Machine.TestCase)
 TestHdf5.settings = SETTINGS

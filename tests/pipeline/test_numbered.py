@@ -212,7 +212,9 @@ def verdicts(folder: Path, decoder: DecoderName, streams: str) -> dict[str, tupl
 
 
 @pytest.mark.parametrize("streams", STREAMS)
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "decoder", [DECODERS[0], *(pytest.param(other, marks=pytest.mark.slow) for other in DECODERS[1:])]
+)
 def test_every_picture_stands_at_its_own_time(decoder: DecoderName, streams: str, folder: Path) -> None:
     found = verdicts(folder, decoder, streams)
     wrong = {}

@@ -37,6 +37,7 @@ def test_the_same_bits_as_torch_s_own() -> None:
         assert torch.equal(own, other)
 
 
+@pytest.mark.slow
 def test_training_imports_no_compiler() -> None:
     code = """
 import sys

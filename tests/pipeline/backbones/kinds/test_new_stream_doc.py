@@ -68,6 +68,7 @@ def test_it_is_as_the_page_says() -> None:
     assert gflop == pytest.approx(example.gflop, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_it_is_listed_extracted_and_verified(installed: Path, tmp_path: Path) -> None:
     said = onepass(installed, "streams")
     assert "p=patches:small" in said and Motion.about in said

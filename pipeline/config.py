@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
 from cache.errors import InputError
 from cache.schema import StreamSpec, TokenDtype
 from cache.stores.open import cache_format
@@ -17,9 +19,10 @@ from pipeline.backbones.load import BackboneConfig
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
 from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
-from pipeline.sources.labelled import ResolvedSources
+from pipeline.sources.labelled import ResolvedSources, resolve_labels
 from pipeline.sources.names import portable_path
 from pipeline.sources.shards import Shard
+from pipeline.sources.tree import SourceTree
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""
@@ -173,3 +176,17 @@ def make_flow(
         lacks_all=adding,
     )
     return Flow(settings, backbones, writer=writer, device=config.backbones.torch_device(), digests=digests)
+
+
+def labelled_sources(config: ExtractConfig, tree: SourceTree, console: Console) -> ResolvedSources:
+    """The sources of a tree with the labels that the settings name; how they joined is printed. Raises LabelError."""
+    resolved = resolve_labels(
+        tree,
+        labels_file=config.labels,
+        sources_file=config.sources,
+        positive=config.positive,
+        allow_unmatched=config.allow_unmatched,
+    )
+    for line in resolved.lines:
+        console.print(line, highlight=False, markup=False)  # names may hold [x]
+    return resolved

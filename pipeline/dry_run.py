@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.schema import REJECT_REASONS
-from pipeline.config import ExtractConfig
+from pipeline.config import ExtractConfig, labelled_sources
 from pipeline.decoding.pool import DecodePool, PoolSettings
 from pipeline.decoding.worker import Failed, Probed, Task, WorkerSettings
 from pipeline.reporting.progress import ExtractProgress
 from pipeline.reporting.report import ExtractReport
-from pipeline.sources.labelled import resolve_labels
 from pipeline.sources.tree import discover
 
 
@@ -27,15 +26,7 @@ def dry_run(
     """
     sound = config.takes_sound_files()
     tree = discover(config.src, sound=sound)
-    resolved = resolve_labels(
-        tree,
-        labels_file=config.labels,
-        sources_file=config.sources,
-        positive=config.positive,
-        allow_unmatched=config.allow_unmatched,
-    )
-    for line in resolved.lines:
-        console.print(line, highlight=False, markup=False)
+    resolved = labelled_sources(config, tree, console)
     sources = resolved.sources if config.shard is None else config.shard.share(resolved).sources
     report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(sources))
     report.note_skipped(tree.skipped)

@@ -26,14 +26,21 @@ from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar, require_same_streams
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import load_backbones
-from pipeline.config import ExtractConfig, full_fingerprint, make_flow, open_writer, stream_specs
+from pipeline.config import (
+    ExtractConfig,
+    full_fingerprint,
+    labelled_sources,
+    make_flow,
+    open_writer,
+    stream_specs,
+)
 from pipeline.decoding.decoders.base import DECODING_RULES
 from pipeline.decoding.words import NO_TRANSCRIPT
 from pipeline.redo import affected_videos, reasons, require_present_rules, rules_of
 from pipeline.reporting.profile import profile_lines
 from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import Inventory, take_inventory
-from pipeline.sources.labelled import ResolvedSources, resolve_labels
+from pipeline.sources.labelled import ResolvedSources
 from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
@@ -48,15 +55,7 @@ def extract(
     """
     began = time.perf_counter()
     tree = discover(config.src, sound=config.takes_sound_files(backbones))
-    resolved = resolve_labels(
-        tree,
-        labels_file=config.labels,
-        sources_file=config.sources,
-        positive=config.positive,
-        allow_unmatched=config.allow_unmatched,
-    )
-    for line in resolved.lines:
-        console.print(line, highlight=False, markup=False)
+    resolved = labelled_sources(config, tree, console)
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
     if config.shard is not None:
         resolved = config.shard.share(resolved)

@@ -44,6 +44,15 @@ class WeightsRecord:
         return fields
 
 
+def record_of(choice: StreamChoice, digest: str) -> WeightsRecord:
+    """The record of weights of this digest that a choice named: random, a file or a tag."""
+    if choice.weights == RANDOM:
+        return WeightsRecord(RANDOM, digest, seed=choice.seed)
+    if looks_like_file(choice.weights):
+        return WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
+    return WeightsRecord(choice.weights, digest)
+
+
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     """`sha256:<hex>` over names, dtypes, shapes and bytes of all tensors, in the order of their names."""
     digest = hashlib.sha256()

@@ -24,12 +24,11 @@ from cache.process.terminal import make_console
 from cache.stores.open import cache_exists
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import BackboneConfig, load_backbones
-from pipeline.config import ExtractConfig
+from pipeline.config import ExtractConfig, labelled_sources
 from pipeline.counts import FlowCounts
 from pipeline.engines.parts import Part, PartsFolder, PartsTable
 from pipeline.reporting.report import ExtractReport
 from pipeline.run import extract, stop_on_signal
-from pipeline.sources.labelled import resolve_labels
 from pipeline.sources.shards import Shard, first_of_plan, parse_shard
 from pipeline.sources.tree import discover
 
@@ -101,15 +100,7 @@ def extract_on_ray(
     if first is not None and engine.shards not in (0, first.of):
         raise InputError(f"--shards {engine.shards}: the plan {plan} is for {first.of}; leave --shards out")
     tree = discover(config.src)
-    resolved = resolve_labels(
-        tree,
-        labels_file=config.labels,
-        sources_file=config.sources,
-        positive=config.positive,
-        allow_unmatched=config.allow_unmatched,
-    )
-    for line in resolved.lines:
-        console.print(line)
+    resolved = labelled_sources(config, tree, console)
     ids = [source.id for source in resolved.sources]
     with stop_on_signal() as stop, _Cluster(engine, config, workers) as cluster:
         folder = PartsFolder.of_run(
@@ -122,7 +113,8 @@ def extract_on_ray(
         console.print(
             f"{folder.of} shards on {cluster.places} places of {cluster.cpus:g} CPUs"
             + (f" and {cluster.gpus:g} GPU" if cluster.gpus else "")
-            + f" each; parts and logs in {folder.path}"
+            + f" each; parts and logs in {folder.path}",
+            markup=False,
         )
         report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
         report.note_skipped(tree.skipped)
@@ -158,7 +150,8 @@ def extract_on_ray(
     )
     console.print(
         f"merged     {found.n_parts} parts in {time.perf_counter() - began:.1f} s; {folder.path} may be removed, or kept to "
-        "take in what comes later"
+        "take in what comes later",
+        markup=False,
     )
     return report
 
@@ -320,7 +313,7 @@ def extract_shard(config: ExtractConfig, folder: PartsFolder, log: Path, plan: P
                 _LOADED[:] = [(config.backbones, load_backbones(config.backbones))]
             report = extract(config, console=console, backbones=_LOADED[0][1])
             for line in report.lines():
-                console.print(line)
+                console.print(line, highlight=False, markup=False)
         return Ended(host, report=report)
     except OnepassError as error:
         return Ended(host, trouble=type(error)(str(error)), passing=isinstance(error, PASSING))

@@ -164,7 +164,7 @@ class PartsTable:
             self._live.update(self._table(), refresh=True)
         elif now or time.monotonic() - self._last_line >= LOG_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(self.line())
+            self.console.print(self.line(), markup=False)
 
     def line(self) -> str:
         """All in one."""

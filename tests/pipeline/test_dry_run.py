@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from pipeline import dry_run as module
+from pipeline.config import ExtractConfig, labelled_sources
 from pipeline.decoding.pool import PoolSettings
-from pipeline.run import ExtractConfig
 from tests.pipeline import fakes
 from tests.pipeline.trees import BAD, lock_folder, make_tree
 
@@ -73,3 +75,13 @@ def test_a_folder_that_cannot_be_listed_is_a_reject_and_skipped_files_are_named(
         in " ".join(printed.split())
     )
     assert [name for name, _ in report.skipped] == [f"note{n}.txt" for n in range(5)]
+
+
+def test_how_labels_joined_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name may look like markup that closes what nothing opened."""
+    told = SimpleNamespace(lines=("e.g. '[/x].mp4' -> train/[/x].mp4",))
+    monkeypatch.setattr("pipeline.config.resolve_labels", lambda *_, **__: told)
+    labelled_sources(ExtractConfig(Path("src"), Path("c.zarr")), cast(Any, None), Console(width=200))
+    assert "'[/x].mp4' -> train/[/x].mp4" in capsys.readouterr().out

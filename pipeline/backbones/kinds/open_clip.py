@@ -156,7 +156,7 @@ def load_tower(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
     """Image tower (float32, eval, CPU) and the record of its weights. Raises WeightsError."""
     import open_clip
 
-    from pipeline.backbones.weights import WeightsRecord, state_digest
+    from pipeline.backbones.weights import record_of, state_digest
 
     choice, published = settled.choice, settled.found["published"]
     if choice.weights == RANDOM:
@@ -174,11 +174,7 @@ def load_tower(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
             "tables say; choose another model"
         )
     if record is None:
-        digest = state_digest(visual.state_dict())
-        if choice.weights == RANDOM:
-            record = WeightsRecord(RANDOM, digest, seed=choice.seed)
-        else:
-            record = WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
+        record = record_of(choice, state_digest(visual.state_dict()))
     return visual, record
 
 
@@ -209,18 +205,12 @@ def _load_text(settled: Settled, machine: Machine) -> Backbone:
     import torch
 
     from pipeline.backbones.text import TextBackbone, TextNetwork
-    from pipeline.backbones.weights import WeightsRecord, state_digest
+    from pipeline.backbones.weights import record_of, state_digest
 
     choice, model = settled.choice, load_whole(settled)
     model.visual = torch.nn.Identity()
     tokenizer = open_clip.get_tokenizer(choice.model)
-    digest = state_digest(model.state_dict())
-    if choice.weights == RANDOM:
-        record = WeightsRecord(RANDOM, digest, seed=choice.seed)
-    elif looks_like_file(choice.weights):
-        record = WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
-    else:
-        record = WeightsRecord(choice.weights, digest)
+    record = record_of(choice, state_digest(model.state_dict()))
 
     class Features(torch.nn.Module):
         def __init__(self) -> None:

@@ -160,7 +160,7 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
     import timm
 
     from pipeline.backbones.base import seeded
-    from pipeline.backbones.weights import WeightsRecord, load_exactly, read_state_dict, state_digest
+    from pipeline.backbones.weights import load_exactly, read_state_dict, record_of, state_digest
 
     choice, published = settled.choice, settled.found["published"]
     said = choice.setting("weights", choice.weights)
@@ -175,13 +175,7 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
             state = read_state_dict(Path(choice.weights), said=said)
             load_exactly(model, without_classifier(state, model, published), origin=said)
     model.eval().requires_grad_(False)
-    digest = state_digest(model.state_dict())
-    if choice.weights == RANDOM:
-        record = WeightsRecord(RANDOM, digest, seed=choice.seed)
-    elif looks_like_file(choice.weights):
-        record = WeightsRecord("file", digest, file=choice.weights, published_as=choice.tag)
-    else:
-        record = WeightsRecord(choice.weights, digest)
+    record = record_of(choice, state_digest(model.state_dict()))
     _check(choice, model, settled)
     return model, record
 

@@ -68,8 +68,25 @@ COSTLY = (
     "cache/test_check.py",
     "heads/training/test_adamw.py",
     "pipeline/cli/test_streams.py",
+    "pipeline/backbones/test_heard.py",
+    "test_predict.py",
+    "heads/trained/test_timeline.py",
+    "pipeline/backbones/test_launch_cuda.py",
+    "pipeline/backbones/test_slowfast_planes.py",
+    "heads/data/test_fold_file.py",
+    "pipeline/test_verify.py",
+    "heads/report/test_show.py",
+    "heads/cli/test_evaluate.py",
+    "heads/trained/test_evaluation.py",
+    "pipeline/test_sound_alone.py",
+    "heads/training/test_out_of_fold.py",
+    "test_end_to_end.py",
+    "heads/trained/test_rethreshold.py",
+    "pipeline/backbones/test_spread.py",
+    "heads/models/test_regression.py",
+    "pipeline/test_zero_shot.py",
 )
-"""Modules that take more than about five seconds of processor time, the costliest first. They begin first, so that no process is
+"""Modules that take more than about four seconds of processor time, the costliest first. They begin first, so that no process is
 
 left alone with one at the end, and `make quick` goes without them.
 """

@@ -176,6 +176,7 @@ def test_decoding_knows_neither_torch_nor_models() -> None:
 
 COVERED_IN = {
     "cache/process/test_ending.py": "cache/errors cache/process/os_errors cache/process/terminal",
+    "heads/ablation/test_work.py": "cache/process/cores",
     "cache/labels/test_files.py": "cache/labels/columns",
     "cache/labels/test_keys.py": "cache/labels/media",
     "cache/test_features.py": "cache/token_arrays",

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from cache.errors import HeadError, OnepassError
+from cache.process.cores import usable_cores
 from cache.process.interrupts import be_deaf, deaf_children
 from heads.ablation.runs import Run, RunRecord, RunStore
 from heads.data.dataset import MEMORY_SHARE, HeadDataset, load_dataset
@@ -115,11 +116,7 @@ def choose_jobs(runs: Sequence[Run], *, jobs: int, device: Device) -> int:
         return min(jobs, max(1, len(runs)))
     videos = sum(run.config.optim.epochs * len(run.split.train) for run in runs)
     wanted = round(videos * SECONDS_A_VIDEO / WORTH_A_PROCESS_SECONDS)
-    return max(1, min(_cores(), wanted, len(runs)))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable_cores(), wanted, len(runs)))
 
 
 class Trainer:
@@ -258,7 +255,7 @@ def _start_process(settings: WorkSettings, stop: Event) -> None:
 
     be_deaf()  # the parent hears Ctrl-C and stops its processes
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, _cores() // settings.jobs))
+    torch.set_num_threads(max(1, usable_cores() // settings.jobs))
     cache = open_cache(*settings.paths, ignore_libraries=settings.ignore_libraries)
     _trainer = Trainer(cache, settings, stop.is_set)
 

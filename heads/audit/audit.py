@@ -255,7 +255,9 @@ def _near(rows: VideoRows, near: NearDuplicates | None) -> list[Finding]:
         elif rows.groups[first] != rows.groups[second]:
             across.append(f"{line}: sources {rows.groups[first]}, {rows.groups[second]}")
     measure = f"whitened cosine of {near.threshold:.3f} or more"
+    more = [f"{near.n_more:,} pairs, less alike than all that were looked at"] if near.n_more else []
     return [
+        *_finding("near-duplicate", "warning", f"near duplicates that are counted only ({measure})", more),
         *_finding("near-duplicate", "leak", f"near duplicates in two splits ({measure})", leaks),
         *_finding(
             "near-across-groups",
@@ -305,7 +307,7 @@ def _missing(missing: Sequence[Shortcut], limit: float) -> list[Finding]:
 
 def _reported(shortcuts: Sequence[Shortcut], limit: float) -> list[str]:
     return [
-        f"{s.model}: AUROC {s.auroc:.3f} ({s.interval}), out of {s.n_folds} folds"
+        f"{s.model}: AUROC {s.auroc:.3f} ({s.interval}), out of {s.n_folds} folds of {s.n_videos} videos"
         for s in shortcuts
         if s.reported(limit)
     ]

@@ -8,17 +8,22 @@ few components (brightness, colour) carry most of the variance. On 187 real clip
 reach 0.72 at most, and 18 copies (stronger compression, 70 % of the size, or half a second cut off the start) lie
 between 0.884 and 0.997.
 
-Shape legend: V videos, D columns of a stream, K components.
+Shape legend: V videos, U videos of one block, N tokens of one block, D columns of a stream, K components.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from cache.process.cores import usable_cores
 
 if TYPE_CHECKING:
     from cache.reader import Cache
@@ -35,7 +40,10 @@ CHANCE_PAIRS = 0.01
 LEAST_VARIANCE = 1e-6
 """Components below this share of the variance are rounding."""
 
-BLOCK = 1024
+BLOCK, COLUMNS = 512, 1024
+"""Videos compared at a time, by one thread: the cosines lie in its cache, and BLAS with threads of its own is slower here."""
+MOST_PAIRS = 1_000_000
+"""Of near duplicates that are kept, the most alike; the others are counted."""
 Float = npt.NDArray[np.float64]
 Pairs = list[tuple[int, int, float]]
 
@@ -62,20 +70,23 @@ def pool_stream(cache: Cache, name: str, order: npt.NDArray[np.int64]) -> Pooled
     offsets = cache.offsets(name)
     dim = cache.streams[name].dim
     sums_VD = np.zeros((len(offsets) - 1, dim), dtype=np.float32)
-    first_VD = np.zeros((len(offsets) - 1, dim), dtype=np.float32)
+    first_D = np.zeros(dim, dtype=np.float32)  # of the video that the block before ended in
     one_value = np.zeros(len(offsets) - 1, dtype=bool)
     frozen = np.ones(len(offsets) - 1, dtype=bool)
     low, high = np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
     for start, values, _ in cache.iter_rows(name):
         values_ND = values.astype(np.float32)
         video_N = np.searchsorted(offsets, np.arange(start, start + len(values_ND)), side="right") - 1
-        firsts = np.flatnonzero(np.diff(video_N, prepend=-1))
+        changes_N = np.diff(video_N, prepend=-1) != 0
+        firsts = np.flatnonzero(changes_N)
         videos = video_N[firsts]
         sums_VD[videos] += np.add.reduceat(values_ND, firsts, axis=0)
-        begins = offsets[videos] >= start
-        first_VD[videos[begins]] = values_ND[firsts[begins]]
+        first_UD = values_ND[firsts]
+        if offsets[videos[0]] < start:
+            first_UD[0] = first_D
+        first_D = first_UD[-1]
         single_N = (values_ND == values_ND[:, :1]).all(axis=1)
-        same_N = (values_ND == first_VD[video_N]).all(axis=1)
+        same_N = (values_ND == first_UD[np.cumsum(changes_N) - 1]).all(axis=1)
         one_value[videos] |= np.logical_or.reduceat(single_N, firsts)
         frozen[videos] &= np.logical_and.reduceat(same_N, firsts)
         low, high = np.minimum(low, values_ND.min(axis=0)), np.maximum(high, values_ND.max(axis=0))
@@ -137,7 +148,8 @@ def _whitened_where(
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
-    """pairs: (row, row, cosine), row < row, most alike first. threshold: what they reach.
+    """pairs: (row, row, cosine), row < row, most alike first, a million at most. n_more: how many others. threshold: what they
+    reach.
 
     n_components: by stream. unrelated: the highest cosine of two videos of different source groups that are
     no near duplicates, to judge the threshold by; None when there are none.
@@ -147,6 +159,7 @@ class NearDuplicates:
     threshold: float
     n_components: dict[str, int]
     unrelated: float | None
+    n_more: int = 0
 
 
 def near_duplicates(
@@ -167,23 +180,57 @@ def near_duplicates(
     if threshold is None:
         threshold = max(NEAR_COSINE, chance_threshold(n, sum(components.values())))
     _, group_V = np.unique(np.array(groups, dtype=str), return_inverse=True)
-    pairs: Pairs = []
-    unrelated = -np.inf
-    for start in range(0, n, BLOCK):
+    found = _Found(threshold)
+
+    def compare(start: int) -> None:
         rows = slice(start, start + BLOCK)
-        for other in range(start, n, BLOCK):
-            columns = slice(other, other + BLOCK)
+        for other in range(start - start % COLUMNS, n, COLUMNS):
+            columns = slice(other, other + COLUMNS)
             cosines = together_VK[rows] @ together_VK[columns].T
             if not here_VS.all():  # the mean is over the streams that both videos have
                 cosines *= len(streams) / np.maximum(here_VS[rows] @ here_VS[columns].T, 1.0)
-            if other == start:
-                cosines[np.tril_indices(len(cosines))] = -np.inf
-            for r, c in np.argwhere(cosines >= threshold).tolist():
-                pairs.append((start + r, other + c, float(cosines[r, c])))
-            apart = (cosines < threshold) & (group_V[rows, None] != group_V[None, columns])
-            unrelated = max(unrelated, float(cosines.max(initial=-np.inf, where=apart)))
-    pairs.sort(key=lambda pair: -pair[2])
-    return NearDuplicates(pairs, threshold, components, unrelated if np.isfinite(unrelated) else None)
+            if other < start + BLOCK:
+                cosines[np.tri(len(cosines), cosines.shape[1], start - other, dtype=bool)] = -np.inf
+            highest = float(cosines.max())
+            if highest >= threshold:
+                found.add(cosines, start, other)
+            if (
+                highest > found.unrelated
+            ):  # few blocks, once some have been seen: this takes longer than the product
+                apart = (cosines < threshold) & (group_V[rows, None] != group_V[None, columns])
+                found.reach(float(cosines.max(initial=-np.inf, where=apart)))
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores()) as threads:
+        list(threads.map(compare, range(0, n, BLOCK)))
+    pairs = found.most_alike()
+    unrelated = found.unrelated if np.isfinite(found.unrelated) else None
+    return NearDuplicates(pairs, threshold, components, unrelated, found.count - len(pairs))
+
+
+class _Found:
+    """What threads found: the most alike pairs of all, how many there are, and the highest cosine of unrelated videos."""
+
+    def __init__(self, threshold: float) -> None:
+        self.count, self.unrelated = 0, -np.inf
+        self._threshold = self._kept_from = threshold
+        self._pairs: Pairs = []
+        self._lock = threading.Lock()
+
+    def add(self, cosines: npt.NDArray[np.float32], first_row: int, first_column: int) -> None:
+        with self._lock:
+            self.count += int(np.count_nonzero(cosines >= self._threshold))
+            for row, column in np.argwhere(cosines >= self._kept_from).tolist():
+                self._pairs.append((first_row + row, first_column + column, float(cosines[row, column])))
+            if len(self._pairs) > 2 * MOST_PAIRS:
+                self._pairs = self.most_alike()
+                self._kept_from = self._pairs[-1][2]
+
+    def reach(self, cosine: float) -> None:
+        with self._lock:
+            self.unrelated = max(self.unrelated, cosine)
+
+    def most_alike(self) -> Pairs:
+        return sorted(self._pairs, key=lambda pair: (-pair[2], *pair))[:MOST_PAIRS]
 
 
 def chance_threshold(n_videos: int, n_components: int) -> float:

@@ -72,13 +72,13 @@ def report_lines(report: AuditReport) -> list[str]:
         interval = f" ({shortcut.interval})" if shortcut.interval else ""
         lines.append(
             f"metadata   {shortcut.model} on width, height, fps, duration: AUROC {shortcut.auroc:.3f}{interval}, "
-            f"out of {shortcut.n_folds} folds by source group"
+            f"out of {shortcut.n_folds} folds by source group of {shortcut.n_videos:,} videos"
         )
     for shortcut in report.missing:
         interval = f" ({shortcut.interval})" if shortcut.interval else ""
         lines.append(
             f"missing    {shortcut.model} on which streams a video lacks: AUROC {shortcut.auroc:.3f}{interval}, "
-            f"out of {shortcut.n_folds} folds by source group"
+            f"out of {shortcut.n_folds} folds by source group of {shortcut.n_videos:,} videos"
         )
     intervals = [shortcut.interval for shortcut in report.shortcuts]
     lines += [f"           {note}" for note in interval_notes("metadata", intervals)]

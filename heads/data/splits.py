@@ -19,6 +19,8 @@ Int = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int8]
 SPLITS = ("train", "val", "test")
 HOLDOUT_ATTEMPTS = 10
+MOST_GROUPS = 4096
+"""Of source groups placed one by one; placing 4,096 takes 0.2 s, and it is done a dozen times for five folds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +166,7 @@ def holdout(
     k = max(2, round(1 / val_share))
     _require_groups(labels, groups, rows, k=2)
     for attempt in range(HOLDOUT_ATTEMPTS):
-        for train, val in _folds(
+        for train, val in group_folds(
             labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed + attempt
         ):
             if _both(labels, train) and _both(labels, val):
@@ -238,7 +240,7 @@ def fold_rows(
     """
     if given is None:
         _require_groups(labels, groups, rows, k=config.k)
-        folds = _folds(labels, groups, rows, k=config.k, seed=seed)
+        folds = group_folds(labels, groups, rows, k=config.k, seed=seed)
     else:
         folds = _given_folds(rows, given)
     for i, (rest, _) in enumerate(folds, start=1):
@@ -281,15 +283,25 @@ def disjoint_folds(
     """
     if min(_groups_by_class(labels, groups, rows)) < 2:
         return []
-    folds = _folds(labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed)
+    folds = group_folds(labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed)
     return folds if all(_both(labels, rest) and len(fold) for rest, fold in folds) else []
 
 
-def _folds(labels: Labels, groups: Sequence[str], rows: Int, *, k: int, seed: int) -> list[tuple[Int, Int]]:
+def group_folds(
+    labels: Labels, groups: Sequence[str], rows: Int, *, k: int, seed: int
+) -> list[tuple[Int, Int]]:
+    """K stratified, group-disjoint folds of `rows`, (rest, fold) each; scikit-learn's, which places group after group.
+
+    More than 4,096 groups are dealt into as many bundles first, which are then what is placed: the time does not grow with them.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     folder = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
     own_groups = np.array([groups[i] for i in rows], dtype=object)
+    numbers: dict[str, int] = {}
+    own_numbers = np.array([numbers.setdefault(group, len(numbers)) for group in own_groups])
+    if len(numbers) > MOST_GROUPS:
+        own_groups = (np.random.default_rng(seed).permutation(len(numbers)) % MOST_GROUPS)[own_numbers]
     return [(rows[a], rows[b]) for a, b in folder.split(rows[:, None], labels[rows], own_groups)]
 
 

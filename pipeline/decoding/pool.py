@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ import psutil
 from numpy.typing import NDArray
 
 from cache.errors import OnepassError
+from cache.process.cores import usable_cores
 from cache.process.interrupts import deaf_children
 from cache.process.terminal import open_standard_descriptors
 from pipeline.decoding import worker
@@ -400,7 +400,7 @@ def _no_main_module() -> Iterator[None]:
 
 def default_workers() -> int:
     """One decode worker a core that this process may use (`fit_pool` makes them fewer where memory is short)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return usable_cores()
 
 
 def _resident_bytes(pid: int | None) -> int:

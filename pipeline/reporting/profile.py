@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cache.process.cores import usable_cores
 from pipeline.backbones.base import DTYPES, Backbone, Precision, cpu_has_bf16, exact_float32
 from pipeline.reporting.report import ExtractReport
 
@@ -70,7 +70,7 @@ def profile_lines(
     device = devices[0]
     rate = matrix_rate(device, precision) * (1 if device.type == "cpu" else len(devices))  # CPUs share cores
     flops = {name: token_flops(backbone) * report.tokens.get(name, 0) for name, backbone in backbones.items()}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    cores = usable_cores()
     total, busy = sum(flops.values()), report.model_seconds
     lines = [
         f"profile    {wall:.1f} s after start-up; {workers} decode workers on {cores} cores",

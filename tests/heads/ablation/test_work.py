@@ -63,7 +63,7 @@ def test_large_heads_train_alone(runs: list[Run]) -> None:
 def test_processes_are_started_where_there_is_work_for_them(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablate_work, "_cores", lambda: 8)
+    monkeypatch.setattr(ablate_work, "usable_cores", lambda: 8)
     assert choose_jobs(runs, jobs=0, device="cpu") == 1
     assert choose_jobs(runs, jobs=3, device="cpu") == 3
     assert choose_jobs(runs[:2], jobs=3, device="cpu") == 2

@@ -87,12 +87,28 @@ def test_pairs_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [str(i) for i in range(100)]
     whole = near_duplicates([stream(means)], groups)
     monkeypatch.setattr("heads.audit.features.BLOCK", 7)
+    monkeypatch.setattr("heads.audit.features.COLUMNS", 21)
     blocks = near_duplicates([stream(means)], groups)
     assert whole is not None
     assert blocks is not None
     assert {(a, b) for a, b, _ in blocks.pairs} == {(0, 99), (10, 11), (30, 70)}
     assert {(a, b) for a, b, _ in whole.pairs} == {(a, b) for a, b, _ in blocks.pairs}
     assert blocks.unrelated == pytest.approx(whole.unrelated)
+
+
+def test_of_too_many_near_duplicates_the_most_alike_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    means = np.repeat(rng.standard_normal((25, 40)), 4, axis=0) + 0.02 * rng.standard_normal((100, 40))
+    groups = [str(i) for i in range(100)]
+    monkeypatch.setattr("heads.audit.features.BLOCK", 8)
+    monkeypatch.setattr("heads.audit.features.COLUMNS", 16)
+    whole = near_duplicates([stream(means)], groups)
+    assert whole is not None and len(whole.pairs) > 100 and whole.n_more == 0
+    monkeypatch.setattr("heads.audit.features.MOST_PAIRS", 10)
+    cut = near_duplicates([stream(means)], groups)
+    assert cut is not None
+    assert cut.pairs == whole.pairs[:10] and cut.n_more == len(whole.pairs) - 10
+    assert cut.unrelated == whole.unrelated
 
 
 def test_equal_features_must_be_equal_in_every_stream() -> None:

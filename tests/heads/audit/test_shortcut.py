@@ -37,6 +37,14 @@ def test_a_frame_rate_that_goes_with_the_label_is_reported() -> None:
     assert all(s.n_folds == 5 for s in found)
 
 
+def test_of_many_videos_whole_source_groups_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, metadata, groups = made(300)
+    metadata[:, 2] = np.where(labels == 1, 30.0, 25.0)
+    monkeypatch.setattr("heads.audit.shortcut.MOST_VIDEOS", 101)
+    found = metadata_shortcuts(labels, metadata, groups, n_resamples=200)
+    assert [(s.n_videos, s.auroc, s.reported()) for s in found] == [(102, 1.0, True)] * 2
+
+
 def test_too_few_groups_of_a_class_give_no_answer() -> None:
     labels, metadata, _ = made(40)
     assert metadata_shortcuts(labels, metadata, ["a" if y else "b" for y in labels]) == []

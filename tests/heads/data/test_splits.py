@@ -113,6 +113,18 @@ def test_folds_cover_every_video_once_and_never_share_a_group() -> None:
         assert len(split.train) + len(split.val) + len(split.test) == 57
 
 
+def test_many_groups_are_placed_in_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, _, groups = data(400)
+    plain = fold_splits(labels, groups)
+    monkeypatch.setattr("heads.data.splits.MOST_GROUPS", 20)
+    bundled = fold_splits(labels, groups)
+    assert sorted(np.concatenate([split.test for split in bundled]).tolist()) == list(range(400))
+    assert not any(straddling_groups(split, groups) for split in bundled)
+    assert any(a.test.tolist() != b.test.tolist() for a, b in zip(plain, bundled, strict=True))
+    for split in bundled:
+        assert 0.4 < labels[split.test].mean() < 0.6 and 60 <= len(split.test) <= 100
+
+
 def test_folds_of_some_rows_leave_the_others_alone() -> None:
     labels, _, groups = data(60)
     labels[:3] = -1

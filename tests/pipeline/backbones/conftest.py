@@ -70,7 +70,8 @@ def moving_picture(count: int, height: int = 120, width: int = 160, seed: int = 
         rng.integers(0, 256, (height // 8 + 9, width // 8 + 9, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     )
     return [
-        np.ascontiguousarray(scene[n : n + height, 2 * n % 60 : 2 * n % 60 + width]) for n in range(count)
+        np.ascontiguousarray(scene[n % 64 : n % 64 + height, 2 * n % 60 : 2 * n % 60 + width])
+        for n in range(count)
     ]
 
 

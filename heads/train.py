@@ -212,7 +212,8 @@ def out_of_fold_split(dataset: HeadDataset, split: Split, *, k: int, seed: int) 
     """train is all that has a label and is not in the split's test; no val."""
     labelled, notes = labelled_rows(dataset.labels, dataset.n_without)
     train = np.setdiff1d(labelled, split.test)
-    origin = f"{k} folds by source group of all labelled videos{' outside test' * bool(len(split.test))}, seed {seed}"
+    drawn = f"by source group, seed {seed}" if dataset.folds is None else f"given by {dataset.folds.name}"
+    origin = f"{k} folds {drawn}, of all labelled videos{' outside test' * bool(len(split.test))}"
     leaks = straddling_notes(Split(train, train[:0], split.test, origin, out_of_fold=True), dataset.groups)
     return Split(train, train[:0], split.test, origin, (*notes, *leaks), out_of_fold=True)
 

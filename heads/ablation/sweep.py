@@ -92,7 +92,7 @@ class Sweep:
         require_whole("jobs (0: automatic)", jobs, 0, 256)
         self.base, self.out, self.n_seeds, self.cv = base, Path(out), n_seeds, cv
         self._cache, self._jobs, self._labels = cache, jobs, labels
-        self._given = None if folds is None else read_folds(folds, read_rows(cache).ids)
+        self._given = None if folds is None else read_folds(folds, read_rows(cache).ids).numbers
         if self._given is not None:
             if cv not in (None, int(self._given.max())):
                 raise InputError(f"--cv {cv}, but --folds gives {self._given.max()} folds; leave --cv out")

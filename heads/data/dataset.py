@@ -21,7 +21,7 @@ from cache.errors import CacheCorrupt, HeadError, InputError
 from cache.fingerprint import is_random, weights_name
 from cache.schema import UNKNOWN_LABEL
 from cache.tables import TokenArray
-from heads.data.fold_file import read_folds
+from heads.data.fold_file import GivenFolds, read_folds
 from heads.data.grid import join_streams, reference_stream
 from heads.data.rows import read_rows
 from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, absent_videos, as_tensor
@@ -108,7 +108,7 @@ class HeadDataset:
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
     label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
-    where it is unknown. given_folds: int64 [V] from 1, 0 for none, where a user gave folds. absent: how many videos lack an
+    where it is unknown. folds: those that a user gave. absent: how many videos lack an
     optional stream, by its name. n_without: videos that have none of the streams; they count as without a label.
     """
 
@@ -125,7 +125,7 @@ class HeadDataset:
     label_names: tuple[str, str]
     cache_name: str
     cache_digest: str
-    given_folds: npt.NDArray[np.int64] | None = None
+    folds: GivenFolds | None = None
     absent: Mapping[str, int] = field(default_factory=dict)
     n_without: int = 0
 
@@ -145,6 +145,11 @@ class HeadDataset:
     def stream_dims(self) -> tuple[int, ...]:
         """Width of each stream, in the order of `streams`."""
         return tuple(stream.dim for stream in self.streams)
+
+    @property
+    def given_folds(self) -> npt.NDArray[np.int64] | None:
+        """The fold of each video where a user gave folds: int64 [V] from 1, 0 for none."""
+        return None if self.folds is None else self.folds.numbers
 
     @property
     def outside_test(self) -> npt.NDArray[np.int64]:
@@ -204,7 +209,7 @@ def load_dataset(
         label_names=rows.label_names,
         cache_name=cache.dataset,
         cache_digest=rows.digest,
-        given_folds=None if folds is None else read_folds(folds, rows.ids),
+        folds=None if folds is None else read_folds(folds, rows.ids),
         absent=absent,
         n_without=int(without.sum()),
     )

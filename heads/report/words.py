@@ -64,7 +64,7 @@ def result_facts(head: TrainedHead, record: TrainingRecord) -> Facts:
         facts.append(
             (
                 "cross-validation",
-                f"{folds.k} folds by source group, {len(folds.table):,} videos; thresholds that decided them, each "
+                f"{folds.k} folds, {len(folds.table):,} videos; thresholds that decided them, each "
                 f"chosen on the others: {thresholds}",
             )
         )

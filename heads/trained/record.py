@@ -19,8 +19,7 @@ UNSEEN, SEEN, UNKNOWN = "unseen", "seen", "unknown"
 PART_ROLES = {
     "val": "val chose epoch, temperature and threshold, so its scores are optimistic",
     "test": "test was scored once, after everything was chosen",
-    OUT_OF_FOLD: "each video was scored by a head that never saw it or its source group, and decided by what other "
-    "folds chose",
+    OUT_OF_FOLD: "each video was scored by a head that was trained without its fold, and decided by what other folds chose",
     "train": "train, what the head was fitted on",
     UNSEEN: "the head has seen none of these videos, by file and by source group",
     SEEN: "SEEN VIDEOS among them: the head was made with some, so scores are too good",

@@ -246,9 +246,11 @@ def fold_notes(dataset: HeadDataset, heads: FoldHeads) -> list[str]:
         for number, (_, fold) in enumerate(heads.folds, start=1)
         if len(np.unique(dataset.labels[fold])) == 1
     ]
-    given = dataset.given_folds
-    leaks = () if given is None else given_fold_notes(dataset.groups, heads.rows, given)
-    return [*notes, *leaks, *one_class]
+    given = dataset.folds
+    told = (
+        () if given is None else (*given.notes, *given_fold_notes(dataset.groups, heads.rows, given.numbers))
+    )
+    return [*notes, *told, *one_class]
 
 
 def _decision_notes(folds: list[FoldResult]) -> list[str]:

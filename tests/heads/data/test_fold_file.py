@@ -30,7 +30,8 @@ def write(path: Path, *lines: str) -> Path:
 
 def test_folds_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
     file = write(tmp_path / "f.csv", "id,fold", "train/a_0.mp4,10", "b_0,2", "val/d_0.mp4,10", "nowhere,3")
-    assert read_folds(file, IDS).tolist() == [2, 1, 0, 2]
+    assert read_folds(file, IDS).numbers.tolist() == [2, 1, 0, 2]
+    assert read_folds(file, IDS).notes == ("f.csv: 1 row matches no video: nowhere",)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +41,14 @@ def test_folds_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
         (["id,fold", "a_0,"], "no fold for 'a_0'"),
         (["id,fold", "x,1", "y,2"], "no row matches a video, such as"),
         (["id,fold", "a_0,1", "b_0,1"], "a single fold, '1'"),
+        (
+            ["id,fold", "a_0,1", "b_0,2", "a_0,2"],
+            r"contradict each other about train/a_0.mp4: .* says fold 1, .* says fold 2",
+        ),
     ],
 )
 def test_files_that_give_no_folds(tmp_path: Path, lines: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, LabelError), match=message):
         read_folds(write(tmp_path / "f.csv", *lines), IDS)
 
 
@@ -63,9 +68,9 @@ def test_given_folds_are_used_as_they_are_and_kept(
     train_from_cache(toy_cache, config, out=out, folds=file, console=make_console())
     with (out / "cross_validation.csv").open(newline="") as stream:
         found = {row["id"]: int(row["fold"]) for row in csv.DictReader(stream)}
-    given = read_folds(file, tuple(found))
+    given = read_folds(file, tuple(found)).numbers
     assert list(found.values()) == given.tolist()
-    assert read_folds(out / "cross_validation.csv", tuple(found)).tolist() == given.tolist()
+    assert read_folds(out / "cross_validation.csv", tuple(found)).numbers.tolist() == given.tolist()
     with pytest.raises(InputError, match="--folds gives 3 folds"):
         train_from_cache(toy_cache, config, out=out, folds=file, cv=5, console=make_console())
 
@@ -73,7 +78,7 @@ def test_given_folds_are_used_as_they_are_and_kept(
 def test_a_sweep_takes_them_as_well(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> None:
     file = folds_of(toy_cache, tmp_path / "f.csv")
     cells, _ = make_cells(quick, [])
-    given = read_folds(file, sorted(toy_cache.videos.id))
+    given = read_folds(file, sorted(toy_cache.videos.id)).numbers
     with Sweep(toy_cache, quick, out=tmp_path / "s", n_seeds=2, folds=file) as sweep:
         runs = sweep.plan(cells)
     assert len(runs) == 6

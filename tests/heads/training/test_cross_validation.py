@@ -238,9 +238,9 @@ def test_the_report_shows_it_after_test(split_cache: Cache, brief: TrainConfig) 
     tables = result_tables(record)
     assert [table.title.split(":")[0] for table in tables] == ["test", "out-of-fold", "train"]
     assert [name for name, _ in tables[1].rows] == ["head", *FLOORS]
-    assert "a head that never saw it or its source group" in tables[1].title
+    assert "a head that was trained without its fold" in tables[1].title
     found = dict(facts(head, record))
-    assert "3 folds by source group, 48 videos" in found["cross-validation"]
+    assert "3 folds, 48 videos" in found["cross-validation"]
     assert "on out-of-fold" in found["threshold"]
     assert "the mean of the heads of 3 folds" in found["selection"]
 
@@ -276,7 +276,7 @@ def test_from_the_command_line(
     said = " ".join(said.split())  # a title may be wrapped
     for words in (
         "fold 3 of 3: 20 videos",
-        "out-of-fold: 60 videos, 30 positive; each video was scored by a head that never saw it",
+        "out-of-fold: 60 videos, 30 positive; each video was scored by a head that was trained without its fold",
         "thresholds that decided them, each chosen on the others: 0.",
         "by F1 on out-of-fold",
         "the mean of the heads of 3 folds",

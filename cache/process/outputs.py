@@ -39,7 +39,9 @@ def require_output(flag: str, path: Path) -> None:
 
 
 def require_output_folder(flag: str, folder: Path) -> None:
-    """Raise `InputError` unless `folder` is one that files can be put into, or can be made."""
+    """Raise `InputError` unless `folder` is one that files can be put into, or can be made; a cache is none."""
+    if (folder / "zarr.json").exists():
+        raise InputError(f"{flag} {folder}: is a feature cache; name another folder")
     with _refusing(flag, folder):
         _try_folder(folder)
 
@@ -48,7 +50,8 @@ def require_cache_output(flag: str, cache: Path) -> None:
     """Raise `InputError` unless a cache can be made at `cache`, or the one there be added to."""
     require_output_folder(flag, cache.parent)
     if cache.is_dir():
-        require_output_folder(flag, cache)
+        with _refusing(flag, cache):
+            _try_folder(cache)
 
 
 def write_output(flag: str, path: Path, contents: bytes) -> None:

@@ -113,9 +113,13 @@ def load_head(folder: str | Path) -> TrainedHead:
     return TrainedHead(model.eval(), info)
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         raise HeadError(f"{path} is not readable: {error}") from error
     if not isinstance(values, dict):

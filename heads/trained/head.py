@@ -110,7 +110,15 @@ class HeadInfo:
             threshold = dict(values["threshold"])
             interval = threshold.pop("interval")
             threshold["warnings"] = tuple(threshold["warnings"])
+            if len(values["label_names"]) != 2:
+                raise HeadError(f"head.json: label_names are two, not {values['label_names']}")
             negative, positive = values["label_names"]
+            for name, value, fits in (
+                ("threshold", threshold["threshold"], 0 <= threshold["threshold"] <= 1),
+                ("temperature", values["temperature"], values["temperature"] > 0),
+            ):
+                if not fits:
+                    raise HeadError(f"head.json: {name} cannot be {value}; train the head again")
             return cls(
                 config=TrainConfig.from_dict(values["config"]),
                 streams=tuple(StreamInput(**stream) for stream in values["streams"]),

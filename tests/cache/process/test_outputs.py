@@ -26,6 +26,8 @@ def test_what_can_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "s.csv.part").mkdir()
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr" / "zarr.json").touch()
     (tmp_path / "loose").symlink_to(tmp_path / "nowhere" / "x")
     for call, path, words in (
         (require_output, tmp_path, "is a folder"),
@@ -34,6 +36,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         (require_output, tmp_path / ("x" * 254), "File name too long"),
         (require_output, Path("/proc/nowhere/s.csv"), "cannot be written"),
         (require_output_folder, tmp_path / "file", "is a file"),
+        (require_output_folder, tmp_path / "c.zarr", "is a feature cache"),
         (require_output_folder, tmp_path / "loose" / "a", "leads nowhere"),
         (require_output_folder, Path("/proc/nowhere"), "cannot be written"),
     ):

@@ -130,6 +130,20 @@ def test_damage_is_an_error_that_names_the_file(
     info.write_text(json.dumps(values))
     with pytest.raises(HeadError, match="does not fit"):
         TrainedHead.load(folder)
+    for place, value, message in (
+        ("threshold", 7, "threshold cannot be 7"),
+        ("temperature", 0, "temperature cannot be 0"),
+        ("temperature", float("nan"), "NaN is no number"),
+        ("label_names", ["Fight"], "label_names are two"),
+    ):
+        values = json.loads(good_info)
+        if place == "threshold":
+            values[place][place] = value
+        else:
+            values[place] = value
+        info.write_text(json.dumps(values))
+        with pytest.raises(HeadError, match=message):
+            TrainedHead.load(folder)
     info.unlink()
     with pytest.raises(HeadError, match="it needs"):
         TrainedHead.load(folder)

@@ -69,7 +69,9 @@ FEATURES_DROPPED = "the scores of what was whole are written, its features are d
 @app.command()
 def merge(
     parts: Annotated[list[Path], typer.Argument(help="Caches to join, such as the shards of one source.")],
-    out: Annotated[Path, typer.Option(help="Cache to write: .zarr or .h5.")],
+    out: Annotated[
+        Path, typer.Option(help="Cache to write: .zarr or .h5, or an s3://, gs:// or az:// address.")
+    ],
     src: Annotated[
         Path | None, typer.Option(help="The source of all parts: every input must be in one of them.")
     ] = None,
@@ -80,8 +82,9 @@ def merge(
 ) -> None:
     """Join parts into one cache: nothing lost, nothing twice. Run it again to resume."""
     from cache.merge import merge as join
+    from cache.objects.mirror import written
 
-    require_cache_output("--out", out)
+    require_cache_output("--out", out, remote=True)
     listed = None
     if src is not None:
         from cache.reader import open_cache
@@ -91,7 +94,10 @@ def merge(
         with open_cache(parts[0]) as part:
             sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
         listed = [source.id for source in discover(src, sound=sound).sources]
-    found = join(parts, out, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch)
+    with written(out, typer.echo) as local:
+        found = join(
+            parts, local, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch
+        )
     known = f" = {len(listed)} in {src}" if listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
     typer.echo(

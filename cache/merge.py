@@ -21,6 +21,7 @@ from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
 from cache.fingerprint import is_imported
 from cache.lock import CacheLock
+from cache.objects.address import require_local
 from cache.reader import Cache, open_cache
 from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures
 from cache.stores import files
@@ -65,6 +66,7 @@ def merge(
     which the same command goes on.
     """
     paths = [Path(part) for part in parts]
+    require_local(target)
     target = Path(target).resolve()
     staging = target.with_name(f"{target.name}{MERGING_SUFFIX}")
     places = {path.resolve() for path in paths}

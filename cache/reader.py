@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt, CacheError
 from cache.fingerprint import is_random
+from cache.objects.reading import local_copies
 from cache.schema import StreamSpec, StreamTokens
 from cache.stores.compatible import read_offsets, require_compatible, require_distinct_ids, require_equal_rows
 from cache.stores.layout import StoreReader, empty_rows
@@ -320,13 +321,15 @@ class Cache:
 def open_cache(*paths: str | Path, ignore_libraries: bool = False) -> Cache:
     """Open one cache, or several as one after checking that they belong together.
 
+    An address (`s3://`, `gs://`, `az://`) is read through a local copy that is kept; `paths` of the cache names that.
+
     Raises `CacheNotFound`, `CacheError` (no cache, different streams or label names, an id held twice),
     `FingerprintMismatch` (naming the fields; `ignore_libraries` accepts other library versions) or
     `CacheCorrupt`.
     """
     if not paths:
         raise CacheError("no cache given")
-    found = [Path(path) for path in paths]
+    found = local_copies([Path(path) for path in paths])
     stores: list[StoreReader] = []
     try:
         for path in found:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cache.errors import InputError
+from cache.objects.address import remote_url
 from cache.schema import StreamSpec, TokenDtype
 from cache.stores.open import cache_format
 from cache.writer import CacheWriter
@@ -57,6 +58,7 @@ class ExtractConfig:
     required: tuple[str, ...] = ()
     transcripts: Path | None = None
     keep_text: bool = False
+    publish_seconds: float = 60.0
 
     def optional_streams(self, backbones: Mapping[str, Backbone]) -> tuple[str, ...]:
         """Streams that a stored video may lack: those of sound and words, unless they are required, and what was named."""
@@ -89,6 +91,10 @@ class ExtractConfig:
         if both := sorted(set(self.optional) & set(self.required)):
             raise InputError(f"--optional {both[0]}: it is required as well; say one of both")
         cache_format(self.out)  # a name that no cache can have, before models are loaded for it
+        if self.keep_text and remote_url(self.out) is not None:
+            raise InputError("--keep-text: words are kept beside a local cache only; give a local --out")
+        if not self.publish_seconds >= 0:
+            raise InputError(f"--publish-seconds {self.publish_seconds:g}: must not be negative")
         for name in ("max_error_share", "max_rejects"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{FLAGS[name]} is a share between 0 and 1, got {getattr(self, name)}")

@@ -29,9 +29,10 @@ def extract_command(
     src: Annotated[
         Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.", rich_help_panel=SOURCES)
     ],
-    out: Annotated[Path, typer.Option(help="Cache to create or add to: .zarr or .h5.")] = Path(
-        "cache/v1.zarr"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Cache to create or add to: .zarr or .h5, or an s3://, gs:// or az:// address."),
+    ] = Path("cache/v1.zarr"),
     labels: Annotated[
         Path | None, typer.Option(help="Labels: CSV, JSON or JSONL.", rich_help_panel=SOURCES)
     ] = None,
@@ -197,6 +198,13 @@ def extract_command(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time went.", rich_help_panel=OUTCOME)
     ] = False,
+    publish_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Into object storage: publish what is committed at most this often.",
+            rich_help_panel=OUTCOME,
+        ),
+    ] = 60.0,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -252,7 +260,7 @@ def extract_command(
     if report is not None:
         require_output("--report", report)
     if not dry_run:
-        require_cache_output("--out", out)
+        require_cache_output("--out", out, remote=not engine)
     console = make_console()
     config = ExtractConfig(
         src=src,
@@ -295,6 +303,7 @@ def extract_command(
         required=_names(require),
         transcripts=transcripts,
         keep_text=keep_text,
+        publish_seconds=publish_seconds,
     )
     if not engine and (address is not None or shards):
         raise InputError(
@@ -315,7 +324,7 @@ def extract_command(
     else:
         result = extract(config, console=console)
     if not dry_run:
-        console.print(f"{src} -> {out}")  # a rule would cut a long path
+        console.print(f"{src} -> {result.out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)
     if report is not None:

@@ -1,0 +1,73 @@
+"""Reading caches in object storage: a local copy kept by digest, so that a state is fetched once.
+
+    <objects folder>/blobs/<dd>/<digest>       files of one piece that arrived, each held against its digest
+    <objects folder>/trees/<record's digest>/  one published state: its files under their names, mostly further names of blobs
+
+A state that is here already costs one request, for the record. The folders may be removed when nothing reads from them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.errors import CacheNotFound
+from cache.objects.address import objects_folder, remote_url
+from cache.objects.bucket import Bucket
+from cache.objects.record import RECORD_NAME, CommitRecord, StoredFile, digest_of
+from cache.objects.transfer import in_parallel, link_or_copy, receive
+from cache.stores import files
+
+
+def local_copies(paths: Sequence[Path]) -> list[Path]:
+    """Local paths as they are; for each address the path of a local copy of what is published there now.
+
+    Raises CacheNotFound, CacheCorrupt (an object is missing or damaged), StorageFull and CacheError.
+    """
+    found = dict(enumerate(paths))
+    remote = [(place, url) for place, path in enumerate(paths) if (url := remote_url(path)) is not None]
+
+    def fetch(one: tuple[int, str]) -> None:
+        found[one[0]] = _local_copy(one[1])
+
+    in_parallel(fetch, remote)
+    return [found[place] for place in range(len(paths))]
+
+
+def _local_copy(url: str) -> Path:
+    bucket = Bucket(url)
+    published = bucket.read_record()
+    if published is None:
+        raise CacheNotFound(f"no cache at {url}: nothing was published there ({RECORD_NAME} is missing)")
+    record = CommitRecord.from_bytes(published[0], where=f"{url}/{RECORD_NAME}")
+    root = objects_folder()
+    tree = root / "trees" / digest_of(published[0])
+    if not tree.is_dir():
+        with files.storage_errors(root):
+            _make_tree(bucket, record, root / "blobs", tree)
+    return tree / record.name
+
+
+def _make_tree(bucket: Bucket, record: CommitRecord, blobs: Path, tree: Path) -> None:
+    creating = tree.with_name(f"{tree.name}.{uuid.uuid4().hex[:8]}.creating")
+
+    def fetch(file: StoredFile) -> None:
+        if len(file.pieces) != 1:
+            receive(bucket, file, creating / file.path)
+            return
+        blob = blobs / file.pieces[0][:2] / file.pieces[0]
+        if not blob.exists():
+            receive(bucket, file, blob)
+        link_or_copy(blob, creating / file.path)
+
+    try:
+        files.make_directory(creating)
+        in_parallel(fetch, record.files)
+        try:
+            files.rename(creating, tree)
+        except OSError:
+            if not tree.is_dir():  # else another reader was faster, with the same
+                raise
+    finally:
+        files.remove_tree(creating)

@@ -1,7 +1,7 @@
 """A bucket of S3 in this process, for tests: what obstore asks of one, and the faults that a real one has on bad days.
 
 `faults[key]` are consumed a request each: "503", "403", "404", "cut" (half the body, then the connection ends), "hang" (the
-answer comes after `hang_seconds`); the key of a listing is "". `asked` counts requests by method and key.
+answer comes after `hang_seconds`), "lost" (a put is done, its answer never comes); the key of a listing is "". `asked` counts requests by method and key.
 """
 
 from __future__ import annotations
@@ -167,15 +167,24 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         key, _, fault = self._begin()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        there = self.server.objects.get(key)
-        etag = there and f'"{hashlib.md5(there[0], usedforsecurity=False).hexdigest()}"'
+        if fault == "hang":
+            time.sleep(self.server.hang_seconds)
         if fault.isdigit():
             self._refuse(int(fault))
-        elif (self.headers.get("If-None-Match") and there) or self.headers.get("If-Match", etag) != etag:
-            self._refuse(412)
-        else:
-            self.server.put(key, body, int(time.time()))
+            return
+        with self.server.lock:  # of two conditional puts at one moment one holds
+            there = self.server.objects.get(key)
+            etag = there and f'"{hashlib.md5(there[0], usedforsecurity=False).hexdigest()}"'
+            holds = not (self.headers.get("If-None-Match") and there)
+            if holds := holds and self.headers.get("If-Match", etag) == etag:
+                self.server.put(key, body, int(time.time()))
+        if fault == "lost":
+            self.close_connection = True
+            self.connection.shutdown(2)
+        elif holds:
             self._answer(200, ETag=f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
+        else:
+            self._refuse(412)
 
     def do_POST(self) -> None:
         """Several objects are deleted."""

@@ -23,7 +23,7 @@ MODULES = sorted(path for package in PACKAGES for path in (REPOSITORY / package)
 ROOMS = {
     "cache": (
         "errors",
-        "arguments objects",
+        "arguments",
         "schema",
         "fingerprint tables",
         "labels",

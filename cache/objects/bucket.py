@@ -39,10 +39,10 @@ class Bucket:
         return self._objects.read_all(self._prefix + name)[0]
 
     def read_record(self) -> tuple[bytes, str] | None:
-        """The commit record and its etag, None where there is none."""
+        """The commit record and its etag (or generation), None where there is none."""
         try:
             data, found = self._objects.read_all(self._prefix + RECORD_NAME)
-            return data, found.etag
+            return data, found.condition
         except ObjectTrouble as trouble:
             if trouble.kind == "missing":
                 return None

@@ -60,12 +60,16 @@ class ObjectTrouble(InputError):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as a listing tells of it: key, size, time of change in nanoseconds since 1970, and etag ("" where unknown)."""
+    """An object as a listing tells of it: key, size, time of change in nanoseconds since 1970, and etag ("" where unknown).
+
+    condition: by which `put` knows it again: the etag, on Google Cloud Storage the generation.
+    """
 
     key: str
     size_bytes: int
     mtime_ns: int
     etag: str
+    condition: str = ""
 
 
 def is_remote(location: str | Path) -> bool:
@@ -170,22 +174,25 @@ class Objects:
 
         def get() -> tuple[bytes, StoredObject]:
             answer = obstore.get(self._store, key)
-            return bytes(answer.bytes()), _described(answer.meta)
+            return bytes(answer.bytes()), _described(answer.meta, self.url)
 
         return self._again(key, get)
 
     def put(self, key: str, data: bytes, *, create: bool = False, etag: str = "") -> str:
         """Write an object; returns its etag. create: only where none is there. etag: only in the place of this one.
 
+        On Google Cloud Storage generations stand in for etags here (`StoredObject.condition`).
+
         A conditional write whose answer was lost (`passing`) may have been done: it is not repeated here, look at the object.
         Raises ObjectTrouble (`exists`, `changed`).
         """
         import obstore
 
-        mode: Any = "create" if create else ({"e_tag": etag} if etag else "overwrite")
+        by = _condition(self.url)
+        mode: Any = "create" if create else ({by: etag} if etag else "overwrite")
 
         def put() -> str:
-            return str(obstore.put(self._store, key, data, mode=mode, use_multipart=False)["e_tag"] or "")
+            return str(obstore.put(self._store, key, data, mode=mode, use_multipart=False)[by] or "")
 
         return self._again(key, put, tries=1 if create or etag else TRIES)
 
@@ -307,10 +314,20 @@ _CAUSES = (
 )
 
 
-def _described(meta: Any) -> StoredObject:
+def _condition(url: str) -> Literal["e_tag", "version"]:
+    return "version" if url.startswith("gs:") else "e_tag"
+
+
+def _described(meta: Any, url: str = "") -> StoredObject:
     """Of obstore's mapping. Times are whole microseconds, so that no float rounds them."""
     changed = (meta["last_modified"] - _EPOCH) // timedelta(microseconds=1) * 1000
-    return StoredObject(str(meta["path"]), int(meta["size"]), int(changed), str(meta["e_tag"] or ""))
+    return StoredObject(
+        str(meta["path"]),
+        int(meta["size"]),
+        int(changed),
+        str(meta["e_tag"] or ""),
+        str(meta[_condition(url)] or ""),
+    )
 
 
 def base_name(url: str) -> str:

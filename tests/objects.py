@@ -1,7 +1,8 @@
 """A bucket of S3 in this process, for tests: what obstore asks of one, and the faults that a real one has on bad days.
 
 `faults[key]` are consumed a request each: "503", "403", "404", "cut" (half the body, then the connection ends), "hang" (the
-answer comes after `hang_seconds`), "lost" (a put is done, its answer never comes); the key of a listing is "". `asked` counts requests by method and key.
+answer comes after `hang_seconds`), "lost" (a put is done, its answer never comes); the key of a listing is "". `asked` counts
+requests by method and key.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from cache.objects.store import as_location, redacted
-
 from cache.errors import CacheError
+from cache.objects.store import as_location, redacted
 
 _FOLDER = re.compile(r"file:/+(?=[^/])")
 

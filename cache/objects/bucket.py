@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.objects.store import Objects, ObjectTrouble, open_objects, redacted, split
 from filelock import FileLock
 
 from cache.errors import InputError
 from cache.objects.record import RECORD_NAME
+from cache.objects.store import Objects, ObjectTrouble, open_objects, redacted, split
 
 
 class Bucket:

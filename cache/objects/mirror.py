@@ -23,13 +23,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from cache.objects.store import ObjectTrouble
-
 from cache.errors import CacheError, CacheLocked, OnepassError
 from cache.lock import CacheLock
 from cache.objects.address import remote_url, working_folder
 from cache.objects.bucket import Bucket
 from cache.objects.record import RECORD_NAME, CommitRecord, StoredFile, digest_of
+from cache.objects.store import ObjectTrouble
 from cache.objects.transfer import describe_file, in_parallel, receive, send
 from cache.stores import files
 from cache.stores.open import cache_exists, open_store, staging_path

@@ -52,18 +52,21 @@ def _local_copy(url: str) -> Path:
 def _make_tree(bucket: Bucket, record: CommitRecord, blobs: Path, tree: Path) -> None:
     creating = tree.with_name(f"{tree.name}.{uuid.uuid4().hex[:8]}.creating")
 
-    def fetch(file: StoredFile) -> None:
-        if len(file.pieces) != 1:
-            receive(bucket, file, creating / file.path)
-            return
-        blob = blobs / file.pieces[0][:2] / file.pieces[0]
-        if not blob.exists():
-            receive(bucket, file, blob)
-        link_or_copy(blob, creating / file.path)
+    def blob(file: StoredFile) -> Path:
+        return blobs / file.pieces[0][:2] / file.pieces[0]
 
+    def make(file: StoredFile) -> None:
+        if len(file.pieces) == 1:
+            link_or_copy(blob(file), creating / file.path)
+        else:  # text, or a large file, which only this state has
+            receive(bucket, file, creating / file.path)
+
+    single = {file.pieces[0]: file for file in record.files if len(file.pieces) == 1}
     try:
+        lacking = [file for file in single.values() if not blob(file).exists()]
+        in_parallel(lambda file: receive(bucket, file, blob(file)), lacking)
         files.make_directory(creating)
-        in_parallel(fetch, record.files)
+        in_parallel(make, record.files)
         try:
             files.rename(creating, tree)
         except OSError:

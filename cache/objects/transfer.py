@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from cache.objects.store import ObjectTrouble
-
 from cache.errors import CacheCorrupt
 from cache.objects.bucket import Bucket
 from cache.objects.record import PIECE_BYTES, TEXT_BYTES, StoredFile, digest_of, object_name
+from cache.objects.store import ObjectTrouble
 from cache.stores import files
 
 THREADS = 8

@@ -82,6 +82,7 @@ def merge(
 ) -> None:
     """Join parts into one cache: nothing lost, nothing twice. Run it again to resume."""
     from cache.merge import merge as join
+    from cache.objects.address import shown
     from cache.objects.mirror import written
 
     require_cache_output("--out", out, remote=True)
@@ -101,7 +102,7 @@ def merge(
     known = f" = {len(listed)} in {src}" if listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
     typer.echo(
-        f"{out}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
+        f"{shown(out)}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
     )
 
 

@@ -38,6 +38,7 @@ def convert_command(
 ) -> None:
     """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
     from cache.convert import convert
+    from cache.objects.address import shown
     from cache.objects.mirror import written
     from cache.process.outputs import require_cache_output
     from cache.reader import open_cache
@@ -48,7 +49,7 @@ def convert_command(
         with open_cache(local) as opened:
             tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
             told = f"{len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects"
-    typer.echo(f"{target}: {told}")
+    typer.echo(f"{shown(target)}: {told}")
 
 
 def export_command(
@@ -88,7 +89,7 @@ def describe(cache: Cache) -> dict[str, Any]:
     ):
         splits.setdefault(str(split) or "(no split)", {})[shown[label]] = count
     return {
-        "paths": [str(path) for path in cache.paths],
+        "paths": list(cache.names),
         "dataset": cache.dataset,
         "n_videos": len(cache),
         "video_seconds": float(videos.duration_seconds.sum()),

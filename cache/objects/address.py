@@ -24,6 +24,12 @@ def remote_url(path: str | Path) -> str | None:
     return location if isinstance(location, str) else None
 
 
+def shown(path: str | Path) -> str:
+    """A path or an address as messages name it."""
+    url = remote_url(path)
+    return str(path) if url is None else redacted(url)
+
+
 def objects_folder() -> Path:
     """Where local copies lie: $ONEPASS_OBJECTS_DIR, else $XDG_CACHE_HOME/onepass/objects, else ~/.cache/onepass/objects."""
     if given := os.environ.get("ONEPASS_OBJECTS_DIR"):

@@ -104,7 +104,7 @@ def test_of_two_writers_one_wins_and_the_other_says_so(
     said = str(caught.value)
     assert "another writer on " in said and "published record 2 at 20" in said and "(3 videos)" in said
     assert "worked from record 1" in said and "\n" not in said
-    assert {name: bucket.objects[name] for name in won} == won
+    assert all(bucket.objects[name][0] == data for name, (data, _) in won.items())
     assert "x.mp4" in str(read_contents(loser.path))
     on_another_machine(local, monkeypatch, "loser")
     path = run(url, batches=[*BATCHES[:2], ["x.mp4"]])
@@ -114,7 +114,7 @@ def test_of_two_writers_one_wins_and_the_other_says_so(
 
 def test_two_at_one_moment(bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes first: every round exactly one of two first publishes holds."""
-    for number in range(5):
+    for number in range(3):
         here = url.replace("v1", f"v{number}")
         mirrors = []
         for name in ("one", "two"):
@@ -273,7 +273,7 @@ def dying(steps: int) -> Iterator[Any]:
         yield countdown
 
 
-@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("suffix", ["zarr", pytest.param("h5", marks=pytest.mark.slow)])
 def test_killed_anywhere_it_shows_the_old_state_or_the_new(
     suffix: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +287,7 @@ def test_killed_anywhere_it_shows_the_old_state_or_the_new(
             run(url, batches=batches)
         total = 10**9 - countdown.left
         whole = read_contents(Path(url))
-        step = 1 if os.environ.get("ONEPASS_EVERY_CRASH_POINT") else total // 10
+        step = 1 if os.environ.get("ONEPASS_EVERY_CRASH_POINT") else total // (10 if suffix == "h5" else 5)
         for steps in range(suffix == "h5", total, step):
             shutil.rmtree(address)
             on_another_machine(local, monkeypatch, f"{steps}")

@@ -391,10 +391,11 @@ class _Scoring:
         return report
 
     def _score_cache(self, path: Path, given: Path) -> None:
+        from cache.objects.address import shown
         from cache.reader import open_cache
         from heads.report.score_file import agreement_lines, score_rows
 
-        name = os.fsencode(given).decode("utf-8", "backslashreplace")
+        name = os.fsencode(shown(given)).decode("utf-8", "backslashreplace")
         with open_cache(path) as cache:
             predictions = self._trained.predict(cache, ignore_libraries=self._ignore_libraries)
             agreement = agreement_lines(predictions, cache, self._trained)

@@ -68,6 +68,8 @@ COSTLY = (
     "cache/test_check.py",
     "heads/training/test_adamw.py",
     "pipeline/cli/test_streams.py",
+    "test_remote_out.py",
+    "cache/objects/test_mirror.py",
 )
 """Modules that take more than about five seconds of processor time, the costliest first. They begin first, so that no process is
 

@@ -180,6 +180,7 @@ COVERED_IN = {
     "cache/process/test_ending.py": "cache/errors cache/process/os_errors cache/process/terminal",
     "cache/labels/test_files.py": "cache/labels/columns",
     "cache/labels/test_keys.py": "cache/labels/media",
+    "cache/objects/test_reading.py": "cache/objects/address",
     "cache/test_features.py": "cache/token_arrays",
     "cache/test_reader.py": "cache/stores/compatible",
     "cache/test_writer.py": "cache/batch cache/copying",

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from cache.errors import CacheError, CacheLocked, OnepassError
+from cache.errors import CacheError, CacheLocked, InputError, OnepassError
 from cache.lock import CacheLock
 from cache.objects.address import remote_url, working_folder
 from cache.objects.bucket import Bucket
@@ -72,6 +72,10 @@ class Mirror:
         A copy that is ahead of that state (its run was killed before it could publish) is kept as it is. Raises CacheLocked where
         another process of this machine has it, CacheCorrupt for objects that are missing or damaged, and CacheError.
         """
+        if url.startswith("http"):
+            raise InputError(
+                f"{url}: a web server is only read from; write to an s3://, gs:// or az:// address"
+            )
         bucket = Bucket(url)
         folder = working_folder(bucket.url)
         with files.storage_errors(folder):
@@ -227,7 +231,7 @@ class Mirror:
         self._base = found
         self._sent = {piece for file in found.record.files for piece in file.pieces}
         self.path = self._folder / found.record.name
-        if continued != found.digest:
+        if continued != found.digest or not cache_exists(self.path):
             self._sync(found.record)
             self._save_state()
 

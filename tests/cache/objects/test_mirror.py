@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from cache.errors import CacheCorrupt, CacheError, CacheLocked, StorageFull
+from cache.errors import CacheCorrupt, CacheError, CacheLocked, InputError, StorageFull
 from cache.objects import mirror as mirror_module
 from cache.objects.bucket import Bucket
 from cache.objects.mirror import Mirror, written
@@ -231,6 +231,11 @@ def test_what_stands_in_the_way_is_one_line(
     bucket.asked.clear()
     run(url, lines=lines)  # what is there is found by its digest
     assert "0 of" in lines[0] and bucket.gets() == 1
+    shutil.rmtree(path)
+    assert run(url, batches=()) == path
+    assert len(read_contents(path)["videos"]) == 5  # never an empty state over a full one
+    with pytest.raises(InputError, match="only read from"):
+        Mirror.open("https://example.org/v1.zarr")
     missing = next(
         file.pieces[0] for file in record(bucket, url).files if "values" in file.path and file.pieces
     )
@@ -287,7 +292,7 @@ def test_killed_anywhere_it_shows_the_old_state_or_the_new(
             run(url, batches=batches)
         total = 10**9 - countdown.left
         whole = read_contents(Path(url))
-        step = 1 if os.environ.get("ONEPASS_EVERY_CRASH_POINT") else total // (10 if suffix == "h5" else 5)
+        step = 1 if os.environ.get("ONEPASS_EVERY_CRASH_POINT") else total // (10 if suffix == "h5" else 4)
         for steps in range(suffix == "h5", total, step):
             shutil.rmtree(address)
             on_another_machine(local, monkeypatch, f"{steps}")

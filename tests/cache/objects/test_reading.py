@@ -46,6 +46,9 @@ def test_a_state_is_fetched_once_and_then_asked_for(bucket: Server, url: str, lo
     assert first == 1 + len(bucket.objects) - 1  # the record, and every object
     bucket.asked.clear()
     assert read_contents(Path(url)) == whole and bucket.asked == {("GET", f"{key(url)}/{RECORD_NAME}"): 1}
+    assert (
+        read_contents(Path(f"{bucket.address}/{url.removeprefix('s3://')}")) == whole
+    )  # a web server will do
     publish(url.replace("v1", "v2"), "a.mp4", "b.mp4")
     bucket.asked.clear()
     with open_cache(url.replace("v1", "v2")) as cache:

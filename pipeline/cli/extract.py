@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.errors import InputError, OnepassError, RejectLimitExceeded
+from cache.objects.store import as_location
 from cache.process.ending import INTERRUPTED, run_app
 from cache.process.outputs import require_cache_output, require_output
 from cache.process.terminal import make_console
@@ -27,7 +28,11 @@ MAX_WORKERS = 256
 
 def extract_command(
     src: Annotated[
-        Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.", rich_help_panel=SOURCES)
+        Path,
+        typer.Option(
+            help="Folder, manifest (.csv, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
+            rich_help_panel=SOURCES,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Cache to create or add to: .zarr or .h5.")] = Path(
         "cache/v1.zarr"
@@ -233,6 +238,20 @@ def extract_command(
             help="GPUs of a shard, such as 0.25; -1: one where there are any.", rich_help_panel=ENGINE
         ),
     ] = -1.0,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for copies of what lies in object storage (default: the temp folder).",
+            rich_help_panel=SOURCES,
+            show_default=False,
+        ),
+    ] = None,
+    scratch_gb: Annotated[
+        float,
+        typer.Option(
+            help="GiB of such copies at a time; never over half of what is free.", rich_help_panel=SOURCES
+        ),
+    ] = 8.0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -255,7 +274,7 @@ def extract_command(
         require_cache_output("--out", out)
     console = make_console()
     config = ExtractConfig(
-        src=src,
+        src=as_location(src),
         out=out,
         labels=labels,
         sources=sources,
@@ -295,6 +314,7 @@ def extract_command(
         required=_names(require),
         transcripts=transcripts,
         keep_text=keep_text,
+        fetch=_fetch(scratch, scratch_gb),
     )
     if not engine and (address is not None or shards):
         raise InputError(
@@ -315,7 +335,7 @@ def extract_command(
     else:
         result = extract(config, console=console)
     if not dry_run:
-        console.print(f"{src} -> {out}")  # a rule would cut a long path
+        console.print(f"{config.src} -> {out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)
     if report is not None:
@@ -408,6 +428,14 @@ def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float,
             highlight=False,
         )
     return settings
+
+
+def _fetch(folder: Path | None, gigabytes: float) -> Any:
+    from pipeline.decoding.fetching import FetchSettings
+
+    if not 0 < gigabytes < float("inf"):
+        raise InputError(f"--scratch-gb {gigabytes}: must be a positive number")
+    return FetchSettings(folder, int(gigabytes * (1 << 30)))
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:

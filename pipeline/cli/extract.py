@@ -239,18 +239,10 @@ def extract_command(
         ),
     ] = -1.0,
     scratch: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for copies of what lies in object storage (default: the temp folder).",
-            rich_help_panel=SOURCES,
-            show_default=False,
-        ),
+        Path | None, typer.Option(help="Folder for copies of objects, else temp.", rich_help_panel=SOURCES)
     ] = None,
     scratch_gb: Annotated[
-        float,
-        typer.Option(
-            help="GiB of such copies at a time; never over half of what is free.", rich_help_panel=SOURCES
-        ),
+        float, typer.Option(help="GiB of copies, at most half of what is free.", rich_help_panel=SOURCES)
     ] = 8.0,
     dry_run: Annotated[
         bool,
@@ -264,6 +256,7 @@ def extract_command(
 ) -> None:
     """Decode every video once and write the features of frozen backbones to a cache. Run it again to resume or to add videos."""
     from pipeline.config import ExtractConfig
+    from pipeline.decoding.fetching import FetchSettings
     from pipeline.decoding.scratch import require_temp_folder
     from pipeline.run import extract
 
@@ -314,7 +307,7 @@ def extract_command(
         required=_names(require),
         transcripts=transcripts,
         keep_text=keep_text,
-        fetch=_fetch(scratch, scratch_gb),
+        fetch=FetchSettings.of(scratch, scratch_gb),
     )
     if not engine and (address is not None or shards):
         raise InputError(
@@ -428,14 +421,6 @@ def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float,
             highlight=False,
         )
     return settings
-
-
-def _fetch(folder: Path | None, gigabytes: float) -> Any:
-    from pipeline.decoding.fetching import FetchSettings
-
-    if not 0 < gigabytes < float("inf"):
-        raise InputError(f"--scratch-gb {gigabytes}: must be a positive number")
-    return FetchSettings(folder, int(gigabytes * (1 << 30)))
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:

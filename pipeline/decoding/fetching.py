@@ -44,6 +44,13 @@ class FetchSettings:
     folder: Path | None = None
     most_bytes: int = 8 << 30
 
+    @classmethod
+    def of(cls, folder: Path | None, gibibytes: float) -> FetchSettings:
+        """As `--scratch` and `--scratch-gb` say. Raises InputError."""
+        if not 0 < gibibytes < float("inf"):
+            raise InputError(f"--scratch-gb {gibibytes}: must be a positive number")
+        return cls(folder, int(gibibytes * (1 << 30)))
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
@@ -188,12 +195,12 @@ class Fetcher:
             except ObjectTrouble as trouble:
                 if trouble.kind != "stopped":
                     self._ready.append(Failed(task.number, *_reason(trouble)))
-            except OnepassError as error:
-                self._broken = error
             except OSError as error:
                 self._broken = InputError(
                     f"{error.filename or 'scratch'}: cannot be written: {error.strerror}"
                 )
+            except BaseException as error:  # noqa: BLE001 - `tasks` raises it, and would wait for this thread for ever
+                self._broken = error
 
     def _fetched(self, task: Task, remote: RemoteFile) -> Task:
         for look in range(LOOKS):

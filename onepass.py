@@ -14,6 +14,7 @@ import typer
 
 from cache.cli import convert_command, export_command, inspect_command
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
+from cache.objects.store import as_location
 from cache.process.ending import run_app
 from cache.process.outputs import require_cache_output, require_output, require_output_folder
 from cache.process.terminal import make_console
@@ -88,13 +89,14 @@ def merge(
     require_cache_output("--out", out, remote=True)
     listed = None
     if src is not None:
+        from cache.objects.store import as_location
         from cache.reader import open_cache
         from pipeline.backbones.kind import sound_alone_will_do
         from pipeline.sources.tree import discover
 
         with open_cache(parts[0]) as part:
             sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
-        listed = [source.id for source in discover(src, sound=sound).sources]
+        listed = [source.id for source in discover(as_location(src), sound=sound).sources]
     with written(out, typer.echo) as local:
         found = join(
             parts, local, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch
@@ -189,7 +191,7 @@ def predict(
     run.load_backbones(base, sources)
     with ScratchFolder(PREDICT_PREFIX) as scratch:
         configs = [
-            replace(base, src=path, out=keep_cache or scratch.path / f"{number}.zarr")
+            replace(base, src=as_location(path), out=keep_cache or scratch.path / f"{number}.zarr")
             for number, path in enumerate(sources)
         ]
         run.score(caches, configs, scratch=scratch)
@@ -277,7 +279,7 @@ def predict_videos(
     require_temp_folder()
     rows: list[dict[str, Any]] = []
     with ScratchFolder(PREDICT_PREFIX) as scratch:
-        for number, path in enumerate(map(Path, paths)):
+        for number, path in enumerate(map(as_location, paths)):
             config = replace(base, src=path, out=scratch.path / f"{number}.zarr")
             run_config(config, on_line=on_line)
             with open_cache(config.out) as cache:
@@ -300,7 +302,7 @@ class _Scoring:
         self._trained, self._out, self._console, self._over_time = trained, out, console, over_time
         self._ignore_libraries = ignore_libraries
         self._rows: list[dict[str, Any]] = []
-        self._failed: list[tuple[Path, OnepassError]] = []
+        self._failed: list[tuple[Path | str, OnepassError]] = []
         self._backbones: dict[str, Backbone] = {}
 
     def require_caches(self, paths: list[Path]) -> None:
@@ -376,10 +378,10 @@ class _Scoring:
                 stays = scratch is None or not config.out.is_relative_to(scratch.path)
                 conclude(report, config, interrupted_says=GOES_ON if stays else FEATURES_DROPPED)
         if self._failed:
-            path, failure = self._failed[0]
+            given, failure = self._failed[0]
             n_paths = len(caches) + len(configs)
             raise type(failure)(
-                f"{path}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in {self._out})"
+                f"{given}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in {self._out})"
             )
 
     def _extract(self, config: ExtractConfig) -> ExtractReport:
@@ -390,7 +392,7 @@ class _Scoring:
             self._console.print(line)
         return report
 
-    def _score_cache(self, path: Path, given: Path) -> None:
+    def _score_cache(self, path: Path, given: Path | str) -> None:
         from cache.objects.address import shown
         from cache.reader import open_cache
         from heads.report.score_file import agreement_lines, score_rows
@@ -418,7 +420,7 @@ class _Scoring:
             self._console.print(self._over_time.write())
 
     @contextlib.contextmanager
-    def _naming_failures(self, path: Path) -> Iterator[None]:
+    def _naming_failures(self, path: Path | str) -> Iterator[None]:
         """A path that fails does not keep the others from being scored; a full disk or a limit would."""
         try:
             yield

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cache.errors import InputError
 from cache.objects.address import remote_url
+from cache.objects.store import base_name
 from cache.schema import StreamSpec, TokenDtype
 from cache.stores.open import cache_format
 from cache.writer import CacheWriter
@@ -18,6 +19,7 @@ from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.choice import recipe_of
 from pipeline.backbones.load import BackboneConfig
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
+from pipeline.decoding.fetching import FetchSettings
 from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
@@ -33,7 +35,8 @@ FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects
 class ExtractConfig:
     """What to extract, from where, into which cache; ranges are checked on construction (InputError, CacheError)."""
 
-    src: Path
+    src: Path | str
+    """A folder, a manifest or a video; or the URL of one in object storage, as text."""
     out: Path
     backbones: BackboneConfig = field(default_factory=BackboneConfig)
     labels: Path | None = None
@@ -59,6 +62,7 @@ class ExtractConfig:
     transcripts: Path | None = None
     keep_text: bool = False
     publish_seconds: float = 60.0
+    fetch: FetchSettings = field(default_factory=FetchSettings)
 
     def optional_streams(self, backbones: Mapping[str, Backbone]) -> tuple[str, ...]:
         """Streams that a stored video may lack: those of sound and words, unless they are required, and what was named."""
@@ -141,7 +145,9 @@ def open_writer(
     return CacheWriter.open(
         path,
         streams=list(stream_specs(config, backbones, rules=rules).values()),
-        dataset=portable_path(config.src.resolve().name),
+        dataset=portable_path(
+            base_name(config.src) if isinstance(config.src, str) else config.src.resolve().name
+        ),
         label_names=names,
         provenance={
             "source": portable_path(config.src),
@@ -172,6 +178,7 @@ def make_flow(
         dtype=config.dtype,
         decoder=config.decoder,
         pool=config.pool,
+        fetch=config.fetch,
         max_error_share=config.max_error_share,
         min_seconds=config.min_seconds,
         reject_duplicates=config.duplicates == "reject",

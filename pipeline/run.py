@@ -245,6 +245,10 @@ def _to_redo(
             "first, then add them"
         )
     paths = {source.id: source.path for source in resolved.sources}
+    if config.redo == "affected" and any(source.remote for source in resolved.sources):
+        raise InputError(
+            "--redo affected looks into the files, which lie in object storage: --redo all extracts all again"
+        )
     with open_cache(config.out) as cache:
         stored = [str(video_id) for video_id in cache.videos.id]
         gone = [video_id for video_id in stored if video_id not in paths]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.errors import InputError, OnepassError, RejectLimitExceeded
+from cache.objects.store import as_location
 from cache.process.ending import INTERRUPTED, run_app
 from cache.process.outputs import require_cache_output, require_output
 from cache.process.terminal import make_console
@@ -27,7 +28,11 @@ MAX_WORKERS = 256
 
 def extract_command(
     src: Annotated[
-        Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.", rich_help_panel=SOURCES)
+        Path,
+        typer.Option(
+            help="Folder, manifest (.csv, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
+            rich_help_panel=SOURCES,
+        ),
     ],
     out: Annotated[
         Path,
@@ -241,6 +246,12 @@ def extract_command(
             help="GPUs of a shard, such as 0.25; -1: one where there are any.", rich_help_panel=ENGINE
         ),
     ] = -1.0,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for copies of objects, else temp.", rich_help_panel=SOURCES)
+    ] = None,
+    scratch_gb: Annotated[
+        float, typer.Option(help="GiB of copies, at most half of what is free.", rich_help_panel=SOURCES)
+    ] = 8.0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -253,6 +264,7 @@ def extract_command(
 ) -> None:
     """Decode every video once and write the features of frozen backbones to a cache. Run it again to resume or to add videos."""
     from pipeline.config import ExtractConfig
+    from pipeline.decoding.fetching import FetchSettings
     from pipeline.decoding.scratch import require_temp_folder
     from pipeline.run import extract
 
@@ -263,7 +275,7 @@ def extract_command(
         require_cache_output("--out", out, remote=not engine)
     console = make_console()
     config = ExtractConfig(
-        src=src,
+        src=as_location(src),
         out=out,
         labels=labels,
         sources=sources,
@@ -304,6 +316,7 @@ def extract_command(
         transcripts=transcripts,
         keep_text=keep_text,
         publish_seconds=publish_seconds,
+        fetch=FetchSettings.of(scratch, scratch_gb),
     )
     if not engine and (address is not None or shards):
         raise InputError(
@@ -324,7 +337,7 @@ def extract_command(
     else:
         result = extract(config, console=console)
     if not dry_run:
-        console.print(f"{src} -> {result.out}")  # a rule would cut a long path
+        console.print(f"{config.src} -> {result.out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)
     if report is not None:

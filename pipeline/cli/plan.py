@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cache.errors import InputError
+from cache.objects.store import as_location
 
 MAX_SHARDS = 100_000
 
@@ -40,7 +41,7 @@ def plan_command(
     require_output("--out", out)
     console = make_console()
     config = ExtractConfig(
-        src=src,
+        src=as_location(src),
         out=Path("plan.zarr"),
         allow_unmatched=True,
         pool=PoolSettings(workers=workers or default_workers()),

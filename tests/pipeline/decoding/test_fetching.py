@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cache.errors import InputError, StorageFull
+from cache.objects import store as store_module
+from pipeline.config import ExtractConfig
+from pipeline.decoding import fetching
+from pipeline.decoding.fetching import Fetcher, FetchSettings, RemoteFile, object_digest
+from pipeline.decoding.pool import PoolSettings
+from pipeline.decoding.scratch import OBJECTS_PREFIX
+from pipeline.decoding.worker import Failed, Task, file_digest
+from pipeline.dry_run import dry_run
+from pipeline.run import extract
+from pipeline.sources.shards import Shard
+from tests.objects import BUCKET, KEY_ID, SECRET, Server, serving
+from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+
+pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
+URL = f"s3://{BUCKET}/data"
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five good and three broken files, changed on a whole second, as S3 tells times. Read-only by agreement."""
+    root = make_tree(tmp_path_factory.mktemp("objects") / "data")
+    for path in root.rglob("*.*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    return root
+
+
+@pytest.fixture
+def local(data: Path, tmp_path: Path) -> dict[str, Any]:
+    """What a run over the files on the disk stores."""
+    run(data, tmp_path / "local.zarr")
+    return contents(tmp_path / "local.zarr")
+
+
+@pytest.fixture
+def server(serve: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The files of `data` in a bucket; nothing is left in scratch at the end."""
+    monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 0.001)
+    serve.objects.clear()
+    serve.faults.clear()
+    serve.asked.clear()
+    serve.headers.clear()
+    serve.before_get = lambda _: None
+    serve.put_tree(data, "data")
+    yield serve
+    assert not list(Path(tempfile.gettempdir()).glob(f"{OBJECTS_PREFIX}{os.getpid()}-*"))
+
+
+def test_a_run_over_a_bucket_is_a_run_over_its_files(
+    server: Server, local: dict[str, Any], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
+    server.faults["data/" + GOOD[0]] += ["503", "503", "", "cut", "cut"]
+    server.faults["data/" + GOOD[1]] += ["cut", "503"]
+    server.faults[""] += ["503"]
+    report = run(URL, out)
+    assert (report.stored, report.rejected, report.found) == (5, 3, 8) and report.adds_up
+    assert {name: reason for name, (reason, _) in report.rejects.items()} == BAD
+    assert contents(out) == local
+    server.asked.clear()
+    again = run(URL, out)
+    assert (again.stored_now, again.stored_before, again.rejected_before) == (0, 5, 3)
+    assert server.gets() == 0  # nothing is fetched for what is known
+
+
+def test_what_cannot_be_fetched_is_a_reject_that_the_next_run_tries_again(
+    server: Server, local: dict[str, Any], out: Path
+) -> None:
+    gone, denied, throttled, cut, changing = (f"data/{name}" for name in GOOD)
+    server.faults[gone] += ["404"] * 9
+    server.faults[denied] += ["403"] * 9
+    server.faults[throttled] += ["503"] * 9
+    server.faults[cut] += ["cut"] * 9
+    versions = iter(range(99))
+
+    def change(key: str) -> None:
+        if key == changing:
+            server.put(key, server.objects[key][0] + bytes([next(versions)]))
+
+    before = server.objects[changing]
+    server.before_get = change
+    report = run(URL, out)
+    assert report.adds_up and (report.stored, report.rejected) == (0, 8)
+    assert {name: report.rejects[name][0] for name in GOOD} == {
+        GOOD[0]: "missing-file",
+        GOOD[1]: "unreadable-file",
+        GOOD[2]: "unreadable-file",
+        GOOD[3]: "unreadable-file",
+        GOOD[4]: "changed-while-read",
+    }
+    details = "\n".join(detail for _, detail in report.rejects.values())
+    assert f"{URL}/{GOOD[1]}: access was denied (403 AccessDenied)" in details
+    assert "the store answered 503 SlowDown, 7 times" in details and "the answer was cut, 7 times" in details
+    server.before_get = lambda _: None
+    server.faults.clear()
+    server.objects[changing] = before
+    assert run(URL, out).stored_now == 5
+    assert contents(out) == local
+
+
+def test_an_object_that_was_replaced_after_the_listing_is_taken_as_it_is_now(
+    server: Server, tmp_path: Path, data: Path
+) -> None:
+    newer = (data / GOOD[1]).read_bytes()
+    changed = f"data/{GOOD[0]}"
+
+    def replace_once(key: str) -> None:
+        if key == changed:
+            server.put(key, newer, 1_800_000_000)
+
+    server.before_get = replace_once
+    run(URL, tmp_path / "c.zarr")
+    server.before_get = lambda _: None
+    row, tokens = contents(tmp_path / "c.zarr")["videos"][GOOD[0]]
+    twin, same = contents(tmp_path / "c.zarr")["videos"][GOOD[1]]
+    assert row.digest == twin.digest and tokens == same
+    assert (row.size_bytes, row.mtime_ns) == (len(newer), 1_800_000_000 * 10**9)
+    server.asked.clear()
+    run(URL, tmp_path / "c.zarr")
+    assert server.gets() == 0
+    server.put(changed, newer, 1_900_000_000)  # touched: fetched, found to be the same, restamped
+    assert run(URL, tmp_path / "c.zarr").unchanged == 1
+    server.asked.clear()
+    run(URL, tmp_path / "c.zarr")
+    assert server.gets() == 0
+
+
+def test_a_vanished_object_keeps_its_features(server: Server, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path\n" + "".join(f"{URL}/{name}\n" for name in GOOD), encoding="utf-8")
+    out = tmp_path / "c.zarr"
+    assert run(manifest, out).stored_now == 5
+    before = contents(out)
+    del server.objects[f"data/{GOOD[0]}"]
+    server.asked.clear()
+    report = run(manifest, out)
+    assert (report.stored, report.gone) == (5, 1) and report.adds_up and server.gets() == 0
+    assert contents(out) == before
+
+
+def test_shards_dry_runs_and_twins_of_a_bucket(server: Server, data: Path, tmp_path: Path) -> None:
+    found = {}
+    for index in (1, 2):
+        report = run(URL, tmp_path / f"{index}.zarr", shard=Shard(index, 2))
+        assert report.adds_up
+        found |= contents(tmp_path / f"{index}.zarr")["videos"]
+    assert found.keys() == set(GOOD)
+    seconds: dict[str, float] = {}
+    config = ExtractConfig(src=URL, out=tmp_path / "none.zarr", pool=PoolSettings(workers=1))
+    report = dry_run(config, console=Console(file=io.StringIO()), declared_seconds=seconds)
+    assert (
+        seconds.keys() == set(GOOD)
+        and report.reasons()
+        == dry_run(
+            ExtractConfig(src=data, out=tmp_path / "none.zarr", pool=PoolSettings(workers=1)),
+            console=Console(file=io.StringIO()),
+        ).reasons()
+    )
+    server.put("data/train/Fight/z.mp4", (data / GOOD[0]).read_bytes())
+    report = run(URL, tmp_path / "c.zarr", duplicates="reject")
+    assert report.rejects["train/Fight/z.mp4"][0] == "duplicate-content" and report.stored == 5
+    with pytest.raises(InputError, match="--redo affected looks into the files"):
+        run(URL, tmp_path / "c.zarr", redo="affected")
+    assert run(URL, tmp_path / "c.zarr", redo="all").redone == 5
+
+
+def test_no_secret_is_anywhere(server: Server, tmp_path: Path) -> None:
+    server.faults[f"data/{GOOD[0]}"] += ["403"] * 9
+    screen = io.StringIO()
+    config = ExtractConfig(src=URL, out=tmp_path / "c.zarr", pool=PoolSettings(workers=1), max_rejects=1.0)
+    report = extract(config, console=Console(file=screen, width=200))
+    report.write(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["src"] == URL
+    held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    held += screen.getvalue().encode() + "\n".join(report.lines()).encode()
+    assert URL.encode() in held and GOOD[0].encode() in held
+    assert SECRET.encode() not in held and KEY_ID.encode() not in held
+    assert KEY_ID in "".join(server.headers)  # it was used
+
+
+# --- the fetcher alone ----------------------------------------------------------------------------------------
+
+
+def wanted(server: Server, sizes: list[int]) -> list[tuple[Task, RemoteFile | None]]:
+    pairs: list[tuple[Task, RemoteFile | None]] = []
+    for number, size in enumerate(sizes):
+        server.put(f"n/{number}.mp4", bytes([number]) * size)
+        pairs.append((Task(number, "", "pyav"), RemoteFile(f"s3://{BUCKET}/n/{number}.mp4")))
+    return pairs
+
+
+def next_of(tasks: Iterator[Task | Failed | None]) -> Task:
+    """The next that is ready."""
+    until = time.monotonic() + 20
+    for task in tasks:
+        if isinstance(task, Task):
+            return task
+        assert task is None and time.monotonic() < until
+        time.sleep(0.002)
+    raise AssertionError("no more tasks")
+
+
+def test_scratch_is_bounded_and_a_file_over_the_bound_is_alone(server: Server, tmp_path: Path) -> None:
+    sizes = [300, 300, 300, 5000, 300, 0, 300]
+    with Fetcher(FetchSettings(tmp_path, most_bytes=700), workers=1) as fetcher:
+        tasks = fetcher.tasks(wanted(server, sizes))
+        seen, most = set(), 0
+        for _ in sizes:
+            task = next_of(tasks)
+            (folder,) = tmp_path.glob("onepass-objects-*")
+            for _ in range(20):
+                held = sum(path.stat().st_size for path in folder.glob("*.mp4"))
+                assert held <= 700 or held == 5000
+                time.sleep(0.001)
+            most = max(most, held)
+            assert Path(task.path).read_bytes() == bytes([task.number]) * sizes[task.number]
+            fetcher.told(Failed(task.number, "too-short", ""))
+            assert not Path(task.path).exists()
+            seen.add(task.number)
+        assert seen == set(range(len(sizes))) and most in (600, 5000)
+        assert next(tasks, "end") == "end"
+    assert not list(tmp_path.glob("onepass-objects-*"))
+
+
+def test_a_full_disk_waits_for_room_and_ends_where_there_is_none(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [1000]
+    opened = Path.open
+
+    class Disk(io.BytesIO):
+        def __init__(self, path: Path) -> None:
+            super().__init__()
+            self._path = path
+
+        def write(self, data: Any) -> int:
+            used = sum(path.stat().st_size for path in self._path.parent.glob("*.mp4"))
+            if used + len(data) > room[0]:
+                raise OSError(errno.ENOSPC, "No space left on device", str(self._path))
+            with opened(self._path, "ab") as file:
+                return file.write(data)
+
+    def fake(path: Path, mode: str = "r", **options: Any) -> Any:
+        return Disk(path) if mode == "wb" and "objects" in str(path) else opened(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", fake)
+    with Fetcher(FetchSettings(tmp_path), workers=1) as fetcher:
+        tasks = fetcher.tasks(wanted(server, [600, 600, 600]))
+        for _ in range(3):
+            fetcher.told(Failed(next_of(tasks).number, "too-short", ""))
+    room[0] = 500
+    with (
+        Fetcher(FetchSettings(tmp_path), workers=1) as fetcher,
+        pytest.raises(StorageFull, match="--scratch"),
+    ):
+        next_of(fetcher.tasks(wanted(server, [600])))
+    with (
+        Fetcher(FetchSettings(tmp_path / "none"), workers=1) as fetcher,
+        pytest.raises(InputError, match="--scratch"),
+    ):
+        next_of(fetcher.tasks(wanted(server, [600])))
+
+
+def test_the_end_of_a_run_does_not_wait_for_retries(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(store_module, "LONGEST_WAIT_SECONDS", 60.0)
+    pairs = wanted(server, [10] * 30)
+    server.faults["n/0.mp4"] += ["503"] * 9
+    began = time.monotonic()
+    with Fetcher(FetchSettings(), workers=1) as fetcher:
+        next_of(fetcher.tasks(pairs))
+    assert time.monotonic() - began < 10
+    assert not [thread for thread in threading.enumerate() if thread.name == "fetch"]
+
+
+def test_a_digest_is_that_of_the_file(server: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
+    assert object_digest(RemoteFile(f"{URL}/{GOOD[0]}")) == file_digest(str(data / GOOD[0]))

@@ -160,6 +160,7 @@ class Mirror:
         in_parallel(lambda one: send(self.bucket, *one), lacking.values())
         self._sent |= lacking.keys()
         self._replace_record(state)
+        self._sent = _pieces(state)  # what no record names may be swept away
         self._save_state()
 
     def _replace_record(self, state: tuple[StoredFile, ...]) -> None:
@@ -229,7 +230,7 @@ class Mirror:
                 )
             return
         self._base = found
-        self._sent = {piece for file in found.record.files for piece in file.pieces}
+        self._sent = _pieces(found.record.files)
         self.path = self._folder / found.record.name
         if continued != found.digest or not cache_exists(self.path):
             self._sync(found.record)
@@ -308,6 +309,10 @@ class Mirror:
         }
         found = {"url": self.bucket.url, "base": self._base.digest, "files": described}
         files.replace(self._folder / STATE_NAME, json.dumps(found).encode())
+
+
+def _pieces(state: tuple[StoredFile, ...]) -> set[str]:
+    return {piece for file in state for piece in file.pieces}
 
 
 @contextlib.contextmanager

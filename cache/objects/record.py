@@ -110,8 +110,8 @@ class CommitRecord:
                 name=name,
                 sequence=int(found["sequence"]),
                 writer=str(found["writer"]),
-                host=str(found["host"]),
-                time=str(found["time"]),
+                host=_printable(found["host"]),
+                time=_printable(found["time"]),
                 previous=str(found["previous"]),
                 n_videos=int(found["n_videos"]),
                 n_rejects=int(found["n_rejects"]),
@@ -119,6 +119,10 @@ class CommitRecord:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheCorrupt(f"{where} is malformed: {error!r}") from error
+
+
+def _printable(value: Any) -> str:
+    return "".join(letter for letter in str(value)[:200] if letter.isprintable())
 
 
 def _file(entry: dict[str, Any], name: str) -> StoredFile:

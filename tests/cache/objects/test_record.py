@@ -71,6 +71,8 @@ def test_a_record_of_another_make_is_told_apart() -> None:
     for change, said in (({"format": "x"}, "is no commit record"), ({"format_version": 2}, "use the newer")):
         with pytest.raises(CacheError, match=said):
             CommitRecord.from_bytes(json.dumps(json.loads(RECORD.to_bytes()) | change).encode(), where="x")
+    found = json.loads(RECORD.to_bytes()) | {"host": "\x1b[31mh\n"}
+    assert CommitRecord.from_bytes(json.dumps(found).encode(), where="x").host == "[31mh"
     for data in (b"", b"[]", b"{}", b'"x"'):
         with pytest.raises(CacheCorrupt, match="malformed"):
             CommitRecord.from_bytes(data, where="x")

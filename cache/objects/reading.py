@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.errors import CacheNotFound
+from cache.errors import CacheCorrupt, CacheNotFound
 from cache.objects.address import objects_folder, remote_url
 from cache.objects.bucket import Bucket
 from cache.objects.record import RECORD_NAME, CommitRecord, StoredFile, digest_of
@@ -37,16 +37,31 @@ def local_copies(paths: Sequence[Path]) -> list[Path]:
 
 def _local_copy(url: str) -> Path:
     bucket = Bucket(url)
-    published = bucket.read_record()
-    if published is None:
-        raise CacheNotFound(f"no cache at {url}: nothing was published there ({RECORD_NAME} is missing)")
-    record = CommitRecord.from_bytes(published[0], where=f"{url}/{RECORD_NAME}")
     root = objects_folder()
-    tree = root / "trees" / digest_of(published[0])
-    if not tree.is_dir():
-        with files.storage_errors(root):
-            _make_tree(bucket, record, root / "blobs", tree)
-    return tree / record.name
+    data = _read_record(bucket)
+    while True:
+        record = CommitRecord.from_bytes(data, where=f"{bucket.url}/{RECORD_NAME}")
+        tree = root / "trees" / digest_of(data)
+        try:
+            if not tree.is_dir():
+                with files.storage_errors(root):
+                    _make_tree(bucket, record, root / "blobs", tree)
+            return tree / record.name
+        except CacheCorrupt:
+            before, data = data, _read_record(bucket)
+            if (
+                data == before
+            ):  # else a writer went on meanwhile, and what the older record named was swept away
+                raise
+
+
+def _read_record(bucket: Bucket) -> bytes:
+    found = bucket.read_record()
+    if found is None:
+        raise CacheNotFound(
+            f"no cache at {bucket.url}: nothing was published there ({RECORD_NAME} is missing)"
+        )
+    return found[0]
 
 
 def _make_tree(bucket: Bucket, record: CommitRecord, blobs: Path, tree: Path) -> None:

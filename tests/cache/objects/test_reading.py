@@ -100,6 +100,30 @@ def test_what_cannot_be_read_is_one_line_that_names_it(bucket: Server, url: str,
         open_cache("s3://bucket.zarr")
 
 
+def test_a_reader_goes_on_with_the_next_state_where_the_older_one_is_swept_away(
+    bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(url, "a.mp4")
+    old = bucket.objects[f"{key(url)}/{RECORD_NAME}"]
+    whole = publish(url, "b.mp4")
+    new = bucket.objects[f"{key(url)}/{RECORD_NAME}"]
+    pieces = [
+        {piece for file in CommitRecord.from_bytes(data, where="").files for piece in file.pieces}
+        for data, _ in (old, new)
+    ]
+    bucket.objects[f"{key(url)}/{RECORD_NAME}"] = old
+
+    def sweep(asked: str) -> None:
+        if "/objects/" in asked:
+            bucket.objects[f"{key(url)}/{RECORD_NAME}"] = new
+            for piece in pieces[0] - pieces[1]:
+                bucket.objects.pop(f"{key(url)}/objects/{piece}", None)
+
+    monkeypatch.setattr(bucket, "before_get", sweep)
+    assert read_contents(Path(url)) == whole
+    assert len(list((local / "trees").iterdir())) == 1
+
+
 def test_what_would_write_to_an_address_says_what_to_do(url: str, tmp_path: Path) -> None:
     here = write_cache(tmp_path / "here.zarr", [make_video("a.mp4")])
     for act in (

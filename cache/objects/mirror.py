@@ -28,7 +28,7 @@ from cache.lock import CacheLock
 from cache.objects.address import remote_url, working_folder
 from cache.objects.bucket import Bucket
 from cache.objects.record import RECORD_NAME, CommitRecord, StoredFile, digest_of
-from cache.objects.store import ObjectTrouble
+from cache.objects.store import ObjectTrouble, redacted
 from cache.objects.transfer import describe_file, in_parallel, receive, send
 from cache.stores import files
 from cache.stores.open import cache_exists, open_store, staging_path
@@ -61,7 +61,7 @@ class Mirror:
         self._base: _Published | None = None
         self._described: dict[str, tuple[_Stamp, StoredFile]] = {}
         self._sent: set[str] = set()
-        self._lost = False
+        self._failed: OnepassError | None = None
         self._last = time.monotonic()
         self.path = folder / bucket.name
 
@@ -74,7 +74,7 @@ class Mirror:
         """
         if url.startswith("http"):
             raise InputError(
-                f"{url}: a web server is only read from; write to an s3://, gs:// or az:// address"
+                f"{redacted(url)}: a web server is only read from; write to an s3://, gs:// or az:// address"
             )
         bucket = Bucket(url)
         folder = working_folder(bucket.url)
@@ -108,11 +108,11 @@ class Mirror:
                 self._publish_after(error)
         finally:
             self._lock.release()
-        if isinstance(error, OnepassError) and str(self.path) in str(error):
-            raise type(error)(str(error).replace(str(self.path), self.bucket.url)) from error
+            if isinstance(error, OnepassError):  # users know the address, not the working copy
+                error.args = (str(error).replace(str(self.path), self.bucket.url),)
 
     def _publish_after(self, error: OnepassError) -> None:
-        if self._lost or isinstance(error, ObjectTrouble):
+        if error is self._failed:  # it was publishing that ended the run
             return
         try:
             self.publish()
@@ -140,7 +140,11 @@ class Mirror:
                 self._publish()
             except ObjectTrouble as trouble:
                 kept = f"what is committed lies in {self._folder}, and the same command goes on with it"
-                raise ObjectTrouble(f"{trouble}; {kept}", trouble.kind) from trouble
+                self._failed = ObjectTrouble(f"{trouble}; {kept}", trouble.kind)
+                raise self._failed from trouble
+            except OnepassError as error:
+                self._failed = error
+                raise
             finally:
                 self._last = time.monotonic()
 
@@ -196,7 +200,6 @@ class Mirror:
                     time.sleep(0.1 * 2**attempt)  # two puts at one moment, of which neither holds
                     continue
                 else:
-                    self._lost = True
                     raise self._told_who_won(found) from trouble
             self._base = _Published(record, digest_of(body), etag)
             return
@@ -208,7 +211,7 @@ class Mirror:
         mine = self._base.record.sequence if self._base else 0
         if found is None:
             return CacheError(
-                f"{self.bucket.url}: its {RECORD_NAME} was removed while this run worked; what it committed lies in {self.path}"
+                f"{self.bucket.url}: its {RECORD_NAME} was removed while this run worked, whose commits lie in {self._folder}"
             )
         won = found.record
         return CacheLocked(

@@ -31,7 +31,7 @@ from pipeline.decoding import fetching
 from pipeline.decoding.fetching import Fetcher, FetchSettings, RemoteFile, object_digest
 from pipeline.decoding.pool import PoolSettings
 from pipeline.decoding.scratch import OBJECTS_PREFIX
-from pipeline.decoding.worker import Failed, Task, file_digest
+from pipeline.decoding.worker import Failed, Finished, Task, file_digest
 from pipeline.dry_run import dry_run
 from pipeline.run import extract
 from pipeline.sources.shards import Shard
@@ -296,6 +296,38 @@ def test_a_full_disk_waits_for_room_and_ends_where_there_is_none(
         next_of(fetcher.tasks(wanted(server, [600])))
 
 
+def test_a_store_that_is_away_ends_the_run_and_keeps_what_is_whole(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "LOST_IN_A_ROW", 2)
+    monkeypatch.setattr(fetching, "THREADS", 1)
+    for name in BAD:
+        del server.objects[f"data/{name}"]
+    for name in GOOD[3:]:
+        server.faults[f"data/{name}"] += ["503"] * 9
+    decoded = threading.Semaphore(0)
+    tell = Fetcher.told
+
+    def told(fetcher: Fetcher, event: Any) -> Any:
+        if isinstance(event, Finished):
+            decoded.release()
+        return tell(fetcher, event)
+
+    def wait_for_two(key: str) -> None:
+        if key == f"data/{GOOD[2]}":
+            assert decoded.acquire(timeout=30) and decoded.acquire(timeout=30)
+
+    monkeypatch.setattr(Fetcher, "told", told)
+    server.before_get = wait_for_two
+    out = tmp_path / "c.zarr"
+    with pytest.raises(ObjectTrouble, match="503 SlowDown, 7 times; so did the 1 objects before it"):
+        run(URL, out, streams=("clip",), commit_seconds=900.0)
+    assert GOOD[0] in contents(out)["videos"]
+    server.faults.clear()
+    server.before_get = lambda _: None
+    assert run(URL, out, streams=("clip",)).stored == 5
+
+
 def test_the_end_of_a_run_does_not_wait_for_retries(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 60.0)
     monkeypatch.setattr(store_module, "LONGEST_WAIT_SECONDS", 60.0)
@@ -356,9 +388,8 @@ def test_a_run_that_is_killed_leaves_nothing_and_ends_like_one_that_was_not(
         assert len(list(scratch.glob(f"{OBJECTS_PREFIX}*"))) == 1  # those of earlier runs were swept up
     server.before_get = lambda _: None
     monkeypatch.setattr("pipeline.run.load_backbones", load_backbones)
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    run(URL, out, streams=("motion",))
-    assert not list(scratch.glob("onepass-*"))
+    run(URL, out, streams=("motion",), fetch=FetchSettings(scratch))
+    assert not list(scratch.glob(f"{OBJECTS_PREFIX}*"))
     run(data, tmp_path / "whole.zarr", streams=("motion",))
     assert contents(out) == contents(tmp_path / "whole.zarr")
 

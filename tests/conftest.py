@@ -68,6 +68,7 @@ COSTLY = (
     "cache/test_check.py",
     "heads/training/test_adamw.py",
     "pipeline/cli/test_streams.py",
+    "pipeline/decoding/test_fetching.py",
 )
 """Modules that take more than about five seconds of processor time, the costliest first. They begin first, so that no process is
 

@@ -36,6 +36,7 @@ from pipeline.dry_run import dry_run
 from pipeline.run import extract
 from pipeline.sources.shards import Shard
 from tests.objects import BUCKET, KEY_ID, SECRET, Server, point_at, serving
+from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
 
 REPOSITORY = Path(__file__).parents[3]
@@ -60,11 +61,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def local(data: Path, tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run over the files on the disk stores."""
-    run(data, tmp_path / "local.zarr")
-    return contents(tmp_path / "local.zarr")
+    out = tmp_path_factory.mktemp("local") / "c.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run.load_backbones", lambda config, **_: tiny_backbones(*config.names))
+        run(data, out)
+    return contents(out)
 
 
 @pytest.fixture
@@ -82,8 +86,9 @@ def server(serve: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_a_run_over_a_bucket_is_a_run_over_its_files(
-    server: Server, local: dict[str, Any], out: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "c.zarr"
     monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
     server.faults["data/" + GOOD[0]] += ["503", "503", "", "cut", "cut"]
     server.faults["data/" + GOOD[1]] += ["cut", "503"]
@@ -99,8 +104,9 @@ def test_a_run_over_a_bucket_is_a_run_over_its_files(
 
 
 def test_what_cannot_be_fetched_is_a_reject_that_the_next_run_tries_again(
-    server: Server, local: dict[str, Any], out: Path
+    server: Server, local: dict[str, Any], tmp_path: Path
 ) -> None:
+    out = tmp_path / "c.zarr"
     gone, denied, throttled, cut, changing = (f"data/{name}" for name in GOOD)
     server.faults[gone] += ["404"] * 9
     server.faults[denied] += ["403"] * 9

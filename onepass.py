@@ -191,7 +191,7 @@ def predict(
     run.load_backbones(base, sources)
     with ScratchFolder(PREDICT_PREFIX) as scratch:
         configs = [
-            replace(base, src=as_location(path), out=keep_cache or scratch.path / f"{number}.zarr")
+            replace(base, src=path, out=keep_cache or scratch.path / f"{number}.zarr")
             for number, path in enumerate(sources)
         ]
         run.score(caches, configs, scratch=scratch)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cache.objects.store import as_location
 from cache.process.terminal import make_console
 from pipeline.backbones.choice import DEFAULT_STREAMS, StreamChoice, choose_streams
 from pipeline.backbones.load import BackboneConfig
@@ -56,7 +55,7 @@ def extract(
     known = {*BackboneConfig.__dataclass_fields__, *_OF_STREAMS}
     of_models = {name: settings.pop(name) for name in list(settings) if name in known}
     config = ExtractConfig(
-        src=as_location(src),
+        src=src,
         out=Path(out),
         labels=None if labels is None else Path(labels),
         backbones=BackboneConfig.of(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cache.errors import InputError
 from cache.objects.address import remote_url
-from cache.objects.store import base_name
+from cache.objects.store import as_location, base_name
 from cache.schema import StreamSpec, TokenDtype
 from cache.stores.open import cache_format
 from cache.writer import CacheWriter
@@ -87,6 +87,7 @@ class ExtractConfig:
         return not sees and any(plan.sound is not None for plan in given)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "src", as_location(self.src))
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
             if unknown := sorted(set(names) - set(self.backbones.names)):
                 raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from cache.errors import DeviceError
+from cache.errors import DeviceError, InputError, StorageFull
 from cache.kept_text import KeptWords, append_words
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
@@ -91,10 +91,11 @@ class Flow:
             optional=self._settings.optional,
             lacks_all=self._settings.lacks_all,
         )
+        fetcher = Fetcher(self._settings.fetch, workers=self._settings.pool.workers)
         try:
             with (
                 DecodePool(self._settings.pool, worker_settings=limits, pin=self._pin) as pool,
-                Fetcher(self._settings.fetch, workers=self._settings.pool.workers) as fetcher,
+                fetcher,
                 ExtractProgress(len(work), console=console) as self._progress,
             ):
                 if pool.note:
@@ -110,8 +111,9 @@ class Flow:
                     assert not len(self._assembler), "a video was decoded but never completed"
                 self._commit()
                 counts.worker_restarts = pool.restarts
-        except DeviceError:
-            self._commit()
+        except (DeviceError, StorageFull, InputError) as error:
+            if isinstance(error, DeviceError) or error is fetcher.broken:
+                self._commit()
             raise
         finally:
             for runner in self._runners.values():

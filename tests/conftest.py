@@ -70,6 +70,7 @@ COSTLY = (
     "pipeline/cli/test_streams.py",
     "test_remote_out.py",
     "cache/objects/test_mirror.py",
+    "pipeline/decoding/test_fetching.py",
 )
 """Modules that take more than about five seconds of processor time, the costliest first. They begin first, so that no process is
 

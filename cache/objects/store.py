@@ -27,8 +27,8 @@ TRIES = 7
 """How often a request is made before its trouble is told."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 8.0
 """Before the second try; doubled before each further one. Half of a wait is drawn at random."""
-REQUEST_SECONDS, CONNECT_SECONDS = 60.0, 10.0
-"""A request with its whole answer, and the connection alone: whatever takes longer is tried again."""
+REQUEST_SECONDS, CONNECT_SECONDS, SILENT_SECONDS = 300.0, 10.0, 20.0
+"""A request with its whole answer, the connection alone, and the longest silence: whatever takes longer is tried again."""
 LISTED_AT_A_TIME = 1000
 
 Kind = Literal["missing", "denied", "changed", "exists", "passing", "unusable", "stopped"]
@@ -241,6 +241,7 @@ def open_objects(url: str, stop: threading.Event | None = None) -> Objects:
     client: Any = {
         "timeout": timedelta(seconds=REQUEST_SECONDS),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=SILENT_SECONDS),
         "allow_http": store_url.startswith("http://")
         or any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in _ALLOW_HTTP),
     }

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.errors import InputError, OnepassError, RejectLimitExceeded
-from cache.objects.store import as_location
 from cache.process.ending import INTERRUPTED, run_app
 from cache.process.outputs import require_cache_output, require_output
 from cache.process.terminal import make_console
@@ -275,7 +274,7 @@ def extract_command(
         require_cache_output("--out", out, remote=not engine)
     console = make_console()
     config = ExtractConfig(
-        src=as_location(src),
+        src=src,
         out=out,
         labels=labels,
         sources=sources,

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from cache.errors import InputError
-from cache.objects.store import as_location
 
 MAX_SHARDS = 100_000
 
@@ -41,7 +40,7 @@ def plan_command(
     require_output("--out", out)
     console = make_console()
     config = ExtractConfig(
-        src=as_location(src),
+        src=src,
         out=Path("plan.zarr"),
         allow_unmatched=True,
         pool=PoolSettings(workers=workers or default_workers()),

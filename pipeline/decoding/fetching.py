@@ -32,6 +32,8 @@ AHEAD = 32
 """Files that are fetched or wait for a decode, at most, where they are small."""
 LOOKS = 4
 """How often an object that changes while it is fetched is begun again, and once more than that is a reject."""
+LOST_IN_A_ROW = 64
+"""So many objects, one after the other, whose trouble outlasted all tries: the store is away, which rejects no source."""
 CLOSING_SECONDS = 30.0
 _SUFFIX = re.compile(r"\.[\w-]{1,16}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -121,7 +123,9 @@ class Fetcher:
         self._asked: queue.SimpleQueue[tuple[Task, RemoteFile]] = queue.SimpleQueue()
         self._ready: deque[Task | Failed] = deque()
         self._underway = 0
-        self._broken: BaseException | None = None
+        self.broken: BaseException | None = None
+        """What ends the run: no room, no store, or a fault."""
+        self._lost_in_a_row = 0
         self._room = threading.Condition()
         self._line: deque[object] = deque()
         self._most_bytes = 0
@@ -140,7 +144,7 @@ class Fetcher:
             self._scratch.remove()
 
     def tasks(self, wanted: Iterable[Wanted]) -> Iterator[Task | Failed | None]:
-        """Tasks whose files are here, failures, and None while nothing is ready. Raises StorageFull, InputError."""
+        """Tasks whose files are here, failures, and None while nothing is ready. Raises `broken`."""
         source = iter(wanted)
         more = True
         while True:
@@ -152,8 +156,8 @@ class Fetcher:
                     yield item[0]
                 else:
                     self._begin(item[0], item[1])
-            if self._broken is not None:
-                raise self._broken
+            if self.broken is not None:
+                raise self.broken
             if self._ready:
                 self._underway -= 1
                 yield self._ready.popleft()
@@ -192,15 +196,20 @@ class Fetcher:
                 continue
             try:
                 self._ready.append(self._fetched(task, remote))
+                self._lost_in_a_row = 0
             except ObjectTrouble as trouble:
-                if trouble.kind != "stopped":
+                self._lost_in_a_row = self._lost_in_a_row + 1 if trouble.kind == "passing" else 0
+                if self._lost_in_a_row >= LOST_IN_A_ROW:
+                    told = f"{trouble}; so did the {LOST_IN_A_ROW - 1} objects before it. What was whole is committed"
+                    self.broken = ObjectTrouble(f"{told}; run it again when the store answers", "passing")
+                elif trouble.kind != "stopped":
                     self._ready.append(Failed(task.number, *_reason(trouble)))
             except OSError as error:
-                self._broken = InputError(
+                self.broken = InputError(
                     f"{error.filename or 'scratch'}: cannot be written: {error.strerror}"
                 )
             except BaseException as error:  # noqa: BLE001 - `tasks` raises it, and would wait for this thread for ever
-                self._broken = error
+                self.broken = error
 
     def _fetched(self, task: Task, remote: RemoteFile) -> Task:
         for look in range(LOOKS):

@@ -97,9 +97,12 @@ def looked_at(remotes: list[RemoteFile]) -> list[RemoteFile]:
     stores = Stores()
     n_seen = n_lost = 0
 
+    def is_away() -> bool:
+        return n_lost > LOST_AT_ONCE and not n_seen
+
     def ask(remote: RemoteFile) -> RemoteFile:
         nonlocal n_seen, n_lost
-        if remote.seen is not None:
+        if remote.seen is not None or is_away():
             return remote
         try:
             found = stores.look(remote)
@@ -107,14 +110,17 @@ def looked_at(remotes: list[RemoteFile]) -> list[RemoteFile]:
             if trouble.kind == "missing":
                 return remote
             n_lost += 1
-            if n_lost > LOST_AT_ONCE and not n_seen:
+            if is_away():
                 raise SourceError(f"{trouble}; no object of the manifest could be asked about") from None
             return remote
         n_seen += 1
         return found
 
-    with ThreadPoolExecutor(LOOKING) as threads:
+    threads = ThreadPoolExecutor(LOOKING)
+    try:
         return list(threads.map(ask, remotes))
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_told(server: Server) ->
 def test_a_store_that_does_not_answer_in_time_is_asked_again(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(store_module, "SILENT_SECONDS", 0.3)
     monkeypatch.setattr(server, "hang_seconds", 0.8)
     server.put("x", b"data")
     server.faults["x"].append("hang")

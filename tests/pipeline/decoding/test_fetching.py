@@ -2,32 +2,46 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 from cache.errors import InputError, StorageFull
 from cache.objects import store as store_module
+from cache.objects.store import ObjectTrouble, open_objects
+from pipeline.backbones.load import load_backbones
+from pipeline.cli.extract import app
 from pipeline.config import ExtractConfig
 from pipeline.decoding import fetching
 from pipeline.decoding.fetching import Fetcher, FetchSettings, RemoteFile, object_digest
 from pipeline.decoding.pool import PoolSettings
 from pipeline.decoding.scratch import OBJECTS_PREFIX
-from pipeline.decoding.worker import Failed, Task, file_digest
+from pipeline.decoding.worker import Failed, Finished, Task, file_digest
 from pipeline.dry_run import dry_run
 from pipeline.run import extract
 from pipeline.sources.shards import Shard
-from tests.objects import BUCKET, KEY_ID, SECRET, Server, serving
+from tests.objects import BUCKET, KEY_ID, SECRET, Server, point_at, serving
+from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
 
+REPOSITORY = Path(__file__).parents[3]
+KILLED_AT = (1, 4, 7)
+extract_app = typer.main.get_command(app)
 pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
 URL = f"s3://{BUCKET}/data"
 
@@ -47,11 +61,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def local(data: Path, tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def local(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run over the files on the disk stores."""
-    run(data, tmp_path / "local.zarr")
-    return contents(tmp_path / "local.zarr")
+    out = tmp_path_factory.mktemp("local") / "c.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run.load_backbones", lambda config, **_: tiny_backbones(*config.names))
+        run(data, out)
+    return contents(out)
 
 
 @pytest.fixture
@@ -69,8 +86,9 @@ def server(serve: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_a_run_over_a_bucket_is_a_run_over_its_files(
-    server: Server, local: dict[str, Any], out: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "c.zarr"
     monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
     server.faults["data/" + GOOD[0]] += ["503", "503", "", "cut", "cut"]
     server.faults["data/" + GOOD[1]] += ["cut", "503"]
@@ -86,8 +104,9 @@ def test_a_run_over_a_bucket_is_a_run_over_its_files(
 
 
 def test_what_cannot_be_fetched_is_a_reject_that_the_next_run_tries_again(
-    server: Server, local: dict[str, Any], out: Path
+    server: Server, local: dict[str, Any], tmp_path: Path
 ) -> None:
+    out = tmp_path / "c.zarr"
     gone, denied, throttled, cut, changing = (f"data/{name}" for name in GOOD)
     server.faults[gone] += ["404"] * 9
     server.faults[denied] += ["403"] * 9
@@ -283,6 +302,38 @@ def test_a_full_disk_waits_for_room_and_ends_where_there_is_none(
         next_of(fetcher.tasks(wanted(server, [600])))
 
 
+def test_a_store_that_is_away_ends_the_run_and_keeps_what_is_whole(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "LOST_IN_A_ROW", 2)
+    monkeypatch.setattr(fetching, "THREADS", 1)
+    for name in BAD:
+        del server.objects[f"data/{name}"]
+    for name in GOOD[3:]:
+        server.faults[f"data/{name}"] += ["503"] * 9
+    decoded = threading.Semaphore(0)
+    tell = Fetcher.told
+
+    def told(fetcher: Fetcher, event: Any) -> Any:
+        if isinstance(event, Finished):
+            decoded.release()
+        return tell(fetcher, event)
+
+    def wait_for_two(key: str) -> None:
+        if key == f"data/{GOOD[2]}":
+            assert decoded.acquire(timeout=30) and decoded.acquire(timeout=30)
+
+    monkeypatch.setattr(Fetcher, "told", told)
+    server.before_get = wait_for_two
+    out = tmp_path / "c.zarr"
+    with pytest.raises(ObjectTrouble, match="503 SlowDown, 7 times; so did the 1 objects before it"):
+        run(URL, out, streams=("clip",), commit_seconds=900.0)
+    assert GOOD[0] in contents(out)["videos"]
+    server.faults.clear()
+    server.before_get = lambda _: None
+    assert run(URL, out, streams=("clip",)).stored == 5
+
+
 def test_the_end_of_a_run_does_not_wait_for_retries(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 60.0)
     monkeypatch.setattr(store_module, "LONGEST_WAIT_SECONDS", 60.0)
@@ -298,3 +349,105 @@ def test_the_end_of_a_run_does_not_wait_for_retries(server: Server, monkeypatch:
 def test_a_digest_is_that_of_the_file(server: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
     assert object_digest(RemoteFile(f"{URL}/{GOOD[0]}")) == file_digest(str(data / GOOD[0]))
+
+
+# --- through the command ----------------------------------------------------------------------------------------
+
+
+def test_a_source_that_cannot_be_listed_is_one_line_and_an_exit_code(server: Server, tmp_path: Path) -> None:
+    for src, fault, told in (
+        (URL, "404", f"{URL}: is not there (404 NoSuchKey)"),
+        (URL, "403", f"{URL}: access was denied (403 AccessDenied)"),
+        (f"s3://me:{SECRET}@bucket/data", "", "s3://bucket/data: a URL with a user"),
+        (f"s3://{BUCKET}/nothing", "", "no videos or images in this folder (it is empty)"),
+    ):
+        server.faults[""] += [fault] if fault else []
+        with pytest.raises(InputError) as caught:
+            extract_app(["--src", src, "--out", str(tmp_path / "c.zarr")], standalone_mode=False)
+        assert told in str(caught.value) and "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2 and SECRET not in str(caught.value)
+        assert not (tmp_path / "c.zarr").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_nothing_and_ends_like_one_that_was_not(
+    server: Server, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL while the first, the fourth and the last object is asked for."""
+    out, scratch = tmp_path / "c.zarr", tmp_path / "temp"
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(REPOSITORY)}
+    line = [sys.executable, "-c", "from pipeline.cli.extract import main; main()", "--src", URL]
+    line += ["--out", str(out), "--streams", "motion", "--workers", "1"]
+    for moment in KILLED_AT:
+        asked = itertools.count(1)
+        with subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+
+            def kill(
+                _: str, asked: Iterator[int] = asked, moment: int = moment, pid: int = process.pid
+            ) -> None:
+                if next(asked) == moment:
+                    os.kill(pid, signal.SIGKILL)
+
+            server.before_get = kill
+        assert process.returncode == -signal.SIGKILL
+        assert len(list(scratch.glob(f"{OBJECTS_PREFIX}*"))) == 1  # those of earlier runs were swept up
+    server.before_get = lambda _: None
+    monkeypatch.setattr("pipeline.run.load_backbones", load_backbones)
+    run(URL, out, streams=("motion",), fetch=FetchSettings(scratch))
+    assert not list(scratch.glob(f"{OBJECTS_PREFIX}*"))
+    run(data, tmp_path / "whole.zarr", streams=("motion",))
+    assert contents(out) == contents(tmp_path / "whole.zarr")
+
+
+def test_a_real_server_of_s3_gives_the_same(data: Path, local: dict[str, Any], tmp_path: Path) -> None:
+    """moto, which is not among the packages for development: it takes 30 s to install."""
+    moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        with pytest.MonkeyPatch.context() as patch:
+            point_at(f"http://{host}:{port}", patch)
+            make = urllib.request.Request(f"http://{host}:{port}/{BUCKET}", method="PUT")
+            urllib.request.urlopen(make).close()
+            bucket = open_objects(f"s3://{BUCKET}")
+            for path in data.rglob("*.*"):
+                bucket.put(f"data/{path.relative_to(data).as_posix()}", path.read_bytes(), create=True)
+            with pytest.raises(ObjectTrouble, match="is there already"):
+                bucket.put(f"data/{GOOD[0]}", b"", create=True)
+            etag = bucket.look(f"data/{GOOD[0]}").etag
+            with pytest.raises(ObjectTrouble, match="is not what it was"):
+                bucket.read(f"data/{GOOD[0]}", 0, 10, f'"{etag[2:]}')
+            run(URL, tmp_path / "c.zarr")
+            listed = {one.key.removeprefix("data/"): one.mtime_ns for one in bucket.list("data")}
+    finally:
+        server.stop()
+    assert contents(tmp_path / "c.zarr") == dated(local, listed)
+    assert len(set(listed)) == 8
+
+
+def dated(found: dict[str, Any], mtimes_ns: dict[str, int]) -> dict[str, Any]:
+    """The same contents with the times of change of objects."""
+    videos = {
+        i: (replace(row, mtime_ns=mtimes_ns[i]), tokens) for i, (row, tokens) in found["videos"].items()
+    }
+    rejects = {i: replace(row, mtime_ns=mtimes_ns[i]) for i, row in found["rejects"].items()}
+    return {**found, "videos": videos, "rejects": rejects}
+
+
+def test_a_web_server_is_read_by_a_manifest(
+    server: Server, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    base = f"{server.address}/bucket/data"
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path\n" + "".join(f"{base}/{name}\n" for name in GOOD), encoding="utf-8")
+    run(manifest, tmp_path / "c.zarr")
+    found = contents(tmp_path / "c.zarr")["videos"]
+    for name in GOOD:
+        row, tokens = found[f"{base}/{name}"]
+        before, same = local["videos"][name]
+        assert tokens == same
+        assert (row.digest, row.mtime_ns) == (before.digest, before.mtime_ns)

@@ -11,6 +11,7 @@ from cache.objects import store as store_module
 from pipeline.sources.inventory import take_inventory
 from pipeline.sources.labelled import resolve_labels
 from pipeline.sources.remote import beside
+from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import SourceTree, discover
 from tests.objects import BUCKET, KEY_ID, SECRET, Server, serving
 
@@ -78,6 +79,11 @@ def test_a_prefix_is_read_like_the_same_folder(server: Server, folder: Path, sou
     assert server.gets() == 0
     inventory = take_inventory(tree.sources, {}, {}, retry_rejects=False)
     assert inventory.n_found == len(tree.sources) == len(inventory.work)
+    _, lines = with_transcripts(tree.sources, [source.id for source in tree.sources], None)
+    assert (
+        f"words: {len(tree.sources)} videos lie in object storage, where no transcripts are looked for"
+        in lines
+    )
 
 
 def test_one_video_and_what_is_none(server: Server) -> None:
@@ -128,6 +134,12 @@ def test_manifests_name_objects(server: Server, tmp_path: Path) -> None:
         "sub/b.mp4": f"{URL}/v/sub/b.mp4",
     }
     assert [source.label_name for source in tree.sources] == ["1", "0"]
+    manifest.write_text(f"path\n{URL}/v/train/Fight/a.mp4\n{URL}/v/train/NonFight/b.mp4\n", encoding="utf-8")
+    tree = discover(manifest)
+    assert {(source.split, source.label_name) for source in tree.sources} == {
+        ("train", "Fight"),
+        ("train", "NonFight"),
+    }
     with pytest.raises(SourceError, match=r"\.\./\.\./x\.mp4 is no object of"):
         beside(f"{URL}/v/list.csv", "../../x.mp4")
     manifest.write_text(f"path\nhttps://h/x.mp4?sig={SECRET}\n", encoding="utf-8")

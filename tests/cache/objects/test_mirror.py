@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from cache.objects.record import RECORD_NAME, CommitRecord, digest_of
 from cache.objects.store import ObjectTrouble
 from tests.cache.builders import make_reject, make_video, open_writer, read_contents, write_cache
 from tests.cache.crashing import Killed, dying_after
-from tests.objects import Server
+from tests.objects import BUCKET, Server, point_at
 
 BATCHES = (["a.mp4", "b.mp4"], ["c.mp4"], ["d.mp4"])
 
@@ -112,38 +113,61 @@ def test_of_two_writers_one_wins_and_the_other_says_so(
     assert ids == ["a.mp4", "b.mp4", "c.mp4", "x.mp4"] and read_contents(Path(url)) == read_contents(path)
 
 
+def race(url: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines publish the first record at one moment: exactly one of them holds."""
+    mirrors = []
+    for name in ("one", "two"):
+        on_another_machine(local, monkeypatch, name)
+        mirrors.append(Mirror.open(url))
+    ended: list[str] = []
+    gate = threading.Barrier(2)
+
+    def work(mirror: Mirror, video: str) -> None:
+        try:
+            with mirror:
+                write_cache(mirror.path, [make_video(video)])
+                gate.wait()
+        except CacheLocked:
+            ended.append("lost")
+        else:
+            ended.append(video)
+
+    threads = [threading.Thread(target=work, args=(m, f"{i}.mp4")) for i, m in enumerate(mirrors)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = [end for end in ended if end != "lost"]
+    assert len(ended) == 2 and len(won) == 1
+    on_another_machine(local, monkeypatch, "reader")
+    assert [row.id for row in read_contents(Path(url))["videos"]] == won
+    found = Bucket(url).read_record()
+    assert found is not None and CommitRecord.from_bytes(found[0], where=url).sequence == 1
+
+
 def test_two_at_one_moment(bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes first: every round exactly one of two first publishes holds."""
     for number in range(3):
-        here = url.replace("v1", f"v{number}")
-        mirrors = []
-        for name in ("one", "two"):
-            on_another_machine(local, monkeypatch, f"{name}{number}")
-            mirrors.append(Mirror.open(here))
-        ended: list[str] = []
-        gate = threading.Barrier(2)
+        race(url.replace("v1", f"v{number}"), local, monkeypatch)
 
-        def work(
-            mirror: Mirror, video: str, gate: threading.Barrier = gate, ended: list[str] = ended
-        ) -> None:
-            try:
-                with mirror:
-                    write_cache(mirror.path, [make_video(video)])
-                    gate.wait()
-            except CacheLocked:
-                ended.append("lost")
-            else:
-                ended.append(video)
 
-        threads = [threading.Thread(target=work, args=(m, f"{i}.mp4")) for i, m in enumerate(mirrors)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(ended)[1] == "lost"
-        on_another_machine(local, monkeypatch, f"reader{number}")
-        assert [row.id for row in read_contents(Path(here))["videos"]] == [sorted(ended)[0]]
-        assert record(bucket, here).sequence == 1
+def test_two_at_one_moment_on_a_real_server_of_s3(
+    url: str, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """moto, which is not among the packages for development: it takes 30 s to install."""
+    moto = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        address = "http://{}:{}".format(*server.get_host_and_port())
+        point_at(address, monkeypatch)
+        urllib.request.urlopen(urllib.request.Request(f"{address}/{BUCKET}", method="PUT")).close()
+        for number in range(20):
+            race(url.replace("v1", f"v{number}"), local, monkeypatch)
+        whole = read_contents(run(url.replace("v1", "more")))
+        on_another_machine(local, monkeypatch, "other")
+        assert read_contents(Path(url.replace("v1", "more"))) == whole
+    finally:
+        server.stop()
 
 
 def test_the_storage_has_bad_days(

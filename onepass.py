@@ -94,7 +94,7 @@ def merge(
             sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
         listed = [source.id for source in discover(as_location(src), sound=sound).sources]
     found = join(parts, out, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch)
-    known = f" = {len(listed)} in {src}" if listed is not None else ""
+    known = f" = {len(listed)} in {as_location(src)}" if src is not None and listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
     typer.echo(
         f"{out}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
@@ -318,7 +318,7 @@ class _Scoring:
 
         sound = config.takes_sound_files()
         for path in sources:
-            discover(path, sound=sound)
+            discover(as_location(path), sound=sound)
         self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(

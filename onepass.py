@@ -101,7 +101,7 @@ def merge(
         found = join(
             parts, local, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch
         )
-    known = f" = {len(listed)} in {src}" if listed is not None else ""
+    known = f" = {len(listed)} in {as_location(src)}" if src is not None and listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
     typer.echo(
         f"{shown(out)}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
@@ -325,7 +325,7 @@ class _Scoring:
 
         sound = config.takes_sound_files()
         for path in sources:
-            discover(path, sound=sound)
+            discover(as_location(path), sound=sound)
         self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(

@@ -25,7 +25,7 @@ from cache.labels.files import SPLIT_NAMES
 from cache.labels.join import shortened
 from cache.labels.media import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from cache.labels.names import is_known_word, nfc
-from cache.objects.store import is_remote, split
+from cache.objects.store import as_location, is_remote, split
 from pipeline.decoding.fetching import RemoteFile
 from pipeline.decoding.words import Transcript
 from pipeline.sources.manifest import read_manifest
@@ -113,7 +113,7 @@ def discover(src: str | Path, *, sound: bool = False) -> SourceTree:
     """
     if is_remote(src):
         if isinstance(src, Path):
-            raise SourceError(f"{src}: this command reads local files only, not object storage")
+            raise SourceError(f"{as_location(src)}: this command reads local files only, not object storage")
         tree = _from_url(src, sound)
         _check_unique(tree)
         return tree

@@ -150,6 +150,7 @@ def test_two_at_one_moment(bucket: Server, url: str, local: Path, monkeypatch: p
         race(url.replace("v1", f"v{number}"), local, monkeypatch)
 
 
+@pytest.mark.slow
 def test_two_at_one_moment_on_a_real_server_of_s3(
     url: str, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

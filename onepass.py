@@ -14,6 +14,7 @@ import typer
 
 from cache.cli import convert_command, export_command, inspect_command
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
+from cache.objects.store import as_location
 from cache.process.ending import run_app
 from cache.process.outputs import require_cache_output, require_output, require_output_folder
 from cache.process.terminal import make_console
@@ -69,7 +70,9 @@ FEATURES_DROPPED = "the scores of what was whole are written, its features are d
 @app.command()
 def merge(
     parts: Annotated[list[Path], typer.Argument(help="Caches to join, such as the shards of one source.")],
-    out: Annotated[Path, typer.Option(help="Cache to write: .zarr or .h5.")],
+    out: Annotated[
+        Path, typer.Option(help="Cache to write: .zarr or .h5, or an s3://, gs:// or az:// address.")
+    ],
     src: Annotated[
         Path | None, typer.Option(help="The source of all parts: every input must be in one of them.")
     ] = None,
@@ -80,22 +83,28 @@ def merge(
 ) -> None:
     """Join parts into one cache: nothing lost, nothing twice. Run it again to resume."""
     from cache.merge import merge as join
+    from cache.objects.address import shown
+    from cache.objects.mirror import written
 
-    require_cache_output("--out", out)
+    require_cache_output("--out", out, remote=True)
     listed = None
     if src is not None:
+        from cache.objects.store import as_location
         from cache.reader import open_cache
         from pipeline.backbones.kind import sound_alone_will_do
         from pipeline.sources.tree import discover
 
         with open_cache(parts[0]) as part:
             sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
-        listed = [source.id for source in discover(src, sound=sound).sources]
-    found = join(parts, out, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch)
-    known = f" = {len(listed)} in {src}" if listed is not None else ""
+        listed = [source.id for source in discover(as_location(src), sound=sound).sources]
+    with written(out, typer.echo) as local:
+        found = join(
+            parts, local, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch
+        )
+    known = f" = {len(listed)} in {as_location(src)}" if src is not None and listed is not None else ""
     twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
     typer.echo(
-        f"{out}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
+        f"{shown(out)}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
     )
 
 
@@ -270,7 +279,7 @@ def predict_videos(
     require_temp_folder()
     rows: list[dict[str, Any]] = []
     with ScratchFolder(PREDICT_PREFIX) as scratch:
-        for number, path in enumerate(map(Path, paths)):
+        for number, path in enumerate(map(as_location, paths)):
             config = replace(base, src=path, out=scratch.path / f"{number}.zarr")
             run_config(config, on_line=on_line)
             with open_cache(config.out) as cache:
@@ -293,7 +302,7 @@ class _Scoring:
         self._trained, self._out, self._console, self._over_time = trained, out, console, over_time
         self._ignore_libraries = ignore_libraries
         self._rows: list[dict[str, Any]] = []
-        self._failed: list[tuple[Path, OnepassError]] = []
+        self._failed: list[tuple[Path | str, OnepassError]] = []
         self._backbones: dict[str, Backbone] = {}
 
     def require_caches(self, paths: list[Path]) -> None:
@@ -316,7 +325,7 @@ class _Scoring:
 
         sound = config.takes_sound_files()
         for path in sources:
-            discover(path, sound=sound)
+            discover(as_location(path), sound=sound)
         self._backbones = load_backbones(config.backbones)
         for stream in self._trained.info.streams:
             require_same(
@@ -369,10 +378,10 @@ class _Scoring:
                 stays = scratch is None or not config.out.is_relative_to(scratch.path)
                 conclude(report, config, interrupted_says=GOES_ON if stays else FEATURES_DROPPED)
         if self._failed:
-            path, failure = self._failed[0]
+            given, failure = self._failed[0]
             n_paths = len(caches) + len(configs)
             raise type(failure)(
-                f"{path}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in {self._out})"
+                f"{given}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in {self._out})"
             )
 
     def _extract(self, config: ExtractConfig) -> ExtractReport:
@@ -383,11 +392,12 @@ class _Scoring:
             self._console.print(line)
         return report
 
-    def _score_cache(self, path: Path, given: Path) -> None:
+    def _score_cache(self, path: Path, given: Path | str) -> None:
+        from cache.objects.address import shown
         from cache.reader import open_cache
         from heads.report.score_file import agreement_lines, score_rows
 
-        name = os.fsencode(given).decode("utf-8", "backslashreplace")
+        name = os.fsencode(shown(given)).decode("utf-8", "backslashreplace")
         with open_cache(path) as cache:
             predictions = self._trained.predict(cache, ignore_libraries=self._ignore_libraries)
             agreement = agreement_lines(predictions, cache, self._trained)
@@ -410,7 +420,7 @@ class _Scoring:
             self._console.print(self._over_time.write())
 
     @contextlib.contextmanager
-    def _naming_failures(self, path: Path) -> Iterator[None]:
+    def _naming_failures(self, path: Path | str) -> Iterator[None]:
         """A path that fails does not keep the others from being scored; a full disk or a limit would."""
         try:
             yield

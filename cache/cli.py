@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def inspect_command(
-    cache: Annotated[Path, typer.Argument(help="A .zarr or .h5 cache.")],
+    cache: Annotated[
+        Path, typer.Argument(help="A .zarr or .h5 cache, or its s3://, gs:// or az:// address.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Videos, labels, splits, streams, token counts, fingerprints, and rejects by reason."""
@@ -29,19 +31,25 @@ def inspect_command(
 
 def convert_command(
     source: Annotated[Path, typer.Argument(help="The cache to read.")],
-    target: Annotated[Path, typer.Argument(help="The cache to write: .zarr or .h5.")],
+    target: Annotated[
+        Path, typer.Argument(help="The cache to write: .zarr or .h5, or an s3://, gs:// or az:// address.")
+    ],
     overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at the target.")] = False,
 ) -> None:
     """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
     from cache.convert import convert
-    from cache.process.outputs import require_output_folder
+    from cache.objects.address import shown
+    from cache.objects.mirror import written
+    from cache.process.outputs import require_cache_output
     from cache.reader import open_cache
 
-    require_output_folder("TARGET", target.parent)
-    convert(source, target, overwrite=overwrite)
-    with open_cache(target) as opened:
-        tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
-        typer.echo(f"{target}: {len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects")
+    require_cache_output("TARGET", target, remote=True)
+    with written(target, typer.echo) as local:
+        convert(source, local, overwrite=overwrite)
+        with open_cache(local) as opened:
+            tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
+            told = f"{len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects"
+    typer.echo(f"{shown(target)}: {told}")
 
 
 def export_command(
@@ -81,7 +89,7 @@ def describe(cache: Cache) -> dict[str, Any]:
     ):
         splits.setdefault(str(split) or "(no split)", {})[shown[label]] = count
     return {
-        "paths": [str(path) for path in cache.paths],
+        "paths": list(cache.names),
         "dataset": cache.dataset,
         "n_videos": len(cache),
         "video_seconds": float(videos.duration_seconds.sum()),

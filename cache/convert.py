@@ -8,6 +8,7 @@ from pathlib import Path
 from cache import copying
 from cache.errors import CacheError, CacheNotFound
 from cache.lock import CacheLock
+from cache.objects.address import require_local
 from cache.reader import open_cache
 from cache.stores import files
 from cache.stores.layout import CacheAttributes
@@ -22,6 +23,7 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
 
     Raises `CacheError` (target exists, or is the source), `CacheLocked`, `CacheCorrupt`, `StorageFull`.
     """
+    require_local(target)
     source, target = Path(source), Path(target).resolve()
     if source.resolve() == target:
         open_cache(source).close()

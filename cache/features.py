@@ -23,6 +23,7 @@ from cache.fingerprint import IMPORTED, imported_fingerprint
 from cache.labels.join import LabelJoin, choose_positive, shortened
 from cache.lock import CacheLock
 from cache.merge import adopt_digests, publish
+from cache.objects.address import require_local
 from cache.reader import open_cache
 from cache.schema import (
     STREAM_NAME,
@@ -203,6 +204,7 @@ def store_features(
 ) -> None:
     """Write a new cache, whole or not at all. Raises CacheError where there is one already, unless `overwrite`."""
     cache_format(path)
+    require_local(path)
     path = path.resolve()
     with files.storage_errors(path):
         files.make_directory(path.parent)
@@ -220,6 +222,7 @@ def attach_features(path: Path, plan: ImportPlan, videos: Iterable[VideoFeatures
 
     them and no others; nothing else tells whether both were made from the same videos. Raises CacheError.
     """
+    require_local(path)
     path = path.resolve()
     with CacheWriter.reopen(path) as writer, _staged(path, plan, videos, ()) as staging:
         writer.attach_stream(staging)

@@ -21,6 +21,7 @@ from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
 from cache.fingerprint import is_imported
 from cache.lock import CacheLock
+from cache.objects.address import require_local
 from cache.reader import Cache, open_cache
 from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures
 from cache.stores import files
@@ -65,6 +66,7 @@ def merge(
     which the same command goes on.
     """
     paths = [Path(part) for part in parts]
+    require_local(target)
     target = Path(target).resolve()
     staging = target.with_name(f"{target.name}{MERGING_SUFFIX}")
     places = {path.resolve() for path in paths}
@@ -105,11 +107,11 @@ def _require_all_shards(opened: Sequence[Cache]) -> None:
     said = [cache.provenance.get(SHARD) for cache in opened]
     if not any(said):
         return
-    if bare := [cache.paths[0] for cache, shard in zip(opened, said, strict=True) if not shard]:
+    if bare := [cache.names[0] for cache, shard in zip(opened, said, strict=True) if not shard]:
         raise CacheError(f"{bare[0]} is no shard, the other parts are: merge shards of one source only")
     splits = {(int(shard["of"]), str(shard["plan"])) for shard in said if shard}
     if len(splits) > 1:
-        found = ", ".join(f"{cache.paths[0].name} is {_name(cache)}" for cache in opened[:FEW])
+        found = ", ".join(f"{Path(cache.names[0]).name} is {_name(cache)}" for cache in opened[:FEW])
         raise CacheError(
             f"the parts are shards of different splits ({found}): merge those of one --shard I/N and one --plan"
         )
@@ -124,7 +126,7 @@ def _require_all_shards(opened: Sequence[Cache]) -> None:
         if not shard["finished"]:
             ended = len(cache) + len(cache.rejects)
             raise CacheError(
-                f"{cache.paths[0]} (shard {_name(cache)}) is not finished: {ended} of {shard['found']} inputs have ended; "
+                f"{cache.names[0]} (shard {_name(cache)}) is not finished: {ended} of {shard['found']} inputs have ended; "
                 "run its extract again"
             )
 
@@ -158,7 +160,7 @@ def _require_distinct(opened: Sequence[Cache]) -> list[set[str]]:
                 )
             ):
                 raise CacheError(
-                    f"{video_id} stands in {other.paths[0]} and, with other contents, in {cache.paths[0]}: leave one of them "
+                    f"{video_id} stands in {other.names[0]} and, with other contents, in {cache.names[0]}: leave one of them "
                     "out, or extract both from the same files"
                 )
         twice.append(set(again))

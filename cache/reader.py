@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt, CacheError
 from cache.fingerprint import is_random
+from cache.objects.address import shown
+from cache.objects.reading import local_copies
 from cache.schema import StreamSpec, StreamTokens
 from cache.stores.compatible import read_offsets, require_compatible, require_distinct_ids, require_equal_rows
 from cache.stores.layout import StoreReader, empty_rows
@@ -92,8 +94,11 @@ class Cache:
     A context manager; made by `open_cache`.
     """
 
-    def __init__(self, stores: Sequence[StoreReader], paths: Sequence[Path]) -> None:
+    def __init__(
+        self, stores: Sequence[StoreReader], paths: Sequence[Path], names: Sequence[str] = ()
+    ) -> None:
         self.paths: tuple[Path, ...] = tuple(paths)
+        self.names: tuple[str, ...] = tuple(names) or tuple(map(str, paths))
         self._stores = list(stores)
         self._parts = [_Part(store) for store in stores]
         self._plans: dict[str, _Plan] = {}
@@ -105,7 +110,7 @@ class Cache:
         self.provenance: Mapping[str, Any] = (
             attributes[0].provenance
             if len(attributes) == 1
-            else {str(path): found.provenance for path, found in zip(paths, attributes, strict=True)}
+            else {name: found.provenance for name, found in zip(self.names, attributes, strict=True)}
         )
         self.n_videos: int = sum(_count(part.store, "videos", part.videos) for part in self._parts)
         self.videos = VideoTable(self.n_videos, lambda name: self._column("videos", name))
@@ -131,9 +136,8 @@ class Cache:
         return self.n_videos
 
     def __repr__(self) -> str:
-        names = " + ".join(str(path) for path in self.paths)
         streams = ", ".join(f"{info.name} [{info.n_tokens}, {info.dim}]" for info in self.streams.values())
-        return f"Cache({names}: {self.n_videos} videos, {len(self.rejects)} rejects; {streams})"
+        return f"Cache({self._where()}: {self.n_videos} videos, {len(self.rejects)} rejects; {streams})"
 
     @property
     def stores(self) -> tuple[StoreReader, ...]:
@@ -278,7 +282,7 @@ class Cache:
             raise CacheError(f"{self._where()} has no stream {stream!r}; it holds {held}") from None
 
     def _where(self) -> str:
-        return " + ".join(str(path) for path in self.paths)
+        return " + ".join(self.names)
 
     def _column(self, group: str, name: str) -> NDArray[Any]:
         pieces = [
@@ -320,13 +324,16 @@ class Cache:
 def open_cache(*paths: str | Path, ignore_libraries: bool = False) -> Cache:
     """Open one cache, or several as one after checking that they belong together.
 
+    An address (`s3://`, `gs://`, `az://`) is read through a local copy that is kept: `paths` of the cache are where it lies,
+    `names` what was asked for.
+
     Raises `CacheNotFound`, `CacheError` (no cache, different streams or label names, an id held twice),
     `FingerprintMismatch` (naming the fields; `ignore_libraries` accepts other library versions) or
     `CacheCorrupt`.
     """
     if not paths:
         raise CacheError("no cache given")
-    found = [Path(path) for path in paths]
+    found = local_copies([Path(path) for path in paths])
     stores: list[StoreReader] = []
     try:
         for path in found:
@@ -334,7 +341,7 @@ def open_cache(*paths: str | Path, ignore_libraries: bool = False) -> Cache:
             require_equal_rows(stores[-1])
             if len(stores) > 1:
                 require_compatible(stores[0], stores[-1], ignore_libraries=ignore_libraries)
-        cache = Cache(stores, found)
+        cache = Cache(stores, found, [shown(path) for path in paths])
         if len(stores) > 1:
             require_distinct_ids(cache.videos.id.tolist(), found)
     except BaseException:

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,7 @@ from cache.fingerprint import require_same
 from cache.known import KnownInputs
 from cache.labels.names import nfc
 from cache.lock import CacheLock
+from cache.objects.address import require_local
 from cache.reader import open_cache
 from cache.schema import (
     REJECT_COLUMNS,
@@ -61,6 +62,8 @@ class CacheWriter:
         self._known = KnownInputs(store)
         self._in_doubt = False
         self._closed = False
+        self.after_change: Callable[[], object] | None = None
+        """Called after each change that was committed, while nothing writes."""
 
     @classmethod
     def open(
@@ -102,6 +105,7 @@ class CacheWriter:
     def _open(
         cls, path: Path, streams: Sequence[StreamSpec] | None, attributes: CacheAttributes | None
     ) -> CacheWriter:
+        require_local(path)
         path = path.resolve()
         hdf5 = cache_format(path) == "hdf5"
         if streams is None:
@@ -364,6 +368,8 @@ class CacheWriter:
                     self._in_doubt = False
                 raise
             self._in_doubt = False
+        if self.after_change is not None:
+            self.after_change()
 
     def _stage(self) -> ZarrAppender:
         """Copy the published file into a staging folder, where it can be changed safely."""

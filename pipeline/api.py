@@ -40,14 +40,14 @@ def extract(
     >>> report = extract("RWF-2000", "cache/v1.zarr", weights="random", on_line=print)  # doctest: +SKIP
     >>> report.found == report.stored + report.rejected, report.rejects  # doctest: +SKIP
 
-    src: a folder, a video, or a manifest. out: `.zarr` or `.h5`. streams: names of recipes (`clip`, `slowfast`, `image`,
-    `motion`) or `NAME=KIND:MODEL,key=value`, as `--stream` takes them. weights: for all streams that do not name their own
-    (`random` for a dry run); None: the published ones. labels: a file that joins them. device: auto, cpu, cuda, cuda:N, all,
-    or several by commas. workers: decode processes, 0: one a core. max_rejects: share of rejects above which
-    RejectLimitExceeded is raised (after everything is stored). dry_run: look at every file, store nothing. on_line: called
-    with every line that the command would print. settings: seed, clip_model, clip_weights, clip_tag, clip_fps,
-    slowfast_weights, slowfast_stride, any other field of `BackboneConfig` (runtime, batch_sizes, ...) or of `ExtractConfig`
-    (dtype, min_seconds, redo, ...).
+    src: a folder, a video, a manifest, or the URL of one in object storage (`s3://bucket/prefix`). out: `.zarr` or `.h5`.
+    streams: names of recipes (`clip`, `slowfast`, `image`, `motion`) or `NAME=KIND:MODEL,key=value`, as `--stream` takes
+    them. weights: for all streams that do not name their own (`random` for a dry run); None: the published ones. labels: a
+    file that joins them. device: auto, cpu, cuda, cuda:N, all, or several by commas. workers: decode processes, 0: one a
+    core. max_rejects: share of rejects above which RejectLimitExceeded is raised (after everything is stored). dry_run: look
+    at every file, store nothing. on_line: called with every line that the command would print. settings: seed, clip_model,
+    clip_weights, clip_tag, clip_fps, slowfast_weights, slowfast_stride, any other field of `BackboneConfig` (runtime,
+    batch_sizes, ...) or of `ExtractConfig` (dtype, min_seconds, redo, ...).
 
     Returns the report: counts, rejects by id with their reasons, notes, seconds. Raises an OnepassError (`cache.errors`) where
     the command ends with one line, and TypeError for a setting that does not exist.
@@ -55,7 +55,7 @@ def extract(
     known = {*BackboneConfig.__dataclass_fields__, *_OF_STREAMS}
     of_models = {name: settings.pop(name) for name in list(settings) if name in known}
     config = ExtractConfig(
-        src=Path(src),
+        src=src,
         out=Path(out),
         labels=None if labels is None else Path(labels),
         backbones=BackboneConfig.of(

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cache.errors import InputError
+from cache.objects.address import remote_url
+from cache.objects.store import as_location, base_name
 from cache.schema import StreamSpec, TokenDtype
 from cache.stores.open import cache_format
 from cache.writer import CacheWriter
@@ -17,6 +19,7 @@ from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.choice import recipe_of
 from pipeline.backbones.load import BackboneConfig
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
+from pipeline.decoding.fetching import FetchSettings
 from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
@@ -32,7 +35,8 @@ FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects
 class ExtractConfig:
     """What to extract, from where, into which cache; ranges are checked on construction (InputError, CacheError)."""
 
-    src: Path
+    src: Path | str
+    """A folder, a manifest or a video; or the URL of one in object storage, as text."""
     out: Path
     backbones: BackboneConfig = field(default_factory=BackboneConfig)
     labels: Path | None = None
@@ -57,6 +61,8 @@ class ExtractConfig:
     required: tuple[str, ...] = ()
     transcripts: Path | None = None
     keep_text: bool = False
+    publish_seconds: float = 60.0
+    fetch: FetchSettings = field(default_factory=FetchSettings)
 
     def optional_streams(self, backbones: Mapping[str, Backbone]) -> tuple[str, ...]:
         """Streams that a stored video may lack: those of sound and words, unless they are required, and what was named."""
@@ -81,6 +87,7 @@ class ExtractConfig:
         return not sees and any(plan.sound is not None for plan in given)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "src", as_location(self.src))
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
             if unknown := sorted(set(names) - set(self.backbones.names)):
                 raise InputError(
@@ -89,6 +96,10 @@ class ExtractConfig:
         if both := sorted(set(self.optional) & set(self.required)):
             raise InputError(f"--optional {both[0]}: it is required as well; say one of both")
         cache_format(self.out)  # a name that no cache can have, before models are loaded for it
+        if self.keep_text and remote_url(self.out) is not None:
+            raise InputError("--keep-text: words are kept beside a local cache only; give a local --out")
+        if not self.publish_seconds >= 0:
+            raise InputError(f"--publish-seconds {self.publish_seconds:g}: must not be negative")
         for name in ("max_error_share", "max_rejects"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{FLAGS[name]} is a share between 0 and 1, got {getattr(self, name)}")
@@ -135,7 +146,9 @@ def open_writer(
     return CacheWriter.open(
         path,
         streams=list(stream_specs(config, backbones, rules=rules).values()),
-        dataset=portable_path(config.src.resolve().name),
+        dataset=portable_path(
+            base_name(config.src) if isinstance(config.src, str) else config.src.resolve().name
+        ),
         label_names=names,
         provenance={
             "source": portable_path(config.src),
@@ -166,6 +179,7 @@ def make_flow(
         dtype=config.dtype,
         decoder=config.decoder,
         pool=config.pool,
+        fetch=config.fetch,
         max_error_share=config.max_error_share,
         min_seconds=config.min_seconds,
         reject_duplicates=config.duplicates == "reject",

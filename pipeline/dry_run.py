@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cache.schema import REJECT_REASONS
 from pipeline.config import ExtractConfig, labelled_sources
+from pipeline.decoding.fetching import Fetcher
 from pipeline.decoding.pool import DecodePool, PoolSettings
 from pipeline.decoding.worker import Failed, Probed, Task, WorkerSettings
 from pipeline.reporting.progress import ExtractProgress
@@ -32,7 +33,7 @@ def dry_run(
     report.note_skipped(tree.skipped)
     seconds: list[float] = []
     tasks = [
-        Task(number, str(source.path), "pyav", probe=True, sound=sound)
+        (Task(number, str(source.path), "pyav", probe=True, sound=sound), source.remote)
         for number, source in enumerate(sources)
     ]
     pool_settings = PoolSettings(workers=config.pool.workers, deadline_seconds=config.pool.deadline_seconds)
@@ -40,9 +41,10 @@ def dry_run(
         DecodePool(
             pool_settings, worker_settings=WorkerSettings((), max_error_share=config.max_error_share)
         ) as pool,
+        Fetcher(config.fetch, workers=config.pool.workers) as fetcher,
         ExtractProgress(len(tasks), console=console) as progress,
     ):
-        for event in pool.run(tasks):
+        for event in map(fetcher.told, pool.run(fetcher.tasks(tasks))):
             if isinstance(event, Probed):
                 report.not_reached += 1
                 seconds.append(event.declared.duration_seconds)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from cache.errors import DeviceError
+from cache.errors import DeviceError, InputError, StorageFull
 from cache.kept_text import KeptWords, append_words
 from cache.schema import KnownInput, Reject, TokenDtype, VideoFeatures, is_passing
 from cache.writer import CacheWriter
@@ -23,6 +23,7 @@ from pipeline.backbones.spread import SpreadRunner, make_runner
 from pipeline.backbones.text import TextBackbone, tokens_of
 from pipeline.counts import FlowCounts
 from pipeline.decoding.decoders.base import DecoderName
+from pipeline.decoding.fetching import Fetcher, FetchSettings, Wanted
 from pipeline.decoding.pool import DecodePool, Event, PoolSettings, TokenFrames
 from pipeline.decoding.worker import SHORT_SHARE, Failed, Finished, Restarted, Task, Unchanged, WorkerSettings
 from pipeline.reporting.progress import ExtractProgress
@@ -45,6 +46,7 @@ class FlowSettings:
     lacks_all: bool = False
     keep_text: Path | None = None
     """The cache beside which the words that were read are kept."""
+    fetch: FetchSettings = field(default_factory=FetchSettings)
 
 
 class Flow:
@@ -89,15 +91,17 @@ class Flow:
             optional=self._settings.optional,
             lacks_all=self._settings.lacks_all,
         )
+        fetcher = Fetcher(self._settings.fetch, workers=self._settings.pool.workers)
         try:
             with (
                 DecodePool(self._settings.pool, worker_settings=limits, pin=self._pin) as pool,
+                fetcher,
                 ExtractProgress(len(work), console=console) as self._progress,
             ):
                 if pool.note:
                     console.print(f"note: {pool.note}", highlight=False, markup=False)
-                for event in pool.run(self._tasks(work, stop), stop=stop):
-                    self._take(event)
+                for event in pool.run(fetcher.tasks(self._tasks(work, stop)), stop=stop):
+                    self._take(fetcher.told(event))
                     self._gather()
                     self._commit_if_due()
                 if not stop.is_set():
@@ -107,8 +111,9 @@ class Flow:
                     assert not len(self._assembler), "a video was decoded but never completed"
                 self._commit()
                 counts.worker_restarts = pool.restarts
-        except DeviceError:
-            self._commit()
+        except (DeviceError, StorageFull, InputError) as error:
+            if isinstance(error, DeviceError) or error is fetcher.broken:
+                self._commit()
             raise
         finally:
             for runner in self._runners.values():
@@ -123,19 +128,20 @@ class Flow:
         counts.embed_seconds = {name: runner.busy.seconds for name, runner in self._runners.items()}
         return counts
 
-    def _tasks(self, work: Sequence[Input], stop: threading.Event) -> Iterator[Task]:
+    def _tasks(self, work: Sequence[Input], stop: threading.Event) -> Iterator[Wanted]:
         for number, item in enumerate(work):
             if stop.is_set():
                 return
             self._assembler.start(number, item)
             source = item.source
-            yield Task(
+            task = Task(
                 number,
                 str(source.path),
                 self._settings.decoder,
                 item.known_digest,
                 transcript=source.transcript,
             )
+            yield task, source.remote
 
     def _take(self, event: Event) -> None:
         if isinstance(event, TokenFrames):

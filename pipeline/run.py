@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,8 @@ from cache.errors import InputError
 from cache.fingerprint import weights_name
 from cache.kept_text import kept_text_path, read_words
 from cache.merge import SHARD, shard_provenance
+from cache.objects.address import remote_url
+from cache.objects.mirror import Mirror
 from cache.process.interrupts import handling
 from cache.reader import open_cache
 from cache.schema import UNKNOWN_LABEL
@@ -51,8 +53,30 @@ def extract(
 ) -> ExtractReport:
     """Run stage 1. Raises an OnepassError for what a user can mend; returns the report otherwise (also after Ctrl-C).
 
-    backbones: those of `config`, where they are loaded already.
+    backbones: those of `config`, where they are loaded already. An `out` in object storage is a local working copy of which
+    committed states are published, at most every `publish_seconds` and at the end.
     """
+    url = remote_url(config.out)
+    if url is None:
+        return _extract(config, console=console, backbones=backbones)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    with Mirror.open(url, say=say, every_seconds=config.publish_seconds) as mirror:
+        local = replace(config, out=mirror.path)
+        report = _extract(local, console=console, backbones=backbones, after_change=mirror.publish_if_due)
+    report.out = mirror.bucket.url
+    return report
+
+
+def _extract(
+    config: ExtractConfig,
+    *,
+    console: Console,
+    backbones: Mapping[str, Backbone] | None,
+    after_change: Callable[[], object] | None = None,
+) -> ExtractReport:
     began = time.perf_counter()
     tree = discover(config.src, sound=config.takes_sound_files(backbones))
     resolved = labelled_sources(config, tree, console)
@@ -95,6 +119,7 @@ def extract(
         else:
             rules = rules_of(config.out)
             with open_writer(config, config.out, backbones, resolved, rules=rules) as writer:
+                writer.after_change = after_change
                 before = {video_id: writer.known().video_rows[video_id] for video_id in redo}
                 fill_cache(
                     writer, config, resolved, backbones, report=report, console=console, stop=stop, redo=redo
@@ -220,6 +245,10 @@ def _to_redo(
             "first, then add them"
         )
     paths = {source.id: source.path for source in resolved.sources}
+    if config.redo == "affected" and any(source.remote for source in resolved.sources):
+        raise InputError(
+            "--redo affected looks into the files, which lie in object storage: --redo all extracts all again"
+        )
     with open_cache(config.out) as cache:
         stored = [str(video_id) for video_id in cache.videos.id]
         gone = [video_id for video_id in stored if video_id not in paths]

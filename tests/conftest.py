@@ -85,6 +85,9 @@ COSTLY = (
     "pipeline/backbones/test_spread.py",
     "heads/models/test_regression.py",
     "pipeline/test_zero_shot.py",
+    "test_remote_out.py",
+    "cache/objects/test_mirror.py",
+    "pipeline/decoding/test_fetching.py",
 )
 """Modules that take more than about four seconds of processor time, the costliest first. They begin first, so that no process is
 

@@ -28,7 +28,9 @@ ROOMS = {
         "fingerprint tables",
         "labels",
         "stores",
-        "process lock known reader",
+        "lock",
+        "objects",
+        "process known reader",
         "kept_text",
         "batch check copying export",
         "convert writer",
@@ -158,7 +160,7 @@ def test_rooms_only_look_down(package: str) -> None:
 
 
 MODELS = {"torch", "torchvision", "open_clip", "pytorchvideo", "openvino"}
-PARENT_SIDE = {"pool", "memory", "scratch", "shared_block"}
+PARENT_SIDE = {"fetching", "pool", "memory", "scratch", "shared_block"}
 """Files of decoding/ that run beside the models; all others run in a worker too."""
 
 
@@ -179,6 +181,7 @@ COVERED_IN = {
     "heads/ablation/test_work.py": "cache/process/cores",
     "cache/labels/test_files.py": "cache/labels/columns",
     "cache/labels/test_keys.py": "cache/labels/media",
+    "cache/objects/test_reading.py": "cache/objects/address",
     "cache/test_features.py": "cache/token_arrays",
     "cache/test_reader.py": "cache/stores/compatible",
     "cache/test_writer.py": "cache/batch cache/copying",

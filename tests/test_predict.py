@@ -21,6 +21,7 @@ from cache.errors import CacheCorrupt, StorageFull
 from cache.reader import open_cache
 from heads.trained.checkpoint import INFO_FILE
 from tests.cli_entry import TINY_MODELS
+from tests.objects import BUCKET, serving
 from tests.videos import write_text, write_video
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
@@ -304,3 +305,22 @@ def test_scores_from_python_are_the_command_s(head: Path, videos: Path, run: Run
         if row["probability"] is not None:
             assert row["probability"] == pytest.approx(float(line["probability"]), abs=1e-9)
     assert any(line.startswith("found ") for line in lines)
+
+
+def test_videos_in_object_storage_are_scored_alike(
+    run: Run, videos: Path, cache: Path, head: Path, tmp_path: Path
+) -> None:
+    url, out = f"s3://{BUCKET}/v", tmp_path / "s.csv"
+    with serving() as server:
+        server.put_tree(videos, "v")
+        code, _, told = run("predict", url, videos, "--head", head, "--out", out, *PREDICT)
+        assert code == 0, told
+        code, _, told = run("verify", cache, "--src", url)
+    assert code == 2 and "reads local files only, not object storage" in told
+    scores: dict[str, dict[str, float]] = {url: {}, str(videos): {}}
+    for row in rows_of(out):
+        scores[row["path"]][row["id"]] = float(row["probability"] or -1)
+    assert scores[url] == pytest.approx(
+        scores[str(videos)], abs=1e-6
+    )  # another order in a batch, other roundings
+    assert len(scores[url]) == 10

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache.errors import InputError, StorageFull
+from cache.objects.address import remote_url
+from cache.objects.store import redacted
 from cache.stores import files
 
 
@@ -46,8 +48,17 @@ def require_output_folder(flag: str, folder: Path) -> None:
         _try_folder(folder)
 
 
-def require_cache_output(flag: str, cache: Path) -> None:
-    """Raise `InputError` unless a cache can be made at `cache`, or the one there be added to."""
+def require_cache_output(flag: str, cache: Path, *, remote: bool = False) -> None:
+    """Raise `InputError` unless a cache can be made at `cache`, or the one there be added to.
+
+    remote: whether an address in object storage will do; what can be written there is seen when it is.
+    """
+    if (url := remote_url(cache)) is not None:
+        if not remote:
+            raise InputError(
+                f"{flag} {redacted(url)}: is in object storage; give a local cache, and onepass convert it to that address"
+            )
+        return
     require_output_folder(flag, cache.parent)
     if cache.is_dir():
         with _refusing(flag, cache):

@@ -130,7 +130,7 @@ class Sweep:
         if not cells:
             raise InputError("a sweep needs cells: make_cells(base, read_axes(['lr=1e-3,3e-4']))")
         for cell in cells:
-            choose_streams(tuple(self._streams), cell.config.data.streams, where=str(self._cache.paths[0]))
+            choose_streams(tuple(self._streams), cell.config.data.streams, where=self._cache.names[0])
         dataset = self._dataset(cells[0].config)
         return plan_runs(
             cells,
@@ -211,7 +211,7 @@ class Sweep:
     def words(self, cells: str) -> str:
         """The sweep as a person names it: its cells, how it is scored, and on what."""
         scored = "on the cache's own split" if self.cv is None else f"{self.cv} folds"
-        return f"{cells}, {scored}, {self.n_seeds} seeds, on {', '.join(map(str, self._cache.paths))}"
+        return f"{cells}, {scored}, {self.n_seeds} seeds, on {', '.join(self._cache.names)}"
 
     def require_own_folder(self, cells: Sequence[Cell], *, searched: str = "") -> None:
         """Raise InputError where the folder holds the leaderboard of another sweep, before anything is trained.

@@ -146,7 +146,7 @@ def audit_cache(
     order: dict[Severity, int] = {"leak": 0, "warning": 1, "note": 2}
     fingerprints = {name: info.fingerprint for name, info in cache.streams.items()}
     return AuditReport(
-        paths=tuple(str(path) for path in cache.paths),
+        paths=cache.names,
         n_videos=len(rows),
         n_groups=len(set(rows.groups)),
         weights=", ".join(f"{name}: {weights_name(found)}" for name, found in fingerprints.items()),

@@ -122,7 +122,7 @@ def probe_cache(
     own_labels, groups = data.labels[scored], [data.groups[row] for row in scored]
     names = [stream.name for stream in data.streams if stream.name not in rare]
     return ProbeReport(
-        paths=tuple(map(str, cache.paths)),
+        paths=cache.names,
         n_videos=len(scored),
         n_positive=int((own_labels == 1).sum()),
         n_groups=len(set(groups)),

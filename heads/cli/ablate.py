@@ -18,7 +18,9 @@ def _text(help_text: str, panel: str, *names: str) -> Any:
 
 
 def ablate_command(
-    features: Annotated[list[Path], _text("Cache, .zarr or .h5; several may follow.", WHAT)],
+    features: Annotated[
+        list[Path], _text("Cache, .zarr or .h5, or its s3:// address; several may follow.", WHAT)
+    ],
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
     settings: Annotated[
         list[str] | None, _text("KEY=VALUE,VALUE,... of the train config; may be repeated.", WHAT, "--set")

@@ -16,7 +16,10 @@ SHOWN = 5
 
 
 def audit_command(
-    caches: Annotated[list[Path], typer.Argument(help="One or more caches, .zarr or .h5, as one data set.")],
+    caches: Annotated[
+        list[Path],
+        typer.Argument(help="One or more caches, .zarr or .h5, or their s3:// addresses, as one data set."),
+    ],
     labels: Annotated[Path | None, typer.Option(help="Labels that replace those of the cache.")] = None,
     positive: Annotated[str | None, typer.Option(help="Name of the positive class in --labels.")] = None,
     near_threshold: Annotated[

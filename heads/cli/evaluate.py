@@ -21,7 +21,8 @@ SHOWN = 8
 def evaluate_command(
     head: Annotated[Path, typer.Argument(help="Folder of a trained head.")],
     features: Annotated[
-        list[Path], typer.Argument(help="Cache with labels, .zarr or .h5; several may follow.")
+        list[Path],
+        typer.Argument(help="Cache with labels, .zarr or .h5, or its s3:// address; several may follow."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for figures, tables and report.html.", show_default=False)

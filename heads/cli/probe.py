@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def probe_command(
     features: Annotated[
-        list[Path], typer.Argument(help="Cache with labels, .zarr or .h5; several may follow.")
+        list[Path],
+        typer.Argument(help="Cache with labels, .zarr or .h5, or its s3:// address; several may follow."),
     ],
     labels: Annotated[Path | None, typer.Option(help="Labels that replace those of the cache.")] = None,
     positive: Annotated[str | None, typer.Option(help="Name of the positive class in --labels.")] = None,

@@ -75,7 +75,7 @@ def train_from_cache(
         if cv is None:
             console.print(LEFT_OUT, markup=False, soft_wrap=True)
     shown = split if cv is None else out_of_fold_split(data, split, k=cv, seed=config.seed)
-    show_start(console, data, shown, config, caches=cache.paths, auto=auto)
+    show_start(console, data, shown, config, caches=cache.names, auto=auto)
     with contextlib.nullcontext() if tensorboard is None else TensorBoardLog(tensorboard) as log:
 
         def on_fold(fold: FoldResult) -> None:

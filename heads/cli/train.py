@@ -43,7 +43,9 @@ def print_settings(asked: bool) -> None:
 
 
 def train_head_command(
-    features: Annotated[list[Path], _text("Cache, .zarr or .h5; several may follow.", DATA)],
+    features: Annotated[
+        list[Path], _text("Cache, .zarr or .h5, or its s3:// address; several may follow.", DATA)
+    ],
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
     out: Annotated[Path | None, _text("Folder to write (default: heads-out/CACHE-MODEL).", DATA)] = None,
     labels: Annotated[

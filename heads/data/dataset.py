@@ -179,7 +179,7 @@ def load_dataset(
     """
     require_open_cache(cache, "load_dataset")
     config = config or DataConfig()
-    names = choose_streams(tuple(cache.streams), config.streams, where=str(cache.paths[0]))
+    names = choose_streams(tuple(cache.streams), config.streams, where=cache.names[0])
     grid = _reference(cache, names, config.grid, separate_streams=separate_streams)
     rows = read_rows(cache, labels)
     without = without_any(cache, names)[rows.order]
@@ -279,7 +279,7 @@ def load_tokens(
         array = cache.load(name)
         if (array.lengths == 0).any() and not cache.streams[name].optional:
             raise CacheCorrupt(
-                f"{cache.paths[0]}: stream {name} has videos without a token; run onepass verify"
+                f"{cache.names[0]}: stream {name} has videos without a token; run onepass verify"
             )
         ragged[name] = array
     return in_memory(ragged, separate_streams=separate_streams, grid=reference).take(torch.from_numpy(videos))

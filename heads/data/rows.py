@@ -64,7 +64,7 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
     table = cache.videos
     ids = [str(i) for i in table.id]
     if not ids:
-        raise LabelError(f"{cache.paths[0]} holds no videos; extract some first")
+        raise LabelError(f"{cache.names[0]} holds no videos; extract some first")
     order = np.argsort(np.array(ids, dtype=object), kind="stable")
     sorted_ids = [ids[i] for i in order]
     found = np.asarray(table.label, dtype=np.int8)[order]

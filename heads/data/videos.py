@@ -62,13 +62,13 @@ def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> Sklea
     rows = np.flatnonzero(wanted)
     if len(rows) == 0:
         where = f" in split {', '.join(splits)}" if splits is not None else ""
-        raise InputError(f"{cache.paths[0]} holds no labelled video{where}")
+        raise InputError(f"{cache.names[0]} holds no labelled video{where}")
     ids = [str(table.id[row]) for row in rows]
     groups = source_groups(ids, [str(table.source[row]) for row in rows])
     for name in cache.streams:
         if count := int((cache.absent(name)[rows] != "").sum()):
             raise InputError(
-                f"{count} of {len(rows)} labelled videos in {cache.paths[0]} lack stream {name}; an estimator reads whole "
+                f"{count} of {len(rows)} labelled videos in {cache.names[0]} lack stream {name}; an estimator reads whole "
                 "videos: use train_head, or a cache without that stream"
             )
     tokens = {name: cache.read(name, rows) for name in cache.streams}

@@ -55,7 +55,7 @@ def show_start(
     split: Split,
     config: TrainConfig,
     *,
-    caches: Sequence[Path],
+    caches: Sequence[str | Path],
     auto: bool = False,
 ) -> None:
     """Which cache, weights, split, model and loss, before the first epoch."""

@@ -131,7 +131,7 @@ def evaluate_head(
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     rows, notes = labelled_rows(dataset.labels, dataset.n_without)
-    where = ", ".join(map(str, cache.paths))
+    where = ", ".join(cache.names)
     known = SeenVideos.of_head(info)
     overlap, part = None, UNKNOWN
     if known is None:

@@ -257,7 +257,7 @@ class TrainedHead:
         absent from videos while the head was made for such as lack none, and FingerprintMismatch for other features.
         """
         require_open_cache(cache, "a head")
-        where = str(cache.paths[0])
+        where = cache.names[0]
         for stream in self.info.streams:
             if stream.name not in cache.streams:
                 raise HeadError(
@@ -280,7 +280,7 @@ class TrainedHead:
         if found and not (self.info.config.model.absent or (alone and self.info.streams[0].optional)):
             name, count = next(iter(found.items()))
             raise HeadError(
-                f"{count} of {len(cache)} videos in {cache.paths[0]} lack stream {name}, which was in all that the head was "
+                f"{count} of {len(cache)} videos in {cache.names[0]} lack stream {name}, which was in all that the head was "
                 "trained on: train it on a cache where the stream is optional"
             )
         return found

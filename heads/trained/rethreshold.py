@@ -86,7 +86,7 @@ def selection_scores(
     """
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
-    where = ", ".join(map(str, cache.paths))
+    where = ", ".join(cache.names)
     notes: tuple[str, ...] = ()
     split = None
     seen = SeenVideos.of_head(info)

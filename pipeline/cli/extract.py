@@ -27,11 +27,16 @@ MAX_WORKERS = 256
 
 def extract_command(
     src: Annotated[
-        Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.", rich_help_panel=SOURCES)
+        Path,
+        typer.Option(
+            help="Folder, manifest (.csv, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
+            rich_help_panel=SOURCES,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Cache to create or add to: .zarr or .h5.")] = Path(
-        "cache/v1.zarr"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Cache to create or add to: .zarr or .h5, or an s3://, gs:// or az:// address."),
+    ] = Path("cache/v1.zarr"),
     labels: Annotated[
         Path | None, typer.Option(help="Labels: CSV, JSON or JSONL.", rich_help_panel=SOURCES)
     ] = None,
@@ -197,6 +202,13 @@ def extract_command(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where the time went.", rich_help_panel=OUTCOME)
     ] = False,
+    publish_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Into object storage: publish what is committed at most this often.",
+            rich_help_panel=OUTCOME,
+        ),
+    ] = 60.0,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -233,6 +245,12 @@ def extract_command(
             help="GPUs of a shard, such as 0.25; -1: one where there are any.", rich_help_panel=ENGINE
         ),
     ] = -1.0,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for copies of objects, else temp.", rich_help_panel=SOURCES)
+    ] = None,
+    scratch_gb: Annotated[
+        float, typer.Option(help="GiB of copies, at most half of what is free.", rich_help_panel=SOURCES)
+    ] = 8.0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -245,6 +263,7 @@ def extract_command(
 ) -> None:
     """Decode every video once and write the features of frozen backbones to a cache. Run it again to resume or to add videos."""
     from pipeline.config import ExtractConfig
+    from pipeline.decoding.fetching import FetchSettings
     from pipeline.decoding.scratch import require_temp_folder
     from pipeline.run import extract
 
@@ -252,7 +271,7 @@ def extract_command(
     if report is not None:
         require_output("--report", report)
     if not dry_run:
-        require_cache_output("--out", out)
+        require_cache_output("--out", out, remote=not engine)
     console = make_console()
     config = ExtractConfig(
         src=src,
@@ -295,6 +314,8 @@ def extract_command(
         required=_names(require),
         transcripts=transcripts,
         keep_text=keep_text,
+        publish_seconds=publish_seconds,
+        fetch=FetchSettings.of(scratch, scratch_gb),
     )
     if not engine and (address is not None or shards):
         raise InputError(
@@ -315,7 +336,7 @@ def extract_command(
     else:
         result = extract(config, console=console)
     if not dry_run:
-        console.print(f"{src} -> {out}")  # a rule would cut a long path
+        console.print(f"{config.src} -> {result.out}")  # a rule would cut a long path
         for line in result.lines():
             console.print(line, highlight=False, markup=False)
     if report is not None:

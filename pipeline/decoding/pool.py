@@ -50,6 +50,8 @@ from pipeline.decoding.worker import (
 WATCH_SECONDS = 0.5
 ASLEEP_SECONDS = 5.0
 MAX_FALSE_STARTS = 5
+UNREADY_SECONDS = 0.01
+"""How often it is asked for a task where the next one is not ready."""
 LENT_SECONDS = 0.001
 """How often it is asked whether lent frames have been read."""
 LENT_DEADLINE_SECONDS = 30.0
@@ -97,6 +99,8 @@ class TokenFrames:
     read: Callable[[], bool] | None = None
 
 
+Coming = Task | Failed | None
+END = object()
 Event = TokenFrames | Restarted | Finished | Unchanged | Probed | Failed
 
 
@@ -153,6 +157,8 @@ class DecodePool:
         self._scratch = ScratchFolder(NOISE_PREFIX)
         self._workers: list[_Worker] = []
         self._queue: deque[Task] = deque()
+        self._unbegun: deque[Failed] = deque()
+        self._unready = False
         self._starts_over: Counter[int] = Counter()
         self._lent: list[_Lent] = []
         self._unpins: list[Callable[[], None]] = []
@@ -190,19 +196,27 @@ class DecodePool:
         """Shared memory that the pool holds, whatever the videos' length."""
         return self._settings.workers * self._worker_settings.slot_bytes * self._worker_settings.n_slots
 
-    def run(self, tasks: Iterable[Task], *, stop: threading.Event | None = None) -> Iterator[Event]:
+    def run(self, tasks: Iterable[Coming], *, stop: threading.Event | None = None) -> Iterator[Event]:
         """Decode every task; events of one task come in order and end with Finished, Unchanged, Probed or Failed.
 
-        Ends early once `stop` is set, whatever the workers do.
+        tasks: also those that failed before a worker could see them, and None where the next one is not ready. Ends early once
+        `stop` is set, whatever the workers do.
         """
         source = iter(tasks)
         self._last_watch = time.monotonic()
         while stop is None or not stop.is_set():
             busy = self._assign(source)
+            while self._unbegun:
+                yield self._unbegun.popleft()
             if not busy:
-                return
+                if not self._unready:
+                    return
+                time.sleep(UNREADY_SECONDS)
+                self._last_watch = time.monotonic()
+                continue
             waitables: list[Any] = [item.connection for item in busy]
-            ready = wait(waitables, timeout=LENT_SECONDS if self._lent else WATCH_SECONDS)
+            patience = UNREADY_SECONDS if self._unready else WATCH_SECONDS
+            ready = wait(waitables, timeout=LENT_SECONDS if self._lent else patience)
             for item in busy:
                 if item.connection in ready:
                     yield from self._receive(item, source)
@@ -212,10 +226,17 @@ class DecodePool:
                 self._last_watch = time.monotonic()
                 yield from self._watch(away)
 
-    def _assign(self, source: Iterator[Task]) -> list[_Worker]:
+    def _next(self, source: Iterator[Coming]) -> Task | None:
+        """The next task that is ready; `_unready` says whether there may be one later."""
+        while isinstance(coming := next(source, END), Failed):
+            self._unbegun.append(coming)
+        self._unready = coming is None
+        return coming if isinstance(coming, Task) else None
+
+    def _assign(self, source: Iterator[Coming]) -> list[_Worker]:
         for index, item in enumerate(self._workers):
             if item.task is None:
-                task = self._queue.popleft() if self._queue else next(source, None)
+                task = self._queue.popleft() if self._queue else self._next(source)
                 if task is None:
                     continue
                 if _resident_bytes(item.process.pid) > self._settings.worker_memory_bytes / 2:
@@ -231,7 +252,7 @@ class DecodePool:
                     item.connection.send(task)
         return [item for item in self._workers if item.task is not None]
 
-    def _receive(self, item: _Worker, source: Iterator[Task]) -> Iterator[Event]:
+    def _receive(self, item: _Worker, source: Iterator[Coming]) -> Iterator[Event]:
         """All messages that wait in one worker's pipe. Its next task leaves before the caller looks at how the last one ended."""
         while item.task is not None:
             try:

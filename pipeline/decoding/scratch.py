@@ -15,6 +15,7 @@ from cache.errors import InputError
 
 NOISE_PREFIX = "onepass-noise-"
 PREDICT_PREFIX = "onepass-predict-"
+OBJECTS_PREFIX = "onepass-objects-"
 LOCK_FILE = "held"
 
 
@@ -22,13 +23,13 @@ class ScratchFolder:
     """A folder of its own until `remove`. A context manager.
 
     The lock on its file is the kernel's, so it dies with the process, whoever it belongs to and in whatever container it runs.
-    Raises InputError where no temp folder can be written.
+    root: the folder to make it in, the temp folder where none is given. Raises InputError where it cannot be written.
     """
 
-    def __init__(self, prefix: str) -> None:
-        with _temp_folder_errors():
-            sweep()
-            self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
+    def __init__(self, prefix: str, root: Path | None = None) -> None:
+        with _temp_folder_errors(root):
+            sweep(root)
+            self.path = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=root))
             self._descriptor = -1
             unnamed = self.path / f"{LOCK_FILE}.part"
             self._descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -67,10 +68,10 @@ def require_temp_folder() -> None:
         tempfile.gettempdir()
 
 
-def sweep() -> None:
-    """Remove this user's scratch folders in the temp folder whose run has died."""
-    root = Path(tempfile.gettempdir())
-    for prefix in (NOISE_PREFIX, PREDICT_PREFIX):
+def sweep(root: Path | None = None) -> None:
+    """Remove this user's scratch folders in a folder, the temp folder by default, whose run has died."""
+    root = root or Path(tempfile.gettempdir())
+    for prefix in (NOISE_PREFIX, PREDICT_PREFIX, OBJECTS_PREFIX):
         for folder in root.glob(f"{prefix}*"):
             with contextlib.suppress(OSError):
                 if folder.lstat().st_uid == os.geteuid():
@@ -87,14 +88,14 @@ def _remove_unheld(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temp_folder_errors() -> Iterator[None]:
+def _temp_folder_errors(root: Path | None = None) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if root is not None:
+            raise InputError(f"--scratch {root}: cannot be written ({error.strerror})") from error
         raise InputError(
             f"no temp folder can be written ({error.strerror}); set TMPDIR to a folder"
-        ) from error
-    except PermissionError as error:
-        raise InputError(
-            f"the temp folder {tempfile.gettempdir()} cannot be written; set TMPDIR to another folder"
+            if isinstance(error, FileNotFoundError)
+            else f"the temp folder {tempfile.gettempdir()} cannot be written; set TMPDIR to another folder"
         ) from error

@@ -287,7 +287,9 @@ class _Cluster:
 
 
 def _absolute(path: Any) -> Any:
-    """What a node with another working folder finds."""
+    """What a node with another working folder finds; a URL is the same everywhere."""
+    if isinstance(path, str):
+        return path
     return None if path is None else Path(path).resolve()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cache.schema import UNKNOWN_LABEL, KnownInput, VideoLabel
 from pipeline.decoding.trouble import has_odd_time, stamp_of
+from pipeline.sources.remote import looked_at
 from pipeline.sources.tree import Source
 
 NO_FILE = (0, 0)
@@ -82,9 +83,9 @@ def take_inventory(
     lost: list[str] = []
     odd_times: list[str] = []
     retried: Counter[str] = Counter()
-    for source in sources:
-        status = _status(source)
-        stamp = None if status is None else stamp_of(status)
+    for source in _seen(sources):
+        status = None if source.remote else _status(source)
+        stamp = source.remote.stamp if source.remote else None if status is None else stamp_of(status)
         if status is not None and has_odd_time(status):
             odd_times.append(source.id)
         before = known.get(source.id)
@@ -132,6 +133,15 @@ def _folders(ids: Iterable[str]) -> set[str]:
             found.add(folder)
             folder = folder.rpartition("/")[0]
     return found
+
+
+def _seen(sources: Sequence[Source]) -> Sequence[Source]:
+    """The same with what is known of objects that only a manifest names. Raises SourceError."""
+    unseen = {s.id: s.remote for s in sources if s.remote is not None and s.remote.seen is None}
+    if not unseen:
+        return sources
+    seen = dict(zip(unseen, looked_at(list(unseen.values())), strict=True))
+    return [replace(source, remote=seen[source.id]) if source.id in seen else source for source in sources]
 
 
 def _status(source: Source) -> os.stat_result | None:

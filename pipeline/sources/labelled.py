@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cache.labels.join import (
 from cache.labels.media import utf8_path
 from cache.labels.names import is_known_word, is_number, same_name
 from cache.schema import UNKNOWN_LABEL, VideoLabel
+from pipeline.sources.remote import local_copy
 from pipeline.sources.tree import Source, SourceTree, discover
 
 __all__ = ["ResolvedSources", "Source", "SourceTree", "discover", "resolve_labels"]
@@ -176,13 +178,16 @@ def _groups(
 ) -> tuple[dict[str, str], list[str]]:
     """Source by id from the file given, or from the one that lies in the source folder."""
     ids = [source.id for source in tree.videos]
+    path: str | Path
     if sources_file is None:
         seen = [name for name, _ in tree.skipped if name.rsplit("/", 1)[-1] == SOURCES_FILE]
         if not seen:
             return {}, []
-        path = utf8_path(tree.root, min(seen, key=lambda name: (name.count("/"), name)))
+        name = min(seen, key=lambda name: (name.count("/"), name))
+        path = f"{tree.root}/{name}" if isinstance(tree.root, str) else utf8_path(tree.root, name)
         try:
-            groups, unmatched, how = _read_groups(path, ids)
+            with local_copy(path) if isinstance(path, str) else nullcontext(path) as there:
+                groups, unmatched, how = _read_groups(there, ids)
         except InputError as problem:
             return {}, [f"{path} was found and not used: {problem}"]
     else:

@@ -71,12 +71,18 @@ def with_transcripts(
     """
     named = FoundWords({}, ()) if given is None else named_transcripts(given, all_ids)
     videos = [source for source in sources if not source.unlisted]
-    beside = sidecars([source for source in videos if source.id not in named.by_id])
+    beside = sidecars([source for source in videos if source.id not in named.by_id and not source.remote])
     found = {**beside.by_id, **named.by_id}
     n_found = sum(source.id in found for source in videos)
+    n_remote = sum(source.remote is not None for source in videos)
     lines = (
         *named.lines,
         *beside.lines,
+        *(
+            [f"words: {n_remote} videos lie in object storage, where no transcripts are looked for"]
+            if n_remote
+            else ()
+        ),
         f"words: {n_found} of {len(videos)} videos have a transcript in a file"
         + ("" if n_found == len(videos) else "; of the others a subtitle track is read where there is one"),
     )

@@ -6,7 +6,8 @@
     manifest      a .csv, .tsv, .json or .jsonl file with the columns path[, label][, split][, source]
     file          one video
 
-A folder that merely wraps one of these (`RWF-2000/train/...` seen from its parent) is looked through.
+The first three may lie in object storage (`s3://bucket/prefix`), a manifest too, and its rows may be URLs. A folder that merely
+wraps one of these (`RWF-2000/train/...` seen from its parent) is looked through.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from cache.labels.files import SPLIT_NAMES
 from cache.labels.join import shortened
 from cache.labels.media import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from cache.labels.names import is_known_word, nfc
+from cache.objects.store import as_location, is_remote, split
+from pipeline.decoding.fetching import RemoteFile
 from pipeline.decoding.words import Transcript
 from pipeline.sources.manifest import read_manifest
 from pipeline.sources.names import portable, portable_path
+from pipeline.sources.remote import local_copy, look, walk_objects
 from pipeline.sources.system_files import why_not_users
 
 Layout = Literal["split-class", "class", "flat", "manifest", "file"]
@@ -43,7 +47,7 @@ class Source:
     Bytes that are not UTF-8 and control characters, which neither a cache nor a terminal can hold, stand in it as
     %XX (`path` keeps them). `unlisted` says why, where the input is a folder that cannot be listed: it has no
     label, and the worker that cannot open it rejects it. `transcript`: its words, where a file holds them and they were
-    looked for.
+    looked for. `remote`: the object that it is; `path` leads nowhere then.
     """
 
     id: str
@@ -53,16 +57,17 @@ class Source:
     source: str
     unlisted: str = ""
     transcript: Transcript | None = None
+    remote: RemoteFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTree:
     """All inputs sorted by id, and every other file that was seen, as (relative path, why it is no input).
 
-    `notes` are more lines for the user.
+    `notes` are more lines for the user. `root`: a folder, or a URL as text.
     """
 
-    root: Path
+    root: Path | str
     sources: tuple[Source, ...]
     layout: Layout
     skipped: tuple[tuple[str, str], ...]
@@ -100,11 +105,18 @@ def discover(src: str | Path, *, sound: bool = False) -> SourceTree:
     Files of other types, hidden files and folders, feature caches, links that lead back to a folder above and the
     folders of systems and storage boxes (thumbnails, bins, snapshots) are listed in `skipped`. A folder that
     cannot be listed is an input, which will be rejected. A broken link with the suffix of a media file, and every
-    row of a manifest, is an input: it is for the decoder to say what is wrong with it.
+    row of a manifest, is an input: it is for the decoder to say what is wrong with it. `src` may be a URL as text (a path that
+    reads like one is not: whoever gives it opens local files only).
 
     Raises SourceError when `src` does not exist, holds no video, cannot itself be listed, or when two inputs get one
     id.
     """
+    if is_remote(src):
+        if isinstance(src, Path):
+            raise SourceError(f"{as_location(src)}: this command reads local files only, not object storage")
+        tree = _from_url(src, sound)
+        _check_unique(tree)
+        return tree
     root = Path(src)
     if root.is_dir():
         tree = _from_folder(root, sound)
@@ -130,7 +142,7 @@ def _suffixes(sound: bool) -> frozenset[str]:
 
 
 def _from_folder(root: Path, sound: bool) -> SourceTree:
-    found: list[tuple[str, Path]] = []
+    found: list[Source] = []
     unlisted: list[Source] = []
     skipped: list[tuple[str, str]] = []
     for name, path, verdict, why in _walk(root, _suffixes(sound)):
@@ -139,7 +151,43 @@ def _from_folder(root: Path, sound: bool) -> SourceTree:
         elif verdict == "unlisted":
             unlisted.append(Source(portable_path(name), path, "", "", "", why))
         else:
-            found.append((portable_path(name), path))
+            found.append(Source(portable_path(name), path, "", "", ""))
+    return _laid_out(root, found, unlisted, skipped, sound)
+
+
+def _from_url(url: str, sound: bool) -> SourceTree:
+    """What lies below a prefix, or the one object of this name. Raises SourceError."""
+    suffix = posixpath.splitext(url)[1].lower()
+    if split(url)[1] and suffix in _suffixes(sound) | MANIFEST_SUFFIXES and (remote := look(url)) is not None:
+        folder, _, name = url.rpartition("/")
+        if suffix not in MANIFEST_SUFFIXES:
+            source = Source(portable(name), Path(url), "", "", "", remote=remote)
+            return SourceTree(folder, (source,), "file", ())
+        with local_copy(url) as manifest:
+            return replace(_from_manifest(manifest, url), root=folder)
+    if url.startswith("http"):
+        raise SourceError(f"{url}: a web server cannot be listed; name its objects in a manifest")
+
+    def why_not(name: str, is_folder: bool) -> str:
+        return why_not_users(name, is_folder=is_folder) or _why_not_by_name(name, is_folder, _suffixes(sound))
+
+    found: list[Source] = []
+    skipped: list[tuple[str, str]] = []
+    for name, remote, why in walk_objects(url, why_not):
+        if why or remote is None:
+            skipped.append((portable(name), why))
+        else:
+            found.append(Source(portable(name), Path(remote.url), "", "", "", remote=remote))
+    return _laid_out(url, found, [], skipped, sound)
+
+
+def _laid_out(
+    root: Path | str,
+    found: list[Source],
+    unlisted: list[Source],
+    skipped: list[tuple[str, str]],
+    sound: bool,
+) -> SourceTree:
     if not found:
         seen = f"{len(skipped)} other files, such as {skipped[0][0]}" if skipped else "it is empty"
         seen = "; ".join(f"{s.id}: cannot be listed: {s.unlisted}" for s in unlisted[:3]) or seen
@@ -147,16 +195,20 @@ def _from_folder(root: Path, sound: bool) -> SourceTree:
             f"{root}: no videos or images in this folder ({seen}); give the folder that holds files of "
             f"the types {_listed(_suffixes(sound))}"
         )
-    found.sort()
-    layout = Levels.of([name for name, _ in found])
-    sources = [Source(name, path, *layout.label_and_split(name), "") for name, path in found]
+    found.sort(key=lambda source: (source.id, source.path))
+    names = [source.id for source in found]
+    layout = Levels.of(names)
+    sources = []
+    for source in found:
+        label, split_name = layout.label_and_split(source.id)
+        sources.append(replace(source, label_name=label, split=split_name))
     sources = sorted([*sources, *unlisted], key=lambda source: source.id)
-    return SourceTree(root, tuple(sources), layout.layout, tuple(sorted(skipped)), _near_ids(found))
+    return SourceTree(root, tuple(sources), layout.layout, tuple(sorted(skipped)), _near_ids(names))
 
 
-def _near_ids(found: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
+def _near_ids(names: Sequence[str]) -> tuple[str, ...]:
     """A line about ids that are one but for the Unicode form of their accents: often one file, copied twice."""
-    forms: dict[str, int] = Counter(nfc(name) for name, _ in found)
+    forms: dict[str, int] = Counter(map(nfc, names))
     near = sorted(name for name, count in forms.items() if count > 1)
     if not near:
         return ()
@@ -201,15 +253,22 @@ def _walk(root: Path, suffixes: frozenset[str]) -> Iterator[tuple[str, Path, Ver
 
 
 def _why_no_media(entry: os.DirEntry[str], is_folder: bool, is_file: bool, suffixes: frozenset[str]) -> str:
-    suffix = Path(entry.name).suffix.lower()
+    why = _why_not_by_name(entry.name, is_folder, suffixes)
+    if is_folder:
+        return why
+    link = entry.is_symlink()
+    if why:
+        return "link that leads nowhere" if link and not is_file else why
+    return "" if is_file or link else "not a regular file"
+
+
+def _why_not_by_name(name: str, is_folder: bool, suffixes: frozenset[str]) -> str:
+    suffix = Path(name).suffix.lower()
     if is_folder:
         return "feature cache" if suffix in (".zarr", ".staging") else ""
-    link = entry.is_symlink()
-    if suffix not in suffixes:
-        if suffix in SOUND_SUFFIXES and is_file:
-            return SOUND_FILE
-        return "link that leads nowhere" if link and not is_file else "not a video or image"
-    return "" if is_file or link else "not a regular file"
+    if suffix in suffixes:
+        return ""
+    return SOUND_FILE if suffix in SOUND_SUFFIXES else "not a video or image"
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
@@ -265,14 +324,14 @@ def _split(folder_name: str) -> str:
     return SPLIT_NAMES.get(folder_name.strip().lower(), "")
 
 
-def _from_manifest(manifest: Path) -> SourceTree:
-    listed, note = read_manifest(manifest)
+def _from_manifest(manifest: Path, url: str = "") -> SourceTree:
+    listed, note = read_manifest(manifest, url)
     rows: dict[str, Source] = {}
     first_seen: dict[str, str] = {}
     for row in listed:
         entry = row.entry
-        video_id = portable(posixpath.normpath(row.written))
-        source = Source(video_id, row.path, entry.label_name, entry.split, entry.source)
+        video_id = portable(row.written if is_remote(row.written) else posixpath.normpath(row.written))
+        source = Source(video_id, row.path, entry.label_name, entry.split, entry.source, remote=row.remote)
         if rows.setdefault(video_id, source) != source:
             raise SourceError(
                 f"{entry.where}: {video_id} stands there with another label, split or source than in "
@@ -287,7 +346,7 @@ def _from_manifest(manifest: Path) -> SourceTree:
         given, (label, split) = rows[name], levels.label_and_split(name)
         label, split = given.label_name if any_label else label, given.split if any_split else split
         sources.append(replace(given, label_name=label, split=split))
-    near = _near_ids([(source.id, source.path) for source in sources])
+    near = _near_ids([source.id for source in sources])
     return SourceTree(manifest.parent, tuple(sources), "manifest", (), (note, *near))
 
 

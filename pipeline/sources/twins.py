@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from cache.objects.store import ObjectTrouble
 from cache.schema import KnownInput
+from pipeline.decoding.fetching import object_digest
 from pipeline.decoding.worker import file_digest
 from pipeline.sources.inventory import Input
 
@@ -44,6 +46,8 @@ def stored_contents(known: Mapping[str, KnownInput], work: Sequence[Input]) -> d
 
 def _digest(item: Input) -> str:
     try:
+        if item.source.remote is not None:
+            return object_digest(item.source.remote)
         return file_digest(str(item.source.path))
-    except OSError:
+    except (OSError, ObjectTrouble):
         return ""

@@ -64,7 +64,7 @@ def _tree_files() -> dict[str, bytes]:
 
 
 def run(
-    src: Path, out: Path, *, streams: tuple[str, ...] = ("clip", "slowfast"), **changes: Any
+    src: Path | str, out: Path, *, streams: tuple[str, ...] = ("clip", "slowfast"), **changes: Any
 ) -> ExtractReport:
     """One extraction with one worker; what it printed is dropped."""
     settings: dict[str, Any] = {

@@ -1,0 +1,78 @@
+"""The address of one cache: objects below it, and its commit record, which only a conditional put replaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from cache.errors import InputError
+from cache.objects.record import RECORD_NAME
+from cache.objects.store import Objects, ObjectTrouble, open_objects, redacted, split
+
+
+class Bucket:
+    """One address. `name`: its last part, which is the name of the cache. Methods raise ObjectTrouble."""
+
+    def __init__(self, url: str) -> None:
+        """Asks nothing of the store yet. Raises InputError for an address that cannot be, and where obstore is missing."""
+        self.url = redacted(url)
+        self.name = self.url.rpartition("/")[2]
+        self._folder: Path | None = None
+        if url.startswith("file://"):
+            self._folder = Path(url.removeprefix("file://"))
+            self._objects, self._prefix = _open_folder(self._folder), ""
+        else:
+            _, key = split(url)
+            if not key:
+                raise InputError(
+                    f"{self.url}: is a whole bucket; give a name in it, such as {self.url}/v1.zarr"
+                )
+            self._objects, self._prefix = open_objects(url), f"{key}/"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put an object that is the same whoever puts it."""
+        self._objects.put(self._prefix + name, data)
+
+    def read(self, name: str) -> bytes:
+        """An object whole."""
+        return self._objects.read_all(self._prefix + name)[0]
+
+    def read_record(self) -> tuple[bytes, str] | None:
+        """The commit record and its etag (or generation), None where there is none."""
+        try:
+            data, found = self._objects.read_all(self._prefix + RECORD_NAME)
+            return data, found.condition
+        except ObjectTrouble as trouble:
+            if trouble.kind == "missing":
+                return None
+            raise
+
+    def replace_record(self, data: bytes, etag: str | None) -> str:
+        """Put the record in the place of the one with this etag (None: where there is none); returns the new one's.
+
+        Raises ObjectTrouble: `exists` or `changed` where it is another one; after `passing` it may have been put.
+        """
+        key = self._prefix + RECORD_NAME
+        if etag is None:
+            return self._objects.put(key, data, create=True)
+        if self._folder is None:
+            return self._objects.put(key, data, etag=etag)
+        with FileLock(
+            self._folder / f"{RECORD_NAME}.lock"
+        ):  # a folder knows no conditional put: a lock stands in for it
+            if self._objects.look(key).etag != etag:
+                raise ObjectTrouble(f"{self.url}/{RECORD_NAME}: is not what it was", "changed")
+            return self._objects.put(key, data)
+
+
+def _open_folder(folder: Path) -> Objects:
+    try:
+        from obstore.store import LocalStore
+    except ImportError as error:
+        raise InputError(f"file://{folder}: needs a library: pip install 'onepass[objects]'") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"file://{folder}: cannot be made: {error.strerror}") from error
+    return Objects(f"file://{folder}", LocalStore(folder), None)

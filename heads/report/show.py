@@ -112,6 +112,8 @@ def streams_read(dataset: HeadDataset) -> list[str]:
 
 def loss_line(dataset: HeadDataset, split: Split, config: TrainConfig) -> str:
     """The loss and its pos_weight with where it comes from."""
+    if config.model.architecture == "logistic":
+        return "bce with L2, videos weigh alike"
     labels = dataset.labels[split.train]
     positives = int((labels == 1).sum())
     balanced = config.optim.sampler == "balanced"

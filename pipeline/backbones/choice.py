@@ -233,7 +233,8 @@ def near(wrong: str, good: Sequence[str]) -> str:
     alike = get_close_matches(wrong, good, n=3, cutoff=0.6 if len(wrong) < LONG_WORD else 0.7)
     if alike:
         return f"; did you mean {', '.join(alike)}?"
-    return f"; choose from {', '.join(good)}" if len(good) <= MAX_LISTED else ""
+    listed = [name for name in good if name]
+    return f"; choose from {', '.join(listed)}" if 0 < len(listed) <= MAX_LISTED else ""
 
 
 def require_file(path: Path, *, said: str) -> None:

@@ -32,12 +32,12 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
             files.make_directory(target.parent)
         lock = CacheLock(target)
         try:
-            write_copy(source, target, overwrite=overwrite)
+            write_copy(source, target, overwrite=overwrite, fence=lock.fence)
         finally:
             lock.release()
 
 
-def write_copy(source: Path, target: Path, *, overwrite: bool) -> None:
+def write_copy(source: Path, target: Path, *, overwrite: bool, fence: files.Fence) -> None:
     """The same for whoever holds the lock of `target`."""
     require_replaceable(target, overwrite)
     with open_cache(source) as cache:
@@ -50,10 +50,10 @@ def write_copy(source: Path, target: Path, *, overwrite: bool) -> None:
             store_id=uuid.uuid4().hex,
         )
         if cache_format(target) == "zarr":
-            copying.copy_to_zarr(cache, target, attributes)
+            copying.copy_to_zarr(cache, target, attributes, fence)
         else:
-            copying.copy_to_hdf5(cache, target, attributes)
-            copying.remove_staging(target)
+            copying.copy_to_hdf5(cache, target, attributes, fence)
+            copying.remove_staging(target, fence)
 
 
 def require_replaceable(target: Path, overwrite: bool) -> None:

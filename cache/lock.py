@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cache.errors import CacheLocked
+from cache.errors import CacheError, CacheLocked
 from cache.lease import Lease, holder
 from cache.stores import files
 
@@ -36,6 +38,18 @@ class CacheLock:
                 self._lock.release()
                 raise
         self.fence = files.Fence(self.lease.token, self.lease.check)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it, what fails since a successor has taken over is told as that: `CacheLocked`."""
+        try:
+            yield
+        except CacheLocked:
+            self.lease.lost = True
+            raise
+        except (CacheError, FileNotFoundError):
+            self.lease.check()
+            raise
 
     def release(self) -> None:
         """Let go of the lock; harmless when done twice."""

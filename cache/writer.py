@@ -110,7 +110,7 @@ class CacheWriter:
             files.make_directory(path.parent)
         lock = CacheLock(path)
         try:
-            with files.storage_errors(path):
+            with lock.held(), files.storage_errors(path):
                 copying.clean_leftovers(path)
                 tree = staging_path(path) if hdf5 else path
                 appender: ZarrAppender | None = None
@@ -327,10 +327,8 @@ class CacheWriter:
             if self._lock.lease.lost:
                 return  # said when it was found; the tree is another writer's by now
             if self._appender is not None and self._appender.path != self.path:
-                copying.publish(self._appender.path, self.path, self._lock.fence)
-        except CacheError:
-            self._lock.lease.check()  # what was missing, a successor may have removed
-            raise
+                with self._lock.held():
+                    copying.publish(self._appender.path, self.path, self._lock.fence)
         finally:
             self._release()
 
@@ -360,7 +358,7 @@ class CacheWriter:
     @contextlib.contextmanager
     def _change(self) -> Iterator[ZarrAppender]:
         """The tree to change. What goes wrong before the commit is undone, so that it can be retried."""
-        with files.storage_errors(self.path):
+        with self._lock.held(), files.storage_errors(self.path):
             appender = self._appender = self._appender or self._stage()
             relabel.finish(appender)
             before = appender.root_record
@@ -368,11 +366,10 @@ class CacheWriter:
             try:
                 yield appender
             except CacheLocked:  # another writer's by now: nothing here may be undone
-                self._lock.lease.lost = True
                 raise
             except BaseException as error:
                 if isinstance(error, FileNotFoundError):
-                    self._lock.lease.check()  # a successor may have removed it
+                    self._lock.lease.check()
                 if appender.root_record is before and appender.is_current():
                     appender.discard()
                     self._in_doubt = False

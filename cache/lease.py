@@ -61,10 +61,14 @@ class _Seen:
     def at(cls, path: Path) -> _Seen:
         """Opened, not only asked for: that is when a network file system looks for what others wrote."""
         try:
-            with path.open("rb") as file:
-                return cls(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return cls(b"", 0)
+        try:
+            found = os.fstat(descriptor)
+            return cls(os.pread(descriptor, found.st_size, 0), found.st_mtime_ns)
+        finally:
+            os.close(descriptor)
 
     def record(self) -> Mapping[str, Any]:
         """What it says; empty where it is none, or of a version that left no leases."""

@@ -367,6 +367,29 @@ def test_kill_9_at_random_moments_then_resume(
 
 
 @pytest.mark.slow
+def test_a_run_that_slept_too_long_leaves_its_cache_to_who_took_over(
+    many: Path, uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines on a share whose locks are local."""
+    command = ("--src", many, "--out", tmp_path / "c.zarr", *FAST)
+    monkeypatch.setenv("ONEPASS_TEST_MACHINE", "a")
+    first = start(*command)
+    try:
+        wait_for(lambda: is_writing(tmp_path / "c.zarr"))
+        os.kill(first.pid, signal.SIGSTOP)
+        monkeypatch.setenv("ONEPASS_TEST_MACHINE", "b")
+        second = extract(*command)
+        assert second.returncode == 0, second.stderr
+        assert f"taken over, since process {first.pid} on a" in second.stderr
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    late = finish(first)
+    assert late.returncode == 3 and late.stderr.count("error:") == 1
+    assert "c.zarr was taken over while this run did not answer" in late.stderr
+    assert contents(tmp_path / "c.zarr") == uninterrupted
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_ends_with_130_and_resumes(
     number: signal.Signals, many: Path, uninterrupted: dict[str, Any], tmp_path: Path

@@ -45,7 +45,7 @@ def places() -> list[str]:
 
 def _line(path: str) -> str:
     try:
-        return Path(path).read_text().strip()
+        return Path(path).read_text("utf-8").strip()
     except (OSError, ValueError):
         return ""
 

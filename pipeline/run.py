@@ -74,6 +74,7 @@ def extract(
         describe(backbones, config, report, console)
         all_ids = [source.id for source in tree.videos]
         resolved = _with_words(resolved, all_ids, config, backbones, console)
+        report.note_transcripts(tree.root, resolved.sources)
         report.setup_seconds = time.perf_counter() - began
         redo = (*redo, *_heard_of_since(config, resolved, redo, console))
         if line := _words_not_kept(config, backbones, redo):

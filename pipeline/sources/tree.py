@@ -33,6 +33,9 @@ Layout = Literal["split-class", "class", "flat", "manifest", "file"]
 MANIFEST_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
 SOUND_FILE = "sound alone, where no stream hears or one of pictures is required"
 """Why a sound file is no input of most runs."""
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+"""Files that are transcripts by their suffix alone; .json and .txt beside a video may be anything else."""
+SUBTITLES = "subtitles that no stream reads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,10 @@ class SourceTree:
         for reason, count in sorted(Counter(reason for _, reason in self.skipped).items()):
             names = [name for name, why in self.skipped if why == reason]
             more = f" and {count - 3} more (--report FILE names all)" if count > 3 else ""
-            lines.append(f"skipped {count}, {reason}: {', '.join(names[:3])}{more}")
+            what = f"{count} files hold subtitles, for streams that read words"
+            lines.append(
+                f"{what if reason == SUBTITLES else f'skipped {count}, {reason}'}: {', '.join(names[:3])}{more}"
+            )
         return tuple(lines)
 
 
@@ -208,6 +214,8 @@ def _why_no_media(entry: os.DirEntry[str], is_folder: bool, is_file: bool, suffi
     if suffix not in suffixes:
         if suffix in SOUND_SUFFIXES and is_file:
             return SOUND_FILE
+        if suffix in SUBTITLE_SUFFIXES and is_file:
+            return SUBTITLES
         return "link that leads nowhere" if link and not is_file else "not a video or image"
     return "" if is_file or link else "not a regular file"
 

@@ -39,7 +39,7 @@ from pipeline.reporting.report import ExtractReport
 from pipeline.run import extract
 from pipeline.sources.shards import Shard
 from pipeline.sources.transcripts import with_transcripts
-from pipeline.sources.tree import discover
+from pipeline.sources.tree import SUBTITLES, discover
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.backbones.kinds.test_logmel import rewritten
 from tests.pipeline.trees import contents, run
@@ -107,6 +107,11 @@ def test_words_are_stored_and_what_is_absent_has_its_reason(src: Path, folder: P
     assert report.absent == {"text: no transcript": 1, "text: transcript could not be read": 1}
     assert absent(out) == WHY
     assert "words: 4 of 7 videos have a transcript in a file" in text
+    assert "2 files hold subtitles, for streams that read words: Fight/a_0.srt, NonFight/d_0.srt" in text
+    assert report.transcripts == 4 and not report.skipped  # .json and .txt too were read
+    pictures = run(src, tmp_path / "m.zarr", backbones=BackboneConfig.of(("motion",), device="cpu"))
+    assert pictures.transcripts == 0 and len(pictures.skipped) == 4
+    assert ("Fight/a_0.srt", SUBTITLES) in pictures.skipped
     assert report.notes["Fight/a_0.mp4"].startswith(
         "words: 1 cues with times that are negative, run backwards"
     )

@@ -7,8 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +32,7 @@ from pipeline.config import (
     make_flow,
     open_writer,
     stream_specs,
+    with_words,
 )
 from pipeline.decoding.decoders.base import DECODING_RULES
 from pipeline.decoding.words import NO_TRANSCRIPT
@@ -41,7 +41,6 @@ from pipeline.reporting.profile import profile_lines
 from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import Inventory, take_inventory
 from pipeline.sources.labelled import ResolvedSources
-from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
 
@@ -73,7 +72,8 @@ def extract(
             backbones = load_backbones(config.backbones)
         describe(backbones, config, report, console)
         all_ids = [source.id for source in tree.videos]
-        resolved = _with_words(resolved, all_ids, config, backbones, console)
+        plans = [backbone.plan for backbone in backbones.values()]
+        resolved = with_words(config, resolved, all_ids, plans, console)
         report.note_transcripts(tree.root, resolved.sources)
         report.setup_seconds = time.perf_counter() - began
         redo = (*redo, *_heard_of_since(config, resolved, redo, console))
@@ -129,35 +129,6 @@ def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
         return resolved
     with open_cache(out) as cache:
         return resolved.spelt_as(cache.label_names)
-
-
-def _with_words(
-    resolved: ResolvedSources,
-    all_ids: Sequence[str],
-    config: ExtractConfig,
-    backbones: Mapping[str, Backbone],
-    console: Console,
-) -> ResolvedSources:
-    """The sources with the files that hold their words, where a stream reads such. Raises InputError.
-
-    all_ids: of the whole source, of which this run may take a share.
-    """
-    plans = [backbone.plan.words for backbone in backbones.values() if backbone.plan.words is not None]
-    reads_files = any(plan.track is None for plan in plans)
-    for flag, given, need in (
-        ("--transcripts", config.transcripts, reads_files),
-        ("--keep-text", config.keep_text or None, bool(plans)),
-    ):
-        if given is not None and not need:
-            raise InputError(
-                f"{flag}: no stream of this run reads {'files of words' if plans else 'words'}; see --stream text"
-            )
-    if not reads_files:
-        return resolved
-    sources, lines = with_transcripts(resolved.sources, all_ids, config.transcripts)
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
-    return replace(resolved, sources=sources)
 
 
 def _heard_of_since(

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
-from cache.labels.files import LabelEntry, column_name, read_entries
+from cache.labels.columns import column_name
+from cache.labels.files import LabelEntry, read_entries
 from cache.labels.join import near_misses, shortened
 from cache.labels.keys import Finder, Placement, place_entries
 from cache.labels.media import has_media_suffix, utf8_path, without_suffix

@@ -34,6 +34,7 @@ from pipeline.backbones.text import TextBackbone
 from pipeline.config import ExtractConfig
 from pipeline.decoding.decoders.base import DecodeProblem
 from pipeline.decoding.pool import PoolSettings
+from pipeline.dry_run import dry_run
 from pipeline.flow import Flow
 from pipeline.reporting.report import ExtractReport
 from pipeline.run import extract
@@ -245,6 +246,25 @@ def test_a_transcript_that_comes_later_is_read_and_shards_know_all_names(
             )
         )
         assert "transcripts: 2 of 7 videos matched" in text and "0 transcripts without a video" in text
+
+
+def test_a_dry_run_joins_transcripts_as_the_run_does(src: Path, folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "t"
+    given.mkdir()
+    (given / "a_0.txt").write_text(SECRET, encoding="utf-8")
+    (given / "z-9.txt").write_text(SECRET, encoding="utf-8")
+    config = ExtractConfig(
+        src, tmp_path / "c.zarr", both(folder), pool=PoolSettings(workers=1), transcripts=given
+    )
+    printed = io.StringIO()
+    report = dry_run(config, console=Console(file=printed, width=200))
+    assert "transcripts: 1 of 7 videos matched" in printed.getvalue() and report.transcripts == 4
+    assert "1 transcripts without a video" in printed.getvalue() and SECRET not in printed.getvalue()
+    (given / "a_0.txt").unlink()
+    with pytest.raises(InputError, match="no transcript joins any video"):
+        dry_run(config, console=Console(file=printed))
+    with pytest.raises(InputError, match="--transcripts: no stream of this run reads words"):
+        dry_run(replace(config, backbones=BackboneConfig.of(("motion",))), console=Console(file=printed))
 
 
 def test_what_does_not_fit_together_is_refused(src: Path, folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache.cli import convert_command, export_command, inspect_command
+from cache.cli import convert_command, export_command, inspect_command, say_words
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
 from cache.process.ending import run_app
 from cache.process.outputs import require_cache_output, require_output, require_output_folder
@@ -97,6 +97,7 @@ def merge(
     typer.echo(
         f"{out}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
     )
+    say_words(out)
 
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")

@@ -42,6 +42,15 @@ def convert_command(
     with open_cache(target) as opened:
         tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
         typer.echo(f"{target}: {len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects")
+    say_words(target)
+
+
+def say_words(cache: Path) -> None:
+    """Print where the words lie that went along with a copy, if there are any: personal data, now in one more place."""
+    from cache.kept_text import kept_text_path
+
+    if (words := kept_text_path(cache)).exists():
+        typer.echo(f"{words}: the words that --keep-text kept, copied along")
 
 
 def export_command(

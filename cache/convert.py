@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache import copying
 from cache.errors import CacheError, CacheNotFound
+from cache.kept_text import take_words_along
 from cache.lock import CacheLock
 from cache.reader import open_cache
 from cache.stores import files
@@ -18,7 +19,7 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
     """Write the live contents of the cache `source` to a new cache `target`; the suffixes choose the formats.
 
     Lossless for all live rows, tokens, rejects and attributes; superseded rows are dropped. `target` appears
-    complete or not at all. `overwrite` lets it replace another cache, never anything else.
+    complete or not at all. `overwrite` lets it replace another cache, never anything else. Words that were kept go along.
 
     Raises `CacheError` (target exists, or is the source), `CacheLocked`, `CacheCorrupt`, `StorageFull`.
     """
@@ -33,6 +34,7 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
         lock = CacheLock(target)
         try:
             write_copy(source, target, overwrite=overwrite, fence=lock.fence)
+            take_words_along([source], target)
         finally:
             lock.release()
 

@@ -20,6 +20,7 @@ from cache.check import values_digest
 from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
 from cache.fingerprint import is_imported
+from cache.kept_text import take_words_along
 from cache.lock import CacheLock
 from cache.reader import Cache, open_cache
 from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures
@@ -90,6 +91,7 @@ def merge(
             _fill(staging, opened, twice)
             adopt_digests(staging)
             publish(staging, target, overwrite=overwrite, fence=lock.fence)
+            take_words_along(paths, target)
         finally:
             lock.release()
         n_videos = len({str(i) for cache in opened for i in cache.videos.id})

@@ -41,6 +41,7 @@ from pipeline.reporting.profile import profile_lines
 from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import Inventory, take_inventory
 from pipeline.sources.labelled import ResolvedSources
+from pipeline.sources.read_transcripts import changed_since, note_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
 
@@ -83,6 +84,8 @@ def extract(
             require_same_streams(
                 config.out, stream_specs(config, backbones), ignore_libraries=config.ignore_libraries
             )
+        if any(backbones[name].plan.words for name in missing):
+            note_transcripts(config.out, resolved.sources)
         for name in missing:
             added = add_stream(name, config, resolved, backbones, console=console, stop=stop)
             report.added_streams[name] = added.counts.stored_now
@@ -134,7 +137,7 @@ def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
 def _heard_of_since(
     config: ExtractConfig, resolved: ResolvedSources, redo: Collection[str], console: Console
 ) -> tuple[str, ...]:
-    """Ids of stored videos that had no transcript when they were stored and have one by now, to extract again."""
+    """Ids of stored videos that had no transcript, or another one, when they were stored, to extract again."""
     given = {source.id for source in resolved.sources if source.transcript is not None} - set(redo)
     if not given or not cache_exists(config.out):
         return ()
@@ -143,13 +146,15 @@ def _heard_of_since(
         for name in set(cache.streams) & set(config.backbones.names):
             bare = cache.absent(name) == NO_TRANSCRIPT
             lacking |= set(map(str, cache.videos.id[bare]))
-    found = tuple(sorted(lacking & given))
-    if found:
-        console.print(
-            f"{len(found)} stored videos had no transcript and have one by now: they are extracted again",
-            highlight=False,
-        )
-    return found
+        stored = set(map(str, cache.videos.id))
+    changed = changed_since(config.out, resolved.sources) & stored & (given - lacking)
+    for found, what in (
+        (lacking & given, "no transcript and have one by now"),
+        (changed, "other words in their transcripts"),
+    ):
+        if found:
+            console.print(f"{len(found)} stored videos had {what}: they are extracted again", highlight=False)
+    return tuple(sorted((lacking & given) | changed))
 
 
 def _words_not_kept(config: ExtractConfig, backbones: Mapping[str, Backbone], redo: Collection[str]) -> str:
@@ -241,6 +246,7 @@ def fill_cache(
         rounds = firsts_and_twins(inventory.work) if config.duplicates == "reject" else (inventory.work,)
         for work in filter(None, rounds):
             flow = make_flow(config, backbones, writer=writer, digests=digests)
+            note_transcripts(writer.path, [item.source for item in work])
             report.add(flow.run(work, console=console, stop=stop))
     _describe_shard(writer, config, resolved, finished=not report.not_reached)
 

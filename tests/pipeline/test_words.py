@@ -225,13 +225,14 @@ def test_a_transcript_that_comes_later_is_read_and_shards_know_all_names(
         )
     )
     assert "1 stored videos had no transcript and have one by now: they are extracted again" in text
-    assert BARE not in absent(tmp_path / "c.zarr") and report.adds_up and report.stored_now == 1
+    assert "1 stored videos had other words in their transcripts: they are extracted again" in text
+    assert BARE not in absent(tmp_path / "c.zarr") and report.adds_up and report.stored_now == 2
     text, _ = said(
         ExtractConfig(
             src, tmp_path / "c.zarr", config, pool=PoolSettings(workers=1), max_rejects=1.0, keep_text=True
         )
     )
-    assert "warning: --keep-text: the words of 5 stored videos were read without it and are not kept" in text
+    assert "warning: --keep-text: the words of 4 stored videos were read without it and are not kept" in text
     for index in (1, 2):
         part = replace(config)
         text, report = said(
@@ -246,6 +247,37 @@ def test_a_transcript_that_comes_later_is_read_and_shards_know_all_names(
             )
         )
         assert "transcripts: 2 of 7 videos matched" in text and "0 transcripts without a video" in text
+
+
+def test_a_transcript_that_changes_is_read_again(src: Path, folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(src, tmp_path / "data")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("id,text\nb_0.mp4,one\n", encoding="utf-8")
+    config = ExtractConfig(
+        data,
+        tmp_path / "c.zarr",
+        both(folder),
+        pool=PoolSettings(workers=1),
+        max_rejects=1.0,
+        transcripts=manifest,
+    )
+    said(config)
+    noted = tmp_path / "c.zarr.transcripts.jsonl"
+    assert SECRET not in noted.read_text("utf-8")
+    noted.write_text(noted.read_text("utf-8") + '{"id": "cut', encoding="utf-8")
+    text, report = said(config)
+    assert "other words" not in text and report.stored_now == 0
+    (data / "Fight" / "a_0.srt").write_text(srt([(0.1, 0.3, "quite another")]), encoding="utf-8")
+    (data / "NonFight" / "c_0.txt").touch()
+    manifest.write_text("id,text\nb_0.mp4,two\n", encoding="utf-8")
+    text, report = said(config)
+    assert "2 stored videos had other words in their transcripts: they are extracted again" in text
+    assert report.redone == 2 and report.adds_up
+    with open_cache(tmp_path / "c.zarr") as cache:
+        row = list(cache.videos.id).index("Fight/a_0.mp4")
+        assert cache.tokens("text", row).spans.round(3).tolist() == [pytest.approx([0.1, 0.3])]
+    text, report = said(config)
+    assert "other words" not in text and report.stored_now == 0
 
 
 def test_a_dry_run_joins_transcripts_as_the_run_does(src: Path, folder: Path, tmp_path: Path) -> None:

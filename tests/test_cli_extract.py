@@ -92,6 +92,11 @@ def is_writing(out: Path) -> bool:
     return out.with_name(out.name + ".lock.json").exists()
 
 
+def n_decoding(pid: int) -> int:
+    """Decode workers of a run: it has opened its cache and found out what there is to do."""
+    return len(psutil.Process(pid).children(recursive=True))
+
+
 def n_live(out: Path) -> int:
     """Videos that are committed; an .h5 cache in the making is read from its staging folder."""
     if not out.exists() and not out.with_name(out.name + ".staging").exists():
@@ -375,7 +380,7 @@ def test_a_run_that_slept_too_long_leaves_its_cache_to_who_took_over(
     monkeypatch.setenv("ONEPASS_TEST_MACHINE", "a")
     first = start(*command)
     try:
-        wait_for(lambda: is_writing(tmp_path / "c.zarr"))
+        wait_for(lambda: is_writing(tmp_path / "c.zarr") and n_decoding(first.pid))
         os.kill(first.pid, signal.SIGSTOP)
         monkeypatch.setenv("ONEPASS_TEST_MACHINE", "b")
         second = extract(*command)

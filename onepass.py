@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache.cli import convert_command, export_command, inspect_command
+from cache.cli import convert_command, export_command, inspect_command, say_words
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
 from cache.objects.store import as_location
 from cache.process.ending import run_app
@@ -106,6 +106,7 @@ def merge(
     typer.echo(
         f"{shown(out)}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
     )
+    say_words(local)
 
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")

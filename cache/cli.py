@@ -50,6 +50,15 @@ def convert_command(
             tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
             told = f"{len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects"
     typer.echo(f"{shown(target)}: {told}")
+    say_words(local)
+
+
+def say_words(cache: Path) -> None:
+    """Print where the words lie that went along with a copy, if there are any: personal data, now in one more place."""
+    from cache.kept_text import kept_text_path
+
+    if (words := kept_text_path(cache)).exists():
+        typer.echo(f"{words}: the words that --keep-text kept, copied along")
 
 
 def export_command(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache import copying
 from cache.errors import CacheError, CacheNotFound
+from cache.kept_text import take_words_along
 from cache.lock import CacheLock
 from cache.objects.address import require_local
 from cache.reader import open_cache
@@ -19,7 +20,7 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
     """Write the live contents of the cache `source` to a new cache `target`; the suffixes choose the formats.
 
     Lossless for all live rows, tokens, rejects and attributes; superseded rows are dropped. `target` appears
-    complete or not at all. `overwrite` lets it replace another cache, never anything else.
+    complete or not at all. `overwrite` lets it replace another cache, never anything else. Words that were kept go along.
 
     Raises `CacheError` (target exists, or is the source), `CacheLocked`, `CacheCorrupt`, `StorageFull`.
     """
@@ -34,12 +35,13 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
             files.make_directory(target.parent)
         lock = CacheLock(target)
         try:
-            write_copy(source, target, overwrite=overwrite)
+            write_copy(source, target, overwrite=overwrite, fence=lock.fence)
+            take_words_along([source], target)
         finally:
             lock.release()
 
 
-def write_copy(source: Path, target: Path, *, overwrite: bool) -> None:
+def write_copy(source: Path, target: Path, *, overwrite: bool, fence: files.Fence) -> None:
     """The same for whoever holds the lock of `target`."""
     require_replaceable(target, overwrite)
     with open_cache(source) as cache:
@@ -52,10 +54,10 @@ def write_copy(source: Path, target: Path, *, overwrite: bool) -> None:
             store_id=uuid.uuid4().hex,
         )
         if cache_format(target) == "zarr":
-            copying.copy_to_zarr(cache, target, attributes)
+            copying.copy_to_zarr(cache, target, attributes, fence)
         else:
-            copying.copy_to_hdf5(cache, target, attributes)
-            copying.remove_staging(target)
+            copying.copy_to_hdf5(cache, target, attributes, fence)
+            copying.remove_staging(target, fence)
 
 
 def require_replaceable(target: Path, overwrite: bool) -> None:

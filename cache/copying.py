@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ class _Sink(Protocol):
     def append(self, array: str, rows: Any) -> None: ...
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+def _beside(path: Path, suffix: str, fence: files.Fence) -> Path:
+    return fence.beside(path.with_name(path.name + suffix), "")
 
 
 def clean_leftovers(path: Path) -> None:
@@ -37,51 +38,61 @@ def clean_leftovers(path: Path) -> None:
     """
     for target in (path, staging_path(path)):
         for suffix in (CREATING_SUFFIX, REMOVING_SUFFIX):
-            leftover = _beside(target, suffix)
-            files.remove_tree(leftover)
-            files.remove_file(leftover)
+            name = target.name + suffix
+            for leftover in (target.with_name(name), *target.parent.glob(f"{glob.escape(name)}.*")):
+                files.remove_tree(leftover)
+                files.remove_file(leftover)
 
 
-def new_zarr(target: Path, attributes: CacheAttributes, streams: Sequence[StreamSpec]) -> ZarrAppender:
+def new_zarr(
+    target: Path,
+    attributes: CacheAttributes,
+    streams: Sequence[StreamSpec],
+    fence: files.Fence = files.NO_FENCE,
+) -> ZarrAppender:
     """Create an empty Zarr cache at `target`, which must not exist or be an empty folder."""
     try:
         with files.storage_errors(target):
-            appender = _start_zarr(target, attributes, streams)
+            appender = _start_zarr(target, attributes, streams, fence)
             appender.commit(attributes)
             return _name_zarr(appender, target)
     except BaseException:
         with contextlib.suppress(OSError):
-            files.remove_tree(_beside(target, CREATING_SUFFIX))
+            files.remove_tree(_beside(target, CREATING_SUFFIX, fence))
         raise
 
 
 def _name_zarr(appender: ZarrAppender, target: Path) -> ZarrAppender:
-    files.rename(appender.path, target)
+    files.put(appender.path, target, appender.fence)
     files.sync([target.parent])
-    return ZarrAppender.open(target)
+    return ZarrAppender.open(target, appender.fence)
 
 
-def _start_zarr(target: Path, attributes: CacheAttributes, streams: Sequence[StreamSpec]) -> ZarrAppender:
-    creating = _beside(target, CREATING_SUFFIX)
+def _start_zarr(
+    target: Path, attributes: CacheAttributes, streams: Sequence[StreamSpec], fence: files.Fence
+) -> ZarrAppender:
+    creating = _beside(target, CREATING_SUFFIX, fence)
     files.remove_tree(creating)
-    return ZarrAppender.create(creating, streams, attributes)
+    return ZarrAppender.create(creating, streams, attributes, fence)
 
 
-def copy_to_zarr(source: Cache, target: Path, attributes: CacheAttributes) -> ZarrAppender:
+def copy_to_zarr(
+    source: Cache, target: Path, attributes: CacheAttributes, fence: files.Fence = files.NO_FENCE
+) -> ZarrAppender:
     """Copy the live contents of `source` to a Zarr cache at `target`, replacing what is there.
 
     The copy is complete before what is there goes. Raises `StorageFull` and leaves nothing behind.
     """
     _require_space(source, target)
-    creating, removing = _beside(target, CREATING_SUFFIX), _beside(target, REMOVING_SUFFIX)
+    creating, removing = (_beside(target, suffix, fence) for suffix in (CREATING_SUFFIX, REMOVING_SUFFIX))
     with files.storage_errors(target):
         try:
-            appender = _start_zarr(target, attributes, source.specs)
+            appender = _start_zarr(target, attributes, source.specs, fence)
             _copy(source, appender)
             appender.commit(attributes)
             if target.exists():
                 files.remove_tree(removing)
-                files.rename(target, removing)
+                files.put(target, removing, fence)
             copied = _name_zarr(appender, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -91,7 +102,9 @@ def copy_to_zarr(source: Cache, target: Path, attributes: CacheAttributes) -> Za
     return copied
 
 
-def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> None:
+def copy_to_hdf5(
+    source: Cache, target: Path, attributes: CacheAttributes, fence: files.Fence = files.NO_FENCE
+) -> None:
     """Copy the live contents of `source` to an HDF5 cache at `target`, replacing a file there in one step.
 
     Raises `StorageFull` and leaves nothing behind.
@@ -99,7 +112,7 @@ def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> No
     from cache.stores.hdf5 import Hdf5Builder
 
     _require_space(source, target)
-    creating = _beside(target, CREATING_SUFFIX)
+    creating = _beside(target, CREATING_SUFFIX, fence)
     rows = dict.fromkeys(all_specs(source.specs), 0)
     rows |= {f"videos/{name}": source.n_videos for name in VIDEO_COLUMNS}
     rows |= {f"rejects/{name}": len(source.rejects) for name in REJECT_COLUMNS}
@@ -113,14 +126,14 @@ def copy_to_hdf5(source: Cache, target: Path, attributes: CacheAttributes) -> No
         try:
             _copy(source, builder)
             builder.finish()
-            files.rename(creating, target)
+            files.put(creating, target, fence)
         except BaseException:
             builder.abandon()
             raise
         files.sync([target.parent])
 
 
-def publish(staging: Path, target: Path) -> None:
+def publish(staging: Path, target: Path, fence: files.Fence = files.NO_FENCE) -> None:
     """Write the staging folder of an `.h5` cache to its file in one step, then remove the folder."""
     reader = ZarrReader(staging)
     found = reader.attributes
@@ -130,19 +143,17 @@ def publish(staging: Path, target: Path) -> None:
         provenance=found.provenance,
         store_id=found.store_id,
     )
-    copy_to_hdf5(Cache([reader], [target]), target, attributes)
-    remove_staging(target)
+    copy_to_hdf5(Cache([reader], [target]), target, attributes, fence)
+    remove_staging(target, fence)
 
 
-def remove_staging(path: Path) -> None:
+def remove_staging(path: Path, fence: files.Fence = files.NO_FENCE) -> None:
     """Remove the staging folder of the `.h5` cache at `path`: in one step for anyone who looks."""
     staging = staging_path(path)
-    removing = _beside(staging, REMOVING_SUFFIX)
+    removing = _beside(staging, REMOVING_SUFFIX, fence)
     with files.storage_errors(path):
-        if staging.exists():
-            files.remove_tree(removing)
-            files.rename(staging, removing)
-            files.remove_tree(removing)
+        files.remove_tree(removing)
+        files.take_away(staging, removing, fence)
 
 
 def _copy(source: Cache, sink: _Sink) -> None:

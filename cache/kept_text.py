@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import CacheError, StorageFull
+from cache.reader import open_cache
 from cache.stores import files
 
 SUFFIX = ".words.jsonl"
@@ -94,3 +95,20 @@ def read_words(cache: Path) -> list[KeptWords]:
     except (ValueError, KeyError, TypeError):
         raise CacheError(f"{path}: is not what --keep-text writes; move it away") from None
     return list(found.values())
+
+
+def take_words_along(sources: Sequence[Path], target: Path) -> None:
+    """Copy the words beside caches whose contents `target` now holds, as far as they are of videos in it; none, no file.
+
+    Raises StorageFull, CacheError.
+    """
+    if not any(kept_text_path(source).exists() for source in sources):
+        return
+    with open_cache(target) as cache:
+        held = set(zip(map(str, cache.videos.id), map(str, cache.videos.digest), strict=True))
+    unfinished = target.with_name(f"{target.name}.taking")
+    with files.storage_errors(target):
+        files.remove_file(kept_text_path(unfinished))
+        for source in sources:
+            append_words(unfinished, [one for one in read_words(source) if (one.id, one.digest) in held])
+        files.rename(kept_text_path(unfinished), kept_text_path(target))

@@ -1,19 +1,15 @@
-"""One writer a cache: a file lock that dies with its process, and a note beside it that says who holds it."""
+"""One writer a cache: a file lock that dies with its process, and a lease beside it for where locks do not hold."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import shlex
-import socket
-import sys
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cache.errors import CacheLocked
+from cache.errors import CacheError, CacheLocked
+from cache.lease import Lease, holder
 from cache.stores import files
 
 
@@ -21,42 +17,49 @@ class CacheLock:
     """Held from construction until `release`.
 
     The lock is `<cache>.lock` beside the cache and is the operating system's (flock): a killed process holds
-    it no longer, and a leftover file means nothing. `<cache>.lock.json` only informs.
+    it no longer, and a leftover file means nothing. `<cache>.lock.json` says who holds it, and is the lease that counts
+    between machines whose locks do not exclude each other.
     """
 
     def __init__(self, cache: Path) -> None:
         """Take the lock. Raises `CacheLocked`, naming process, host, start time and command of the holder."""
-        self._note = cache.with_name(cache.name + ".lock.json")
-        self._lock = FileLock(cache.with_name(cache.name + ".lock"), thread_local=False)
+        note = cache.with_name(cache.name + ".lock.json")
+        self._lock = FileLock(lock_path(cache), thread_local=False)
         with files.storage_errors(cache):
             try:
                 self._lock.acquire(timeout=0)
             except Timeout:  # which is an OSError
                 raise CacheLocked(
-                    f"{cache} is being written by {self._holder()}. Wait until it ends, or stop it."
+                    f"{cache} is being written by {holder(note)}. Wait until it ends, or stop it."
                 ) from None
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
-        }
-        with contextlib.suppress(OSError):  # a full disk may refuse the note; the lock itself holds
-            files.replace(self._note, json.dumps(holder).encode(), durable=False)
+            try:
+                self.lease = Lease(cache, note)
+            except BaseException:
+                self._lock.release()
+                raise
+        self.fence = files.Fence(self.lease.token, self.lease.check)
 
-    def _holder(self) -> str:
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it, what fails since a successor has taken over is told as that: `CacheLocked`."""
         try:
-            found = json.loads(self._note.read_bytes())
-            where = f"process {found['pid']} on {found['host']}"
-            return f"{where} since {found['since']} (command: {found['command']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
+            yield
+        except CacheLocked:
+            self.lease.lost = True
+            raise
+        except (CacheError, FileNotFoundError):
+            self.lease.check()
+            raise
 
     def release(self) -> None:
         """Let go of the lock; harmless when done twice."""
         if self._lock.is_locked:
             try:
-                with contextlib.suppress(OSError):
-                    files.remove_file(self._note)
+                self.lease.release()
             finally:
                 self._lock.release()
+
+
+def lock_path(cache: Path) -> Path:
+    """The file that is locked."""
+    return cache.with_name(cache.name + ".lock")

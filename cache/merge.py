@@ -20,6 +20,7 @@ from cache.check import values_digest
 from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
 from cache.fingerprint import is_imported
+from cache.kept_text import take_words_along
 from cache.lock import CacheLock
 from cache.objects.address import require_local
 from cache.reader import Cache, open_cache
@@ -91,7 +92,8 @@ def merge(
             require_replaceable(target, overwrite)
             _fill(staging, opened, twice)
             adopt_digests(staging)
-            publish(staging, target, overwrite=overwrite)
+            publish(staging, target, overwrite=overwrite, fence=lock.fence)
+            take_words_along(paths, target)
         finally:
             lock.release()
         n_videos = len({str(i) for cache in opened for i in cache.videos.id})
@@ -305,14 +307,14 @@ def adopt_digests(path: Path) -> None:
         writer.adopt_fingerprints(found)
 
 
-def publish(staging: Path, target: Path, *, overwrite: bool) -> None:
+def publish(staging: Path, target: Path, *, overwrite: bool, fence: files.Fence) -> None:
     """Put the finished cache `staging` (.zarr) at `target`, for whoever holds the lock of `target`."""
     with files.storage_errors(target):
         if cache_format(target) == "zarr" and not target.exists():
-            files.rename(staging, target)
+            files.put(staging, target, fence)
             files.sync([target.parent])
         else:
-            write_copy(staging, target, overwrite=overwrite)
+            write_copy(staging, target, overwrite=overwrite, fence=fence)
             files.remove_tree(staging)
         for suffix in (".lock", ".lock.json"):
             files.remove_file(staging.with_name(staging.name + suffix))

@@ -23,7 +23,7 @@ from typing import Any
 
 from cache import copying
 from cache.batch import append_tokens, cast_tokens, copy_stream, require_sidecar, require_streams
-from cache.errors import CacheError, CacheNotFound, FingerprintMismatch, OnepassError
+from cache.errors import CacheError, CacheLocked, CacheNotFound, FingerprintMismatch, OnepassError
 from cache.fingerprint import require_same
 from cache.known import KnownInputs
 from cache.labels.names import nfc
@@ -114,14 +114,14 @@ class CacheWriter:
             files.make_directory(path.parent)
         lock = CacheLock(path)
         try:
-            with files.storage_errors(path):
+            with lock.held(), files.storage_errors(path):
                 copying.clean_leftovers(path)
                 tree = staging_path(path) if hdf5 else path
                 appender: ZarrAppender | None = None
                 if tree.is_dir() and any(tree.iterdir()):
                     if hdf5 and path.exists():
                         require_same_origin(path, ZarrReader(tree))
-                    appender = ZarrAppender.open(tree)
+                    appender = ZarrAppender.open(tree, lock.fence, renew=lock.lease.taken_over)
                     relabel.finish(appender)
                 elif hdf5 and path.is_dir():
                     raise CacheError(f"{path} is a folder; an .h5 cache is a file. Give another name.")
@@ -131,7 +131,7 @@ class CacheWriter:
                     raise CacheNotFound(f"no cache at {path}")
                 else:
                     fresh = dataclasses.replace(attributes, store_id=uuid.uuid4().hex)
-                    appender = copying.new_zarr(tree, fresh, streams)
+                    appender = copying.new_zarr(tree, fresh, streams, lock.fence)
             store = ZarrReader(tree) if appender is not None else open_store(path)
             try:
                 require_equal_rows(store)
@@ -328,10 +328,17 @@ class CacheWriter:
         if self._closed:
             return
         try:
+            if self._lock.lease.lost:
+                return  # said when it was found; the tree is another writer's by now
             if self._appender is not None and self._appender.path != self.path:
-                copying.publish(self._appender.path, self.path)
+                with self._lock.held():
+                    copying.publish(self._appender.path, self.path, self._lock.fence)
         finally:
             self._release()
+
+    def require_own(self) -> None:
+        """Raise `CacheLocked` where another writer has taken the cache over; for what is written beside it."""
+        self._lock.lease.check()
 
     def _release(self) -> None:
         self._closed = True
@@ -355,14 +362,18 @@ class CacheWriter:
     @contextlib.contextmanager
     def _change(self) -> Iterator[ZarrAppender]:
         """The tree to change. What goes wrong before the commit is undone, so that it can be retried."""
-        with files.storage_errors(self.path):
+        with self._lock.held(), files.storage_errors(self.path):
             appender = self._appender = self._appender or self._stage()
             relabel.finish(appender)
             before = appender.root_record
             self._in_doubt = True
             try:
                 yield appender
-            except BaseException:
+            except CacheLocked:  # another writer's by now: nothing here may be undone
+                raise
+            except BaseException as error:
+                if isinstance(error, FileNotFoundError):
+                    self._lock.lease.check()
                 if appender.root_record is before and appender.is_current():
                     appender.discard()
                     self._in_doubt = False
@@ -377,7 +388,7 @@ class CacheWriter:
             attributes = dataclasses.replace(
                 self._stored_attributes, store_id=uuid.uuid4().hex, base_id=self._stored_attributes.store_id
             )
-            return copying.copy_to_zarr(published, staging_path(self.path), attributes)
+            return copying.copy_to_zarr(published, staging_path(self.path), attributes, self._lock.fence)
 
     def _require_same_streams(self, streams: Sequence[StreamSpec], ignore_libraries: bool) -> None:
         given = {spec.name: spec for spec in streams}

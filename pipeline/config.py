@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.choice import recipe_of
 from pipeline.backbones.load import BackboneConfig
+from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
 from pipeline.decoding.fetching import FetchSettings
 from pipeline.decoding.pool import PoolSettings
@@ -25,6 +26,7 @@ from pipeline.flow import Flow, FlowSettings
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
 from pipeline.sources.names import portable_path
 from pipeline.sources.shards import Shard
+from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import SourceTree
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
@@ -204,3 +206,32 @@ def labelled_sources(config: ExtractConfig, tree: SourceTree, console: Console) 
     for line in resolved.lines:
         console.print(line, highlight=False, markup=False)  # names may hold [x]
     return resolved
+
+
+def with_words(
+    config: ExtractConfig,
+    resolved: ResolvedSources,
+    all_ids: Sequence[str],
+    plans: Sequence[StreamPlan],
+    console: Console,
+) -> ResolvedSources:
+    """The sources with the files that hold their words, where a stream reads such; how they joined is printed. Raises InputError.
+
+    all_ids: of the whole source, of which this run may take a share. plans: of all streams.
+    """
+    words = [plan.words for plan in plans if plan.words is not None]
+    reads_files = any(plan.track is None for plan in words)
+    for flag, given, need in (
+        ("--transcripts", config.transcripts, reads_files),
+        ("--keep-text", config.keep_text or None, bool(words)),
+    ):
+        if given is not None and not need:
+            raise InputError(
+                f"{flag}: no stream of this run reads {'files of words' if words else 'words'}; see --stream text"
+            )
+    if not reads_files:
+        return resolved
+    sources, lines = with_transcripts(resolved.sources, all_ids, config.transcripts)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    return replace(resolved, sources=sources)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.schema import REJECT_REASONS
-from pipeline.config import ExtractConfig, labelled_sources
+from pipeline.config import ExtractConfig, labelled_sources, with_words
 from pipeline.decoding.fetching import Fetcher
 from pipeline.decoding.pool import DecodePool, PoolSettings
 from pipeline.decoding.worker import Failed, Probed, Task, WorkerSettings
@@ -28,9 +28,15 @@ def dry_run(
     sound = config.takes_sound_files()
     tree = discover(config.src, sound=sound)
     resolved = labelled_sources(config, tree, console)
-    sources = resolved.sources if config.shard is None else config.shard.share(resolved).sources
+    if config.shard is not None:
+        resolved = config.shard.share(resolved)
+    if config.transcripts is not None:
+        plans = [one.plan for one in config.backbones.settled()]
+        resolved = with_words(config, resolved, [source.id for source in tree.videos], plans, console)
+    sources = resolved.sources
     report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(sources))
     report.note_skipped(tree.skipped)
+    report.note_transcripts(tree.root, sources)
     seconds: list[float] = []
     tasks = [
         (Task(number, str(source.path), "pyav", probe=True, sound=sound), source.remote)

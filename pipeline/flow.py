@@ -251,6 +251,7 @@ class Flow:
     def _commit(self) -> None:
         began = time.perf_counter()
         if self._kept_words and self._settings.keep_text is not None:
+            self._writer.require_own()
             append_words(self._settings.keep_text, self._kept_words)
             self._kept_words = []
         if self._stored or self._rejected:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ from pipeline.config import (
     make_flow,
     open_writer,
     stream_specs,
+    with_words,
 )
 from pipeline.decoding.decoders.base import DECODING_RULES
 from pipeline.decoding.words import NO_TRANSCRIPT
@@ -43,7 +44,7 @@ from pipeline.reporting.profile import profile_lines
 from pipeline.reporting.report import ExtractReport
 from pipeline.sources.inventory import Inventory, take_inventory
 from pipeline.sources.labelled import ResolvedSources
-from pipeline.sources.transcripts import with_transcripts
+from pipeline.sources.read_transcripts import changed_since, note_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
 
@@ -97,7 +98,9 @@ def _extract(
             backbones = load_backbones(config.backbones)
         describe(backbones, config, report, console)
         all_ids = [source.id for source in tree.videos]
-        resolved = _with_words(resolved, all_ids, config, backbones, console)
+        plans = [backbone.plan for backbone in backbones.values()]
+        resolved = with_words(config, resolved, all_ids, plans, console)
+        report.note_transcripts(tree.root, resolved.sources)
         report.setup_seconds = time.perf_counter() - began
         redo = (*redo, *_heard_of_since(config, resolved, redo, console))
         if line := _words_not_kept(config, backbones, redo):
@@ -106,6 +109,8 @@ def _extract(
             require_same_streams(
                 config.out, stream_specs(config, backbones), ignore_libraries=config.ignore_libraries
             )
+        if any(backbones[name].plan.words for name in missing):
+            note_transcripts(config.out, resolved.sources)
         for name in missing:
             added = add_stream(name, config, resolved, backbones, console=console, stop=stop)
             report.added_streams[name] = added.counts.stored_now
@@ -155,39 +160,10 @@ def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
         return resolved.spelt_as(cache.label_names)
 
 
-def _with_words(
-    resolved: ResolvedSources,
-    all_ids: Sequence[str],
-    config: ExtractConfig,
-    backbones: Mapping[str, Backbone],
-    console: Console,
-) -> ResolvedSources:
-    """The sources with the files that hold their words, where a stream reads such. Raises InputError.
-
-    all_ids: of the whole source, of which this run may take a share.
-    """
-    plans = [backbone.plan.words for backbone in backbones.values() if backbone.plan.words is not None]
-    reads_files = any(plan.track is None for plan in plans)
-    for flag, given, need in (
-        ("--transcripts", config.transcripts, reads_files),
-        ("--keep-text", config.keep_text or None, bool(plans)),
-    ):
-        if given is not None and not need:
-            raise InputError(
-                f"{flag}: no stream of this run reads {'files of words' if plans else 'words'}; see --stream text"
-            )
-    if not reads_files:
-        return resolved
-    sources, lines = with_transcripts(resolved.sources, all_ids, config.transcripts)
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
-    return replace(resolved, sources=sources)
-
-
 def _heard_of_since(
     config: ExtractConfig, resolved: ResolvedSources, redo: Collection[str], console: Console
 ) -> tuple[str, ...]:
-    """Ids of stored videos that had no transcript when they were stored and have one by now, to extract again."""
+    """Ids of stored videos that had no transcript, or another one, when they were stored, to extract again."""
     given = {source.id for source in resolved.sources if source.transcript is not None} - set(redo)
     if not given or not cache_exists(config.out):
         return ()
@@ -196,13 +172,15 @@ def _heard_of_since(
         for name in set(cache.streams) & set(config.backbones.names):
             bare = cache.absent(name) == NO_TRANSCRIPT
             lacking |= set(map(str, cache.videos.id[bare]))
-    found = tuple(sorted(lacking & given))
-    if found:
-        console.print(
-            f"{len(found)} stored videos had no transcript and have one by now: they are extracted again",
-            highlight=False,
-        )
-    return found
+        stored = set(map(str, cache.videos.id))
+    changed = changed_since(config.out, resolved.sources) & stored & (given - lacking)
+    for found, what in (
+        (lacking & given, "no transcript and have one by now"),
+        (changed, "other words in their transcripts"),
+    ):
+        if found:
+            console.print(f"{len(found)} stored videos had {what}: they are extracted again", highlight=False)
+    return tuple(sorted((lacking & given) | changed))
 
 
 def _words_not_kept(config: ExtractConfig, backbones: Mapping[str, Backbone], redo: Collection[str]) -> str:
@@ -298,6 +276,7 @@ def fill_cache(
         rounds = firsts_and_twins(inventory.work) if config.duplicates == "reject" else (inventory.work,)
         for work in filter(None, rounds):
             flow = make_flow(config, backbones, writer=writer, digests=digests)
+            note_transcripts(writer.path, [item.source for item in work])
             report.add(flow.run(work, console=console, stop=stop))
     _describe_shard(writer, config, resolved, finished=not report.not_reached)
 

@@ -92,6 +92,11 @@ def is_writing(out: Path) -> bool:
     return out.with_name(out.name + ".lock.json").exists()
 
 
+def n_decoding(pid: int) -> int:
+    """Decode workers of a run: it has opened its cache and found out what there is to do."""
+    return len(psutil.Process(pid).children(recursive=True))
+
+
 def n_live(out: Path) -> int:
     """Videos that are committed; an .h5 cache in the making is read from its staging folder."""
     if not out.exists() and not out.with_name(out.name + ".staging").exists():
@@ -364,6 +369,29 @@ def test_kill_9_at_random_moments_then_resume(
     assert "= 24 stored + 0 rejected: adds up" in capsys.readouterr().out
     assert contents(out) == uninterrupted
     assert sorted(p.name for p in tmp_path.iterdir() if "lock" not in p.name) == [f"c.{suffix}"]
+
+
+@pytest.mark.slow
+def test_a_run_that_slept_too_long_leaves_its_cache_to_who_took_over(
+    many: Path, uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines on a share whose locks are local."""
+    command = ("--src", many, "--out", tmp_path / "c.zarr", *FAST)
+    monkeypatch.setenv("ONEPASS_TEST_MACHINE", "a")
+    first = start(*command)
+    try:
+        wait_for(lambda: is_writing(tmp_path / "c.zarr") and n_decoding(first.pid))
+        os.kill(first.pid, signal.SIGSTOP)
+        monkeypatch.setenv("ONEPASS_TEST_MACHINE", "b")
+        second = extract(*command)
+        assert second.returncode == 0, second.stderr
+        assert f"taken over, since process {first.pid} on a" in second.stderr
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    late = finish(first)
+    assert late.returncode == 3 and late.stderr.count("error:") == 1
+    assert "c.zarr was taken over while this run did not answer" in late.stderr
+    assert contents(tmp_path / "c.zarr") == uninterrupted
 
 
 @pytest.mark.slow

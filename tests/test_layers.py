@@ -28,9 +28,10 @@ ROOMS = {
         "fingerprint tables",
         "labels",
         "stores",
+        "process lease",
         "lock",
         "objects",
-        "process known reader",
+        "known reader",
         "kept_text",
         "batch check copying export",
         "convert writer",
@@ -211,7 +212,7 @@ COVERED_IN = {
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
     "pipeline/decoding/test_reading.py": "pipeline/decoding/plain_words pipeline/decoding/words",
     "pipeline/backbones/test_text.py": "pipeline/backbones/text_keys",
-    "pipeline/test_words.py": "pipeline/decoding/other_media pipeline/backbones/plain_text",
+    "pipeline/test_words.py": "pipeline/decoding/other_media pipeline/backbones/plain_text pipeline/sources/read_transcripts",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (
         "pipeline/decoding/decoders/decord pipeline/decoding/decoders/opencv pipeline/decoding/decoders/pyav "

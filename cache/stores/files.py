@@ -2,6 +2,11 @@
 
 Each function leaves either the old or the new state if the process is killed inside it, except `write_at`,
 which is only used on bytes that nothing refers to yet.
+
+A writer that may have been taken over passes a `Fence`. What it does then reaches nothing of its successor's, however long
+it was stopped in the midst of it: bytes go to the file that was opened before the fence was asked, and a successor begins with
+files of its own; a name is given to a part whose own name no other writer uses, and a successor removes such parts first; what
+is removed is set aside, and put back where the fence has fallen meanwhile.
 """
 
 from __future__ import annotations
@@ -11,14 +16,30 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CacheError, StorageFull
 
 PART_SUFFIX = ".part"
 """Suffix of a file that is being written; a leftover one is worthless and is removed by the next writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """token: the writer's, in the names of its parts. check: raises CacheError once another writer has taken over."""
+
+    token: str
+    check: Callable[[], None]
+
+    def beside(self, path: Path, suffix: str) -> Path:
+        """A name beside `path` that is this writer's alone."""
+        return path.with_name(".".join(filter(None, (path.name, self.token))) + suffix)
+
+
+NO_FENCE = Fence("", lambda: None)
 
 READ_THREADS = 2
 _THREADS_FROM_BYTES = 4 * 1024 * 1024
@@ -95,10 +116,13 @@ def _read_stretch(pieces: Sequence[Piece]) -> None:
                 os.close(descriptor)
 
 
-def write_at(path: Path, offset: int, data: bytes | memoryview, *, file_size: int) -> None:
+def write_at(
+    path: Path, offset: int, data: bytes | memoryview, *, file_size: int, fence: Fence = NO_FENCE
+) -> None:
     """Write `data` at `offset`, creating the file with `file_size` bytes of zeros if it is shorter."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
+        fence.check()
         if os.fstat(descriptor).st_size != file_size:
             os.ftruncate(descriptor, file_size)
         _write_all(descriptor, memoryview(data).cast("B"), offset)
@@ -106,9 +130,9 @@ def write_at(path: Path, offset: int, data: bytes | memoryview, *, file_size: in
         os.close(descriptor)
 
 
-def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
+def replace(path: Path, data: bytes, *, durable: bool = True, fence: Fence = NO_FENCE) -> None:
     """Replace the contents of `path` in one step. `durable` waits until the new contents are on the disk."""
-    part = path.with_name(path.name + PART_SUFFIX)
+    part = fence.beside(path, PART_SUFFIX)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -117,10 +141,37 @@ def replace(path: Path, data: bytes, *, durable: bool = True) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        rename(part, path)
-    except OSError:
+        put(part, path, fence)
+    except (OSError, CacheError):
         part.unlink(missing_ok=True)
         raise
+
+
+def put(source: Path, target: Path, fence: Fence) -> None:
+    """`rename` for a source whose name no other writer uses."""
+    fence.check()
+    try:
+        rename(source, target)
+    except FileNotFoundError:  # a successor may have removed it
+        fence.check()
+        raise
+
+
+def take_away(path: Path, aside: Path, fence: Fence) -> None:
+    """Remove the file or folder `path`, if it is there, by way of the name `aside`: in one step for anyone who looks."""
+    if not path.exists():
+        return
+    put(path, aside, fence)
+    try:
+        fence.check()
+    except CacheError:
+        with contextlib.suppress(OSError):
+            rename(aside, path)
+        raise
+    if aside.is_dir():
+        remove_tree(aside)
+    else:
+        remove_file(aside)
 
 
 def rename(source: Path, target: Path) -> None:

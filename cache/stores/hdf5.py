@@ -6,6 +6,7 @@ cache/writer.py for how an `.h5` cache grows.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,7 @@ class _Stored:
 
 
 class Hdf5Reader:
-    """An `.h5` cache (a `StoreReader`). Files are complete and never change, so no HDF5 file lock is
-    taken.
-    """
+    """An `.h5` cache (a `StoreReader`). Files are complete and never change; HDF5's lock only tells of other programs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,7 +141,13 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise CacheError(f"{path} is not a onepass cache: an .h5 cache is a file, this is a folder")
     try:
-        return h5py.File(path, "r")
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            taken = any(f"errno = {number}," in str(error) for number in (errno.EAGAIN, errno.EACCES))
+            if "unable to lock file" not in str(error) or taken:
+                raise
+            return h5py.File(path, "r", locking=False)  # a share without locks
     except OSError as error:
         if "truncated" in str(error):
             raise CacheCorrupt(f"{path} is cut short: {error}. Restore it or extract again.") from error
@@ -185,7 +190,12 @@ class Hdf5Builder:
         files.remove_file(path)
         self.path = path
         self._file = h5py.File(
-            path, "w", libver=_LIBVER, alignment_threshold=_ALIGN_FROM_BYTES, alignment_interval=PAGE_BYTES
+            path,
+            "w",
+            libver=_LIBVER,
+            locking=False,  # its name is known to this writer alone
+            alignment_threshold=_ALIGN_FROM_BYTES,
+            alignment_interval=PAGE_BYTES,
         )
         self._filled = dict.fromkeys(rows, 0)
         for name, value in attributes.to_json(streams).items():

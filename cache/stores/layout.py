@@ -119,7 +119,8 @@ class CacheAttributes:
 
     label_names: (negative, positive). superseded_videos, superseded_rejects: rows that are no longer current.
     store_id: which writing this file is (random). base_id: for a staging folder, the `store_id` of the .h5 it
-    was made from, "" if there was none.
+    was made from, "" if there was none. commit_number, writer: of a Zarr tree, how many commits made it and the token of
+    the writer that made the last one; 0 and "" where it is older than these.
     """
 
     dataset: str
@@ -129,6 +130,8 @@ class CacheAttributes:
     superseded_rejects: tuple[int, ...] = ()
     store_id: str = ""
     base_id: str = ""
+    commit_number: int = 0
+    writer: str = ""
 
     def to_json(self, streams: Iterable[StreamSpec]) -> dict[str, Any]:
         """The attributes as JSON values, with the version that these streams need."""
@@ -142,7 +145,7 @@ class CacheAttributes:
             "superseded_rejects": list(self.superseded_rejects),
             "store_id": self.store_id,
             "base_id": self.base_id,
-        }
+        } | ({"commit_number": self.commit_number, "writer": self.writer} if self.commit_number else {})
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], *, where: Path) -> CacheAttributes:
@@ -160,6 +163,8 @@ class CacheAttributes:
                 superseded_rejects=tuple(int(row) for row in found["superseded_rejects"]),
                 store_id=str(found["store_id"]),
                 base_id=str(found["base_id"]),
+                commit_number=int(found.get("commit_number", 0)),
+                writer=str(found.get("writer", "")),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CacheCorrupt(f"{where}: root attributes are incomplete or malformed: {error!r}") from error

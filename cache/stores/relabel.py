@@ -72,7 +72,7 @@ def read_journal(cache: Path) -> Journal | None:
 
 def start(appender: ZarrAppender, journal: Journal) -> None:
     """Make the relabel permanent. From here on every reader sees it."""
-    files.replace(appender.path / JOURNAL_NAME, journal.to_bytes())
+    files.replace(appender.path / JOURNAL_NAME, journal.to_bytes(), fence=appender.fence)
     files.sync([appender.path])
 
 
@@ -86,5 +86,6 @@ def finish(appender: ZarrAppender) -> None:
             appender.replace_rows(f"videos/{name}", changes)
     if journal.label_names:
         appender.commit(dataclasses.replace(appender.attributes, label_names=journal.label_names))
-    files.remove_file(appender.path / JOURNAL_NAME)
+    path = appender.path / JOURNAL_NAME
+    files.take_away(path, appender.fence.beside(path, files.PART_SUFFIX), appender.fence)
     files.sync([appender.path])

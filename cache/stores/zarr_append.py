@@ -4,6 +4,9 @@ Rows beyond the committed length are written where no reader looks, then synced;
 `zarr.json` over the old one commits them all. The `zarr.json` of the single arrays follow afterwards, so that
 a tool which ignores consolidated metadata sees an older state but never an uncommitted one. Opening repairs
 what a killed writer left: rows beyond the record, arrays that the record does not name, metadata that lags.
+
+What was another machine's, which may only have slept, is renewed first: its last chunks become new files, so that what it still
+writes goes to the old ones (`files.Fence`), and the record says that it has a new writer.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import CacheCorrupt, CacheError
+from cache.errors import CacheCorrupt, CacheError, CacheLocked
 from cache.schema import StreamSpec
 from cache.stores import files
 from cache.stores.compatible import require_equal_rows
@@ -31,8 +34,8 @@ class _Tail:
     chunk.
     """
 
-    def __init__(self, folder: Path, spec: ArraySpec, committed: int) -> None:
-        self.folder, self.spec = folder, spec
+    def __init__(self, folder: Path, spec: ArraySpec, committed: int, fence: files.Fence) -> None:
+        self.folder, self.spec, self.fence = folder, spec, fence
         self.committed = self.pending = committed
         self.committed_body = self.pending_body = b""
         self.touched: set[Path] = set()
@@ -48,7 +51,7 @@ class _Tail:
             if self.spec.kind == "string":
                 self.pending_body = (self.pending_body if within else b"") + encode_strings(piece)
                 body = string_chunk(self.pending_body, within + len(piece), self.spec.chunk_rows)
-                files.replace(self.chunk_path(index), body, durable=False)
+                files.replace(self.chunk_path(index), body, durable=False, fence=self.fence)
             else:
                 data = np.ascontiguousarray(piece, self.spec.dtype)
                 files.write_at(
@@ -56,6 +59,7 @@ class _Tail:
                     within * self.spec.row_bytes,
                     data.reshape(-1).view(np.uint8).data,
                     file_size=self.spec.chunk_rows * self.spec.row_bytes,
+                    fence=self.fence,
                 )
             self.touched.add(self.chunk_path(index))
             self.pending += len(piece)
@@ -69,26 +73,31 @@ class _Tail:
         self.pending, self.pending_body = self.committed, self.committed_body
         self.touched.clear()
 
-    def trim(self) -> None:
-        """Remove what lies beyond the committed rows: chunks, and bytes in the last chunk."""
+    def trim(self, *, renew: bool = False) -> None:
+        """Remove what lies beyond the committed rows: chunks, and bytes in the last chunk, which `renew` makes a new file."""
         last, within = divmod(self.committed, self.spec.chunk_rows)
         keep = {self.chunk_path(index).name for index in range(last + (within > 0))} | {"zarr.json"}
         for entry in self.folder.iterdir():
             if entry.name not in keep and entry.name.startswith(("c.", "zarr.json")):
-                files.remove_file(entry)
+                if entry.name.endswith(files.PART_SUFFIX):
+                    files.remove_file(entry)
+                else:
+                    files.take_away(entry, self.fence.beside(entry, files.PART_SUFFIX), self.fence)
         if not within:
             return
         path = self.chunk_path(last)
         found = path.read_bytes()
         if self.spec.kind == "string":
             whole = string_chunk(self.committed_body, within, self.spec.chunk_rows)
-            if found != whole:
-                files.replace(path, whole)
+            if found != whole or renew:
+                files.replace(path, whole, fence=self.fence)
         else:
             end = within * self.spec.row_bytes
-            if any(found[end:]):
-                size = self.spec.chunk_rows * self.spec.row_bytes
-                files.write_at(path, end, bytes(size - end), file_size=size)
+            size = self.spec.chunk_rows * self.spec.row_bytes
+            if renew:
+                files.replace(path, found[:end] + bytes(max(0, len(found) - end)), fence=self.fence)
+            elif any(found[end:]):
+                files.write_at(path, end, bytes(size - end), file_size=size, fence=self.fence)
 
 
 class ZarrAppender:
@@ -96,17 +105,25 @@ class ZarrAppender:
     errors.
     """
 
-    def __init__(self, path: Path, streams: Sequence[StreamSpec], attributes: CacheAttributes) -> None:
-        self.path, self.attributes = path, attributes
+    def __init__(
+        self, path: Path, streams: Sequence[StreamSpec], attributes: CacheAttributes, fence: files.Fence
+    ) -> None:
+        self.path, self.attributes, self.fence = path, attributes, fence
         self.streams = {stream.name: stream for stream in streams}
         self._tails: dict[str, _Tail] = {}
         self._mirrored: dict[str, bytes] = {}
         self.root_record = b""
 
     @classmethod
-    def create(cls, path: Path, streams: Sequence[StreamSpec], attributes: CacheAttributes) -> ZarrAppender:
+    def create(
+        cls,
+        path: Path,
+        streams: Sequence[StreamSpec],
+        attributes: CacheAttributes,
+        fence: files.Fence = files.NO_FENCE,
+    ) -> ZarrAppender:
         """Start a new tree in the folder `path`, which must not exist. Nothing is visible before `commit`."""
-        appender = cls(path, streams, attributes)
+        appender = cls(path, streams, attributes, fence)
         for spec in all_specs(streams).values():
             appender._add_tail(spec, 0)
         for stream in streams:
@@ -114,11 +131,13 @@ class ZarrAppender:
         return appender
 
     @classmethod
-    def open(cls, path: Path) -> ZarrAppender:
-        """Continue a tree, after undoing what a killed writer left uncommitted."""
+    def open(cls, path: Path, fence: files.Fence = files.NO_FENCE, *, renew: bool = False) -> ZarrAppender:
+        """Continue a tree, after undoing what a killed writer left uncommitted. renew: it may not be dead."""
+        for leftover in path.glob("*" + files.PART_SUFFIX):  # one may be a record, about to get its name
+            files.remove_file(leftover)
         reader = ZarrReader(path)
         require_equal_rows(reader)
-        appender = cls(path, list(reader.streams.values()), reader.attributes)
+        appender = cls(path, list(reader.streams.values()), reader.attributes, fence)
         appender.root_record = (path / "zarr.json").read_bytes()
         for name, spec in all_specs(list(reader.streams.values())).items():
             stored = reader.arrays[name]
@@ -133,30 +152,35 @@ class ZarrAppender:
             if spec.kind == "string" and within:
                 strings = reader.read(name, stored.rows - within, stored.rows)
                 tail.committed_body = tail.pending_body = encode_strings(strings.tolist())
-        appender._recover()
+        appender._recover(renew)
+        if renew:
+            appender.commit(appender.attributes)
         return appender
 
     def _add_tail(self, spec: ArraySpec, rows: int) -> _Tail:
-        tail = self._tails[spec.path] = _Tail(self.path / spec.path, spec, rows)
+        tail = self._tails[spec.path] = _Tail(self.path / spec.path, spec, rows, self.fence)
         files.make_directory(tail.folder)
         return tail
 
-    def _recover(self) -> None:
-        for leftover in (
-            *self.path.glob("*" + files.PART_SUFFIX),
-            *self.path.glob("*/*" + files.PART_SUFFIX),
-        ):
-            files.remove_file(leftover)
+    def _recover(self, renew: bool) -> None:
+        for leftover in self.path.glob("*/*" + files.PART_SUFFIX):
+            if leftover.is_dir():
+                files.remove_tree(leftover)
+            else:
+                files.remove_file(leftover)
         for folder in (self.path / "streams").iterdir():
             # a stream that was never committed has no zarr.json yet
             if folder.is_dir() and folder.name not in self.streams and not (folder / "zarr.json").exists():
-                files.remove_tree(folder)
+                self._take_away(folder)
         for tail in self._tails.values():
             try:
-                tail.trim()
+                tail.trim(renew=renew)
             except FileNotFoundError as error:
                 raise CacheCorrupt(f"{self.path}: the chunk {error.filename} is missing") from error
         self._write_mirrors(check=True)
+
+    def _take_away(self, path: Path) -> None:
+        files.take_away(path, self.fence.beside(path, files.PART_SUFFIX), self.fence)
 
     def n_rows(self, array: str) -> int:
         """Rows of an array, those not yet committed included."""
@@ -170,20 +194,27 @@ class ZarrAppender:
         """Start a further stream; `commit` makes it visible, `discard` forgets it."""
         for spec in all_specs([stream]).values():
             if spec.path.startswith("streams/"):
-                files.remove_tree(self.path / spec.path)
+                self._take_away(self.path / spec.path)
                 self._add_tail(spec, 0)
         self.streams[stream.name] = stream
 
     def commit(self, attributes: CacheAttributes) -> None:
-        """Make everything appended so far, and `attributes`, the cache's state in one atomic step."""
+        """Make everything appended so far, and `attributes`, the cache's state in one atomic step.
+
+        Raises `CacheLocked` where another writer has committed since, or has taken over.
+        """
         touched = [path for tail in self._tails.values() for path in tail.touched]
         files.sync(touched)
         files.sync(
             {folder for path in touched for folder in path.parents if folder.is_relative_to(self.path)}
         )
         streams = list(self.streams.values())
+        attributes = dataclasses.replace(
+            attributes, commit_number=self.attributes.commit_number + 1, writer=self.fence.token
+        )
         root = to_bytes(root_document(attributes, streams, tree_documents(streams, self._arrays())))
-        files.replace(self.path / "zarr.json", root)
+        fence = files.Fence(self.fence.token, self._require_own)
+        files.replace(self.path / "zarr.json", root, fence=fence)
         self.root_record, self.attributes = root, attributes
         for tail in self._tails.values():
             tail.settle()
@@ -192,6 +223,14 @@ class ZarrAppender:
         # commit or opening brings them up
         with contextlib.suppress(OSError):
             self._write_mirrors()
+
+    def _require_own(self) -> None:
+        self.fence.check()
+        if self.root_record and not self.is_current():
+            raise CacheLocked(
+                f"{self.path} was changed by another writer since this one's last commit. What was committed is whole; once "
+                "nothing else writes, the same command goes on."
+            )
 
     def is_current(self) -> bool:
         """Whether the root record on the disk is the one known here; not if a commit was cut off after it."""
@@ -205,7 +244,7 @@ class ZarrAppender:
             for path in [path for path in self._tails if path.startswith(f"streams/{name}/")]:
                 del self._tails[path]
             with contextlib.suppress(OSError):
-                files.remove_tree(self.path / "streams" / name)
+                self._take_away(self.path / "streams" / name)
         for tail in self._tails.values():
             touched = bool(tail.touched)
             tail.reset()
@@ -228,12 +267,14 @@ class ZarrAppender:
                     values[row - first] = rows[row]
             if tail.spec.kind == "string":
                 body = encode_strings(values.tolist())
-                files.replace(tail.chunk_path(index), string_chunk(body, stop - first, size))
+                files.replace(
+                    tail.chunk_path(index), string_chunk(body, stop - first, size), fence=self.fence
+                )
                 if stop == tail.committed and stop % size:
                     tail.committed_body = tail.pending_body = body
             else:
                 padding = bytes((size - (stop - first)) * tail.spec.row_bytes)
-                files.replace(tail.chunk_path(index), values.tobytes() + padding)
+                files.replace(tail.chunk_path(index), values.tobytes() + padding, fence=self.fence)
         files.sync([tail.folder])
 
     def _arrays(self) -> dict[str, tuple[ArraySpec, int]]:
@@ -247,7 +288,7 @@ class ZarrAppender:
             if self._mirrored.get(name) == data:
                 continue
             if not (check and _same_json(path, document)):
-                files.replace(path, data, durable=False)
+                files.replace(path, data, durable=False, fence=self.fence)
             self._mirrored[name] = data
 
 

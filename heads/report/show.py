@@ -75,8 +75,7 @@ def show_start(
         lines.append((part, f"{len(rows)} videos ({counts}) from {groups} source groups"))
     if dataset.absent:
         lacking = ", ".join(f"{name} {count}" for name, count in dataset.absent.items())
-        none = f"; {dataset.n_without} have none of the streams and are left out" if dataset.n_without else ""
-        lines.append(("lacking", f"{lacking} of {len(dataset)} videos{none}"))
+        lines.append(("lacking", f"{lacking} of {len(dataset)} videos"))
     model = config.model
     what = "auto, compared out of fold" if auto else f"{model.architecture}, {model_words(model)}"
     lines.append(("model", f"{what}; inputs {', '.join(streams_read(dataset))}"))

@@ -12,6 +12,8 @@ from typing import Any
 from cache.process.outputs import write_output
 from cache.schema import PASSING_REASONS, REJECT_REASONS
 from pipeline.counts import FlowCounts
+from pipeline.sources.names import portable_path
+from pipeline.sources.tree import Source
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class ExtractReport(FlowCounts):
 
     not reached (after an interruption, or while a stream waits for a video). Part of stored before are `unchanged` (touched files
     with the same contents) and `kept` (stored videos that could not be read again, with the passing trouble). `waiting`: streams
-    that could not be attached, with the stored videos that they lack and why.
+    that could not be attached, with the stored videos that they lack and why. `transcripts`: inputs whose words a file holds.
     """
 
     src: str
@@ -29,6 +31,7 @@ class ExtractReport(FlowCounts):
     found: int = 0
     skipped_files: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    transcripts: int = 0
     stored_before: int = 0
     rejected_before: int = 0
     relabelled: int = 0
@@ -55,6 +58,17 @@ class ExtractReport(FlowCounts):
     def note_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
         """Keep every (name, reason) of what is no input, and how many there are."""
         self.skipped, self.skipped_files = list(skipped), len(skipped)
+
+    def note_transcripts(self, root: Path | str, sources: Sequence[Source]) -> None:
+        """Count the inputs with a transcript; a file below `root` that is one is not skipped."""
+        held = [source.transcript for source in sources if source.transcript is not None]
+        self.transcripts = len(held)
+        read = {
+            portable_path(each.path.relative_to(root))
+            for each in held
+            if isinstance(root, Path) and each.path is not None and each.path.is_relative_to(root)
+        }
+        self.note_skipped([(name, why) for name, why in self.skipped if name not in read])
 
     @property
     def stored(self) -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from cache.labels.columns import column_name
 from cache.labels.files import LabelEntry, read_entries
 from cache.labels.join import near_misses, shortened
 from cache.labels.keys import Finder, Placement, place_entries
@@ -32,7 +33,7 @@ from cache.labels.names import folded
 from pipeline.decoding.subtitles import checked_cues
 from pipeline.decoding.words import TRANSCRIPT_SUFFIXES, Cue, Transcript, untimed
 from pipeline.sources.names import portable_path
-from pipeline.sources.tree import Source
+from pipeline.sources.tree import SUBTITLE_SUFFIXES, Source
 
 TEXT_COLUMNS = ("text", "transcript", "transcription", "utterance", "caption", "sentence", "words")
 PATH_COLUMNS = (
@@ -47,8 +48,6 @@ PATH_COLUMNS = (
 START_COLUMNS = ("start", "start_seconds")
 END_COLUMNS = ("end", "end_seconds")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
-SUBTITLES = (".srt", ".vtt")
-"""Files that are transcripts by their suffix alone; .json and .txt beside a video may be anything else."""
 _LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?$")
 NAMED_MISSES = 3
 
@@ -117,7 +116,7 @@ def sidecars(sources: Iterable[Source]) -> FoundWords:
         stray += [
             file
             for key, tagless, suffix, file in listed
-            if suffix in SUBTITLES and file not in used and not {key, tagless} & neighbours
+            if suffix in SUBTITLE_SUFFIXES and file not in used and not {key, tagless} & neighbours
         ]
     lines = []
     if found:
@@ -251,6 +250,9 @@ def _from_manifest(manifest: Path, ids: Sequence[str]) -> FoundWords:
         unmatched += [entry.cells.get(how.column) or entry.key for rank, entry in fit if rank != best]
         found[video_id] = _of_rows(manifest, mine, text_column, path_column)
     lines = _counted(manifest, ids, len(found), list(dict.fromkeys(unmatched)), how.line())
+    bare = [i for i, each in found.items() if each.path is None and not (each.cues or each.problem)]
+    if bare:
+        lines.append(f"  warning: for {len(bare)} videos it holds no words, empty or null: {shortened(bare)}")
     return FoundWords(found, (*lines, *_missing_files(manifest, found)))
 
 
@@ -267,20 +269,37 @@ def _entries(manifest: Path) -> list[LabelEntry]:
     suffix = manifest.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip() and not isinstance(_json(line, f"{manifest}, line {number}"), dict):
-                raise InputError(
-                    f"--transcripts {manifest}, line {number}: expected an object with path and text"
-                )
+            if not line.strip():
+                continue
+            where = f"{manifest}, line {number}"
+            if not isinstance(row := _json(line, where), dict):
+                raise InputError(f"--transcripts {where}: expected an object with path and text")
+            _require_texts(row, where)
     elif suffix == ".json":
         held = _json(text, str(manifest))
         if not isinstance(held, (list, dict)) or not all(
             isinstance(row, dict) for row in (held.values() if isinstance(held, dict) else held)
         ):
             raise InputError(f"--transcripts {manifest}: expected a list of objects with path and text")
+        for key, row in held.items() if isinstance(held, dict) else enumerate(held):
+            _require_texts(
+                row, f"{manifest}, {f'item {key}' if isinstance(key, int) else f'key {key!r:.60}'}"
+            )
     else:
         _require_header(manifest, text)
     with _long_cells():
         return read_entries(manifest, label_required=False, error=InputError, text=text)
+
+
+def _require_texts(row: Mapping[str, Any], where: str) -> None:
+    """Raise InputError where what should be a text or a path is a list, say: nobody would read it."""
+    for name, value in row.items():
+        known = column_name(name) in (*TEXT_COLUMNS, *PATH_COLUMNS)
+        if known and (isinstance(value, bool) or not isinstance(value, str | int | float | None)):
+            raise InputError(
+                f"--transcripts {where}: {name!r} is a {type(value).__name__}, not a text: write one string, or a row a segment "
+                "with start and end"
+            )
 
 
 def _require_header(manifest: Path, text: str) -> None:

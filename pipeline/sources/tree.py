@@ -37,6 +37,9 @@ Layout = Literal["split-class", "class", "flat", "manifest", "file"]
 MANIFEST_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
 SOUND_FILE = "sound alone, where no stream hears or one of pictures is required"
 """Why a sound file is no input of most runs."""
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+"""Files that are transcripts by their suffix alone; .json and .txt beside a video may be anything else."""
+SUBTITLES = "subtitles that no stream reads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,10 @@ class SourceTree:
         for reason, count in sorted(Counter(reason for _, reason in self.skipped).items()):
             names = [name for name, why in self.skipped if why == reason]
             more = f" and {count - 3} more (--report FILE names all)" if count > 3 else ""
-            lines.append(f"skipped {count}, {reason}: {', '.join(names[:3])}{more}")
+            what = f"{count} files hold subtitles, for streams that read words"
+            lines.append(
+                f"{what if reason == SUBTITLES else f'skipped {count}, {reason}'}: {', '.join(names[:3])}{more}"
+            )
         return tuple(lines)
 
 
@@ -268,7 +274,9 @@ def _why_not_by_name(name: str, is_folder: bool, suffixes: frozenset[str]) -> st
         return "feature cache" if suffix in (".zarr", ".staging") else ""
     if suffix in suffixes:
         return ""
-    return SOUND_FILE if suffix in SOUND_SUFFIXES else "not a video or image"
+    if suffix in SOUND_SUFFIXES:
+        return SOUND_FILE
+    return SUBTITLES if suffix in SUBTITLE_SUFFIXES else "not a video or image"
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:

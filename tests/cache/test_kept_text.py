@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from cache import kept_text
+from cache.cli import convert_command
 from cache.errors import CacheError, StorageFull
 from cache.export import export_cache
 from cache.kept_text import KeptWords, append_words, kept_text_path, read_words
+from cache.merge import merge
 from cache.reader import open_cache
 from tests.cache.builders import make_video, write_cache
 
@@ -48,6 +50,31 @@ def test_what_cannot_be_written_or_read_is_said(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(kept_text.os, "fsync", refuse)
         with pytest.raises(kind, match=why):
             append_words(tmp_path / "d.zarr", [words("a", "secret")])
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_a_converted_or_merged_cache_has_the_words_of_what_it_holds(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = []
+    for name in "ab":
+        video = make_video(f"{name}.mp4")
+        parts.append(write_cache(tmp_path / f"{name}.zarr", [video]))
+        append_words(parts[-1], [words(f"{name}.mp4", "stale")])
+        append_words(parts[-1], [words(f"{name}.mp4", f"kept {name}", digest=video.row.digest)])
+        append_words(parts[-1], [words("gone.mp4", "x")])
+    out = tmp_path / f"out.{suffix}"
+    merge(parts, out)
+    kept = read_words(out)
+    assert [(k.id, k.cues[0][2]) for k in kept] == [("a.mp4", "kept a"), ("b.mp4", "kept b")]
+    assert stat.S_IMODE(kept_text_path(out).stat().st_mode) == 0o600
+    convert_command(out, tmp_path / "c.zarr")
+    assert read_words(tmp_path / "c.zarr") == kept
+    assert "c.zarr.words.jsonl: the words that --keep-text kept, copied along" in capsys.readouterr().out
+    assert not [path for path in tmp_path.iterdir() if "taking" in path.name]
+    kept_text_path(out).unlink()
+    convert_command(out, tmp_path / "d.zarr")
+    assert not kept_text_path(tmp_path / "d.zarr").exists() and "words" not in capsys.readouterr().out
 
 
 def test_words_are_exported_for_what_is_stored(tmp_path: Path) -> None:

@@ -384,11 +384,14 @@ def test_what_lacks_is_said_before_training(tmp_path: Path, capsys: pytest.Captu
     path = write_cache(tmp_path / "c.zarr", videos, optional=["clip", "slowfast"])
     with open_cache(path) as cache:
         data = load_dataset(cache, separate_streams=True)
-        split = choose_split(data.labels, data.splits, data.groups, val_share=0.2, seed=0)
+        split = choose_split(
+            data.labels, data.splits, data.groups, val_share=0.2, seed=0, n_without=data.n_without
+        )
         console = Console(width=200)
         show_start(console, data, split, TrainConfig(), caches=[path])
     said = capsys.readouterr().out
-    assert "lacking   clip 2, slowfast 10 of 60 videos; 2 have none of the streams and are left out" in said
+    assert "lacking   clip 2, slowfast 10 of 60 videos" in said
+    assert said.count("2 of 60 videos have none of the streams and are left out") == 1
 
 
 @pytest.mark.slow

@@ -34,12 +34,13 @@ from pipeline.backbones.text import TextBackbone
 from pipeline.config import ExtractConfig
 from pipeline.decoding.decoders.base import DecodeProblem
 from pipeline.decoding.pool import PoolSettings
+from pipeline.dry_run import dry_run
 from pipeline.flow import Flow
 from pipeline.reporting.report import ExtractReport
 from pipeline.run import extract
 from pipeline.sources.shards import Shard
 from pipeline.sources.transcripts import with_transcripts
-from pipeline.sources.tree import discover
+from pipeline.sources.tree import SUBTITLES, discover
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.backbones.kinds.test_logmel import rewritten
 from tests.pipeline.trees import contents, run
@@ -107,6 +108,11 @@ def test_words_are_stored_and_what_is_absent_has_its_reason(src: Path, folder: P
     assert report.absent == {"text: no transcript": 1, "text: transcript could not be read": 1}
     assert absent(out) == WHY
     assert "words: 4 of 7 videos have a transcript in a file" in text
+    assert "2 files hold subtitles, for streams that read words: Fight/a_0.srt, NonFight/d_0.srt" in text
+    assert report.transcripts == 4 and not report.skipped  # .json and .txt too were read
+    pictures = run(src, tmp_path / "m.zarr", backbones=BackboneConfig.of(("motion",), device="cpu"))
+    assert pictures.transcripts == 0 and len(pictures.skipped) == 4
+    assert ("Fight/a_0.srt", SUBTITLES) in pictures.skipped
     assert report.notes["Fight/a_0.mp4"].startswith(
         "words: 1 cues with times that are negative, run backwards"
     )
@@ -219,13 +225,14 @@ def test_a_transcript_that_comes_later_is_read_and_shards_know_all_names(
         )
     )
     assert "1 stored videos had no transcript and have one by now: they are extracted again" in text
-    assert BARE not in absent(tmp_path / "c.zarr") and report.adds_up and report.stored_now == 1
+    assert "1 stored videos had other words in their transcripts: they are extracted again" in text
+    assert BARE not in absent(tmp_path / "c.zarr") and report.adds_up and report.stored_now == 2
     text, _ = said(
         ExtractConfig(
             src, tmp_path / "c.zarr", config, pool=PoolSettings(workers=1), max_rejects=1.0, keep_text=True
         )
     )
-    assert "warning: --keep-text: the words of 5 stored videos were read without it and are not kept" in text
+    assert "warning: --keep-text: the words of 4 stored videos were read without it and are not kept" in text
     for index in (1, 2):
         part = replace(config)
         text, report = said(
@@ -240,6 +247,56 @@ def test_a_transcript_that_comes_later_is_read_and_shards_know_all_names(
             )
         )
         assert "transcripts: 2 of 7 videos matched" in text and "0 transcripts without a video" in text
+
+
+def test_a_transcript_that_changes_is_read_again(src: Path, folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(src, tmp_path / "data")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("id,text\nb_0.mp4,one\n", encoding="utf-8")
+    config = ExtractConfig(
+        data,
+        tmp_path / "c.zarr",
+        both(folder),
+        pool=PoolSettings(workers=1),
+        max_rejects=1.0,
+        transcripts=manifest,
+    )
+    said(config)
+    noted = tmp_path / "c.zarr.transcripts.jsonl"
+    assert SECRET not in noted.read_text("utf-8")
+    noted.write_text(noted.read_text("utf-8") + '{"id": "cut', encoding="utf-8")
+    text, report = said(config)
+    assert "other words" not in text and report.stored_now == 0
+    (data / "Fight" / "a_0.srt").write_text(srt([(0.1, 0.3, "quite another")]), encoding="utf-8")
+    (data / "NonFight" / "c_0.txt").touch()
+    manifest.write_text("id,text\nb_0.mp4,two\n", encoding="utf-8")
+    text, report = said(config)
+    assert "2 stored videos had other words in their transcripts: they are extracted again" in text
+    assert report.redone == 2 and report.adds_up
+    with open_cache(tmp_path / "c.zarr") as cache:
+        row = list(cache.videos.id).index("Fight/a_0.mp4")
+        assert cache.tokens("text", row).spans.round(3).tolist() == [pytest.approx([0.1, 0.3])]
+    text, report = said(config)
+    assert "other words" not in text and report.stored_now == 0
+
+
+def test_a_dry_run_joins_transcripts_as_the_run_does(src: Path, folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "t"
+    given.mkdir()
+    (given / "a_0.txt").write_text(SECRET, encoding="utf-8")
+    (given / "z-9.txt").write_text(SECRET, encoding="utf-8")
+    config = ExtractConfig(
+        src, tmp_path / "c.zarr", both(folder), pool=PoolSettings(workers=1), transcripts=given
+    )
+    printed = io.StringIO()
+    report = dry_run(config, console=Console(file=printed, width=200))
+    assert "transcripts: 1 of 7 videos matched" in printed.getvalue() and report.transcripts == 4
+    assert "1 transcripts without a video" in printed.getvalue() and SECRET not in printed.getvalue()
+    (given / "a_0.txt").unlink()
+    with pytest.raises(InputError, match="no transcript joins any video"):
+        dry_run(config, console=Console(file=printed))
+    with pytest.raises(InputError, match="--transcripts: no stream of this run reads words"):
+        dry_run(replace(config, backbones=BackboneConfig.of(("motion",))), console=Console(file=printed))
 
 
 def test_what_does_not_fit_together_is_refused(src: Path, folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ H W pixels, D feature width.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +84,10 @@ class Timm(Kind):
             )
         data = data_config(published, choice.size)
         frames = frame_plan(choice, data)
+        native = tuple(published.get("input_size") or data["input_size"])
+        other = choice.size and tuple(data["input_size"]) != native
+        if other and (problem := _size_problem(choice.model, *data["input_size"][1:])):
+            raise InputError(_not_taken(choice, data["input_size"], native, problem))
         return Settled(
             choice,
             StreamPlan(choice.name, Sampling(fps=choice.fps), frames),
@@ -190,6 +196,40 @@ def without_classifier(
     return {name: tensor for name, tensor in state.items() if name in own or not name.startswith(heads)}
 
 
+@functools.cache
+def _size_problem(name: str, height: int, width: int) -> str:
+    """Why a model does not take pictures of this size, or empty; seen without numbers, so before any download."""
+    import timm
+    import torch
+
+    with warnings.catch_warnings(), torch.device("meta"), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        try:
+            model = timm.create_model(name, pretrained=False, num_classes=0).eval()
+            _resized(model, height, width)(torch.empty(1, 3, height, width))
+        except Exception as error:  # noqa: BLE001 - a network that does not take such pictures fails wherever it does
+            return _reason(error)
+    return ""
+
+
+def _resized(model: Any, height: int, width: int) -> Any:
+    if hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=(height, width))
+    return model
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+
+
+def _not_taken(choice: StreamChoice, size: Sequence[int], native: Sequence[int], problem: str) -> str:
+    said = choice.setting("size", choice.size) if choice.size else choice.setting("model", choice.model)
+    return (
+        f"{said}: {choice.model} does not take pictures of {size[1]} by {size[2]} pixels ({problem}); its own size is "
+        f"{native[1]} by {native[2]}: choose another size or model"
+    )
+
+
 def _check(choice: StreamChoice, model: Any, settled: Settled) -> None:
     """Bring the model to the size that was asked for, and see that it gives one vector. Raises InputError where it cannot."""
     import torch
@@ -197,17 +237,13 @@ def _check(choice: StreamChoice, model: Any, settled: Settled) -> None:
     _, height, width = settled.found["data"]["input_size"]
     said = choice.setting("size", choice.size) if choice.size else choice.setting("model", choice.model)
     try:
-        if choice.size and hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=(height, width))
+        if choice.size:
+            _resized(model, height, width)
         with torch.inference_mode():
             found = model(torch.zeros(1, 3, height, width))
     except Exception as error:  # a network that does not take such pictures fails wherever it does
-        native = tuple(settled.found["published"]["input_size"])[1:]
-        reason = (str(error).strip().splitlines() or [""])[0][:160]
-        raise InputError(
-            f"{said}: {choice.model} does not take pictures of {height} by {width} pixels ({type(error).__name__}: {reason}); "
-            f"its own size is {native[0]} by {native[1]}: choose another size or model"
-        ) from error
+        size, native = settled.found["data"]["input_size"], settled.found["published"]["input_size"]
+        raise InputError(_not_taken(choice, size, native, _reason(error))) from error
     shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
     if not isinstance(found, torch.Tensor) or found.ndim != 2:
         raise InputError(

@@ -80,3 +80,44 @@ def test_large_reads_are_shared_out(tmp_path: Path, threads: int, monkeypatch: p
     with pytest.raises(OSError, match="it ends before byte") as caught:
         files.read_pieces([(tmp_path / "a", 5_000, out.data)])
     assert caught.value.filename == str(tmp_path / "a")
+
+
+def test_what_a_successor_removed_or_has_under_way_gets_no_name(tmp_path: Path) -> None:
+    """The late one is stopped after its check, and its successor is in the midst of its own part."""
+    path = tmp_path / "a"
+    path.write_bytes(b"committed")
+    checks = []
+
+    def check() -> None:
+        if checks:
+            raise CacheError("taken over")
+        checks.append(late.beside(path, files.PART_SUFFIX).unlink())
+        new.beside(path, files.PART_SUFFIX).write_bytes(b"half")
+
+    late, new = files.Fence("late", check), files.Fence("new", lambda: None)
+    with pytest.raises(CacheError, match="taken over"):
+        files.replace(path, b"too late", fence=late)
+    assert path.read_bytes() == b"committed"
+    assert new.beside(path, files.PART_SUFFIX).read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_a_successors_is_put_back(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / "a"
+    if folder:
+        path.mkdir()
+    file = path / "b" if folder else path
+    file.write_bytes(b"a dead one's")
+    checks = []
+
+    def check() -> None:
+        if checks:
+            raise CacheError("taken over")
+        checks.append(file.write_bytes(b"the successor's"))
+
+    with pytest.raises(CacheError, match="taken over"):
+        files.take_away(path, tmp_path / "aside", files.Fence("late", check))
+    assert file.read_bytes() == b"the successor's" and not (tmp_path / "aside").exists()
+    files.take_away(path, tmp_path / "aside", files.NO_FENCE)
+    files.take_away(path, tmp_path / "aside", files.NO_FENCE)
+    assert not list(tmp_path.iterdir())

@@ -121,3 +121,19 @@ def test_a_file_that_is_open_elsewhere_is_no_foreign_file(tmp_path: Path) -> Non
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(CacheError, match="is not a onepass cache"):
         Hdf5Reader(path)
+
+
+def test_a_share_without_locks_is_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = h5py.File
+
+    def on_share(*args: object, locking: bool | None = None, **options: object) -> h5py.File:
+        if locking is not False:
+            raise OSError(
+                37,
+                "Unable to open file (unable to lock file, errno = 37, error message = 'No locks available')",
+            )
+        return file(*args, locking=locking, **options)
+
+    monkeypatch.setattr(h5py, "File", on_share)
+    path = write_cache(tmp_path / "c.h5", [make_video("a.mp4")])
+    assert len(read_contents(path)["videos"]) == 1

@@ -135,11 +135,20 @@ def test_a_manifest_holds_texts_or_paths(suffix: str, tmp_path: Path) -> None:
     else:
         held = [{"id": key, "text": text} for key, text in rows]
         put(path, json.dumps(held) if suffix == "json" else "\n".join(map(json.dumps, held)))
+    lines = named_transcripts(path, IDS).lines
+    assert f"  warning: for 1 videos it holds no words, empty or null: {IDS[2]}" in lines
     found = named_transcripts(path, IDS).by_id
     (cue,) = found[IDS[0]].cues
     assert (cue.text, cue.timed, cue.end_seconds) == ("secret words, and more", False, math.inf)
     assert found[IDS[1]].path == tmp_path / "V_2_0.srt"
     assert found[IDS[2]].cues == () and not found[IDS[2]].problem
+
+
+def test_null_is_no_text_and_said(tmp_path: Path) -> None:
+    path = put(tmp_path / "m.jsonl", '{"id": "V_1_0", "text": "secret"}\n{"id": "V_2_0", "text": null}\n')
+    found = named_transcripts(path, IDS)
+    assert found.by_id[IDS[1]].cues == ()
+    assert found.lines[-1] == f"  warning: for 1 videos it holds no words, empty or null: {IDS[1]}"
 
 
 def test_a_row_a_segment_is_a_cue_a_row(tmp_path: Path) -> None:
@@ -176,6 +185,9 @@ def test_korean_excel_and_hours_of_speech_are_read(tmp_path: Path) -> None:
         ("m.jsonl", '"secret"\n', "line 1: expected an object"),
         ("m.jsonl", '{"id": "a", "text": "secret", "text": "b"}\n', "a key stands twice"),
         ("m.csv", "id,text\nV_1_0,a,secret\n", "3 cells under 2 columns"),
+        ("m.jsonl", '{"id": "V_1_0", "text": ["secret"]}\n', "line 1: 'text' is a list, not a text"),
+        ("m.json", '[{"id": "V_1_0", "Text": {"secret": 1}}]', "item 0: 'Text' is a dict, not a text"),
+        ("m.json", '{"V_1_0": {"text": true}}', "key 'V_1_0': 'text' is a bool, not a text"),
         ("m.docx", "secret", "give a folder of .srt"),
     ],
 )

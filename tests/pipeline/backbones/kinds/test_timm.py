@@ -186,6 +186,15 @@ def test_what_cannot_be_is_said_in_a_line(text: str, says: str) -> None:
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_size_that_a_transformer_cannot_take_is_said_before_anything_is_downloaded() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"size=100: test_vit does not take pictures of 100 by 100 pixels \(\w+: .*160 by 160",
+    ):
+        settle(parse_stream("a=timm:test_vit,size=100"))
+    assert settle(parse_stream("a=timm:test_vit,size=96")).plan.frames.size == 96
+
+
 def test_a_model_whose_features_are_no_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     class Maps(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

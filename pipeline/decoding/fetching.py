@@ -91,9 +91,15 @@ class Stores:
         objects, key = self.of(remote.url)
         seen = remote.seen
         assert seen is not None
-        for start in range(0, seen.size_bytes, CHUNK_BYTES):
-            data, found = objects.read(key, start, min(start + CHUNK_BYTES, seen.size_bytes), seen.etag)
-            if (found.size_bytes, found.etag or seen.etag) != (seen.size_bytes, seen.etag or found.etag):
+        size = seen.size_bytes
+        for start in range(0, size, CHUNK_BYTES):
+            if size <= CHUNK_BYTES:
+                data, found = objects.read_all(key, seen.etag)
+            else:
+                data, found = objects.read(key, start, min(start + CHUNK_BYTES, size), seen.etag)
+            tagged = found.etag and seen.etag
+            same = found.etag == seen.etag if tagged else found.mtime_ns == seen.mtime_ns
+            if not same or found.size_bytes != seen.size_bytes:
                 raise ObjectTrouble(f"{remote.url}: is not what it was", "changed")
             yield data
 

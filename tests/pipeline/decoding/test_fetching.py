@@ -446,6 +446,12 @@ def test_a_web_server_is_read_by_a_manifest(
     base = f"{server.address}/bucket/data"
     manifest = tmp_path / "list.csv"
     manifest.write_text("path\n" + "".join(f"{base}/{name}\n" for name in GOOD), encoding="utf-8")
+    monkeypatch.setattr(server, "ranges", False)  # as Python's own has none
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "CHUNK_BYTES", 1000)
+        refused = run(manifest, tmp_path / "c.zarr").rejects
+        assert len(refused) == 5
+        assert all("gives no parts of an object (Range)" in detail for _, detail in refused.values())
     run(manifest, tmp_path / "c.zarr")
     found = contents(tmp_path / "c.zarr")["videos"]
     for name in GOOD:

@@ -41,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[str] = []
         self.before_get: Callable[[str], None] = lambda _: None
         self.page = 1000
+        self.ranges = True
         self.hang_seconds = 3.0
         self.lock = threading.Lock()
 
@@ -124,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(412)
             return
         common = {"ETag": etag, "Last_Modified": formatdate(changed, usegmt=True)}
-        asked = self.headers.get("Range")
+        asked = self.headers.get("Range") if self.server.ranges else None
         status, body = 200, data
         if asked:
             first, last = asked.removeprefix("bytes=").split("-")

@@ -155,26 +155,27 @@ class Objects:
 
         etag: what it must still be. Raises ObjectTrouble (`changed`) where it is not.
         """
+        return self._get(key, etag, (start, end))
+
+    def read_all(self, key: str, etag: str = "") -> tuple[bytes, StoredObject]:
+        """A small object whole; works where a server knows no ranges."""
+        return self._get(key, etag, None)
+
+    def _get(self, key: str, etag: str, part: tuple[int, int] | None) -> tuple[bytes, StoredObject]:
         import obstore
 
-        options: Any = {"range": (start, end)} | ({"if_match": etag} if etag else {})
+        options: Any = ({"range": part} if part else {}) | ({"if_match": etag} if etag else {})
 
         def get() -> tuple[bytes, StoredObject]:
             answer = obstore.get(self._store, key, options=options)
-            data, found = bytes(answer.bytes()), _described(answer.meta)  # a body that is cut raises here
+            data, found = (
+                bytes(answer.bytes()),
+                _described(answer.meta, self.url),
+            )  # a body that is cut raises here
+            start, end = part or (0, found.size_bytes)
             if len(data) != min(end, found.size_bytes) - start:
                 raise OSError(f"{len(data)} bytes came")
             return data, found
-
-        return self._again(key, get)
-
-    def read_all(self, key: str) -> tuple[bytes, StoredObject]:
-        """A small object whole."""
-        import obstore
-
-        def get() -> tuple[bytes, StoredObject]:
-            answer = obstore.get(self._store, key)
-            return bytes(answer.bytes()), _described(answer.meta, self.url)
 
         return self._again(key, get)
 
@@ -289,6 +290,11 @@ def _told(error: BaseException) -> tuple[str, Kind]:
         return f"is not there ({told or '404'})", "missing"
     if names & {"PermissionDeniedError", "UnauthenticatedError"} or (status and status[1] in ("401", "403")):
         return f"access was denied ({told or '403'}); check the credentials in the environment", "denied"
+    if "NotSupportedError" in names:
+        return (
+            "the server gives no parts of an object (Range), so that only small ones can be read",
+            "unusable",
+        )
     if "InvalidPathError" in names:
         path = re.search(r'[Pp]ath:? "([^"\n]{1,200})"', text)
         where = f" {path[1]!r}" if path else ""

@@ -91,9 +91,15 @@ class Stores:
         objects, key = self.of(remote.url)
         seen = remote.seen
         assert seen is not None
-        for start in range(0, seen.size_bytes, CHUNK_BYTES):
-            data, found = objects.read(key, start, min(start + CHUNK_BYTES, seen.size_bytes), seen.etag)
-            if (found.size_bytes, found.etag or seen.etag) != (seen.size_bytes, seen.etag or found.etag):
+        size = seen.size_bytes
+        for start in range(0, size, CHUNK_BYTES):
+            if size <= CHUNK_BYTES:
+                data, found = objects.read_all(key, seen.etag)
+            else:
+                data, found = objects.read(key, start, min(start + CHUNK_BYTES, size), seen.etag)
+            tagged = found.etag and seen.etag
+            same = found.etag == seen.etag if tagged else found.mtime_ns == seen.mtime_ns
+            if not same or found.size_bytes != seen.size_bytes:
                 raise ObjectTrouble(f"{remote.url}: is not what it was", "changed")
             yield data
 
@@ -231,7 +237,7 @@ class Fetcher:
         path = self._scratch.path / f"{number}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
         size = remote.stamp[0]
         while True:
-            self._take(size)
+            alone = self._take(size)
             try:
                 with path.open("wb") as file:
                     for data in self._stores.chunks(remote):
@@ -244,14 +250,14 @@ class Fetcher:
                 if not isinstance(error, OSError) or error.errno not in _FULL:
                     raise
                 self._most_bytes = max(1, others_bytes)  # the disk has no more than these had
-                if not others_bytes:
+                if alone:
                     raise StorageFull(
                         f"{self._scratch.path}: no room for {remote.url} ({size >> 20} MiB); what was committed is safe. Make "
                         "room, or name a folder that has it with --scratch"
                     ) from error
 
-    def _take(self, size_bytes: int) -> None:
-        """Wait in line for room; a file larger than all of it waits until it is alone."""
+    def _take(self, size_bytes: int) -> bool:
+        """Wait in line for room; a file larger than all of it waits until it is alone. Whether it is, until it is given back."""
         place = object()
         with self._room:
             self._line.append(place)
@@ -263,8 +269,10 @@ class Fetcher:
                     self._line.remove(place)
                     raise ObjectTrouble("the run was told to end", "stopped")
             self._line.popleft()
+            alone = not self._held_bytes and size_bytes >= self._most_bytes
             self._held_bytes += size_bytes
             self._room.notify_all()
+            return alone
 
     def _give(self, size_bytes: int) -> int:
         """Room is free again; how many bytes others hold."""

@@ -227,13 +227,14 @@ class DecodePool:
                 yield from self._watch(away)
 
     def _next(self, source: Iterator[Coming]) -> Task | None:
-        """The next task that is ready; `_unready` says whether there may be one later."""
+        """The next task that is ready; `_unready` says whether there may be one later for a worker that got none."""
         while isinstance(coming := next(source, END), Failed):
             self._unbegun.append(coming)
-        self._unready = coming is None
+        self._unready |= coming is None
         return coming if isinstance(coming, Task) else None
 
     def _assign(self, source: Iterator[Coming]) -> list[_Worker]:
+        self._unready = False
         for index, item in enumerate(self._workers):
             if item.task is None:
                 task = self._queue.popleft() if self._queue else self._next(source)

@@ -332,6 +332,7 @@ def extract_command(
     elif dry_run:
         from pipeline.dry_run import dry_run as probe
 
+        config.backbones.settled()  # streams that cannot be are refused, though none is made
         result = probe(config, console=console)
     else:
         result = extract(config, console=console)

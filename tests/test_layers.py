@@ -28,10 +28,10 @@ ROOMS = {
         "fingerprint tables",
         "labels",
         "stores",
-        "process lease",
+        "lease",
         "lock",
         "objects",
-        "known reader",
+        "process known reader",
         "kept_text",
         "batch check copying export",
         "convert writer",
@@ -178,6 +178,7 @@ def test_decoding_knows_neither_torch_nor_models() -> None:
 
 
 COVERED_IN = {
+    "pipeline/decoding/test_fetching.py": "pipeline/decoding/remote_file",
     "cache/process/test_ending.py": "cache/errors cache/process/os_errors cache/process/terminal",
     "heads/ablation/test_work.py": "cache/process/cores",
     "cache/labels/test_files.py": "cache/labels/columns",

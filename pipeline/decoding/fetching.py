@@ -7,7 +7,6 @@ leaves a scratch folder that the next one removes. What cannot be fetched is a `
 from __future__ import annotations
 
 import errno
-import hashlib
 import queue
 import re
 import shutil
@@ -19,14 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cache.errors import InputError, StorageFull
-from cache.objects.store import Objects, ObjectTrouble, StoredObject, open_objects, split
+from cache.objects.store import ObjectTrouble
 from pipeline.decoding.pool import Event
+from pipeline.decoding.remote_file import RemoteFile, Stores
 from pipeline.decoding.scratch import OBJECTS_PREFIX, ScratchFolder
 from pipeline.decoding.trouble import Stamp
 from pipeline.decoding.worker import Failed, Finished, Probed, Task, Unchanged
 
-CHUNK_BYTES = 8 << 20
-"""Of one request: what is lost where an answer is cut."""
 THREADS = 8
 AHEAD = 32
 """Files that are fetched or wait for a decode, at most, where they are small."""
@@ -52,65 +50,6 @@ class FetchSettings:
         if not 0 < gibibytes < float("inf"):
             raise InputError(f"--scratch-gb {gibibytes}: must be a positive number")
         return cls(folder, int(gibibytes * (1 << 30)))
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """An object by its URL, and what it was when it was last seen; None where it was not."""
-
-    url: str
-    seen: StoredObject | None = None
-
-    @property
-    def stamp(self) -> Stamp | None:
-        """Size and time of change, as of a file."""
-        return None if self.seen is None else (self.seen.size_bytes, self.seen.mtime_ns)
-
-
-class Stores:
-    """The stores of a run by URL; threads share them. stop: ends what waits for another try."""
-
-    def __init__(self, stop: threading.Event | None = None) -> None:
-        self._stop, self._open, self._lock = stop, dict[str, Objects](), threading.Lock()
-
-    def of(self, url: str) -> tuple[Objects, str]:
-        """The store and the key in it."""
-        store_url, key = split(url)
-        with self._lock:
-            if store_url not in self._open:
-                self._open[store_url] = open_objects(store_url, self._stop)
-            return self._open[store_url], key
-
-    def look(self, remote: RemoteFile) -> RemoteFile:
-        """The object as it is now. Raises ObjectTrouble."""
-        objects, key = self.of(remote.url)
-        return replace(remote, seen=objects.look(key))
-
-    def chunks(self, remote: RemoteFile) -> Iterator[bytes]:
-        """The contents of the version that was seen. Raises ObjectTrouble, `changed` where it is another by now."""
-        objects, key = self.of(remote.url)
-        seen = remote.seen
-        assert seen is not None
-        size = seen.size_bytes
-        for start in range(0, size, CHUNK_BYTES):
-            if size <= CHUNK_BYTES:
-                data, found = objects.read_all(key, seen.etag)
-            else:
-                data, found = objects.read(key, start, min(start + CHUNK_BYTES, size), seen.etag)
-            tagged = found.etag and seen.etag
-            same = found.etag == seen.etag if tagged else found.mtime_ns == seen.mtime_ns
-            if not same or found.size_bytes != seen.size_bytes:
-                raise ObjectTrouble(f"{remote.url}: is not what it was", "changed")
-            yield data
-
-
-def object_digest(remote: RemoteFile) -> str:
-    """`blake2b:<hex>` of an object's contents, as `file_digest` gives it of a file; nothing is kept. Raises ObjectTrouble."""
-    stores = Stores()
-    digest = hashlib.blake2b(digest_size=20)
-    for data in stores.chunks(remote if remote.seen else stores.look(remote)):
-        digest.update(data)
-    return f"blake2b:{digest.hexdigest()}"
 
 
 Wanted = tuple[Task, RemoteFile | None]

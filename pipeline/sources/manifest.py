@@ -12,7 +12,7 @@ from cache.labels.keys import key_columns
 from cache.labels.media import has_media_suffix, utf8_path
 from cache.labels.names import is_number
 from cache.objects.store import as_location, is_remote, split
-from pipeline.decoding.fetching import RemoteFile
+from pipeline.decoding.remote_file import RemoteFile
 from pipeline.sources.remote import beside
 
 

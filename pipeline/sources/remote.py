@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cache.errors import SourceError
 from cache.objects.store import ObjectTrouble, open_objects, split
-from pipeline.decoding.fetching import RemoteFile, Stores
+from pipeline.decoding.remote_file import RemoteFile, Stores
 from pipeline.sources.names import portable
 
 LOOKING = 16

@@ -26,7 +26,7 @@ from cache.labels.join import shortened
 from cache.labels.media import MEDIA_SUFFIXES, SOUND_SUFFIXES
 from cache.labels.names import is_known_word, nfc
 from cache.objects.store import as_location, is_remote, split
-from pipeline.decoding.fetching import RemoteFile
+from pipeline.decoding.remote_file import RemoteFile
 from pipeline.decoding.words import Transcript
 from pipeline.sources.manifest import read_manifest
 from pipeline.sources.names import portable, portable_path

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cache.objects.store import ObjectTrouble
 from cache.schema import KnownInput
-from pipeline.decoding.fetching import object_digest
+from pipeline.decoding.remote_file import object_digest
 from pipeline.decoding.worker import file_digest
 from pipeline.sources.inventory import Input
 

@@ -48,7 +48,7 @@ def test_google_cloud_storage_goes_by_generations(monkeypatch: pytest.MonkeyPatc
         return {"e_tag": "other", "version": "18"}
 
     monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
-    monkeypatch.setattr(obstore, "get", lambda *_: answer)
+    monkeypatch.setattr(obstore, "get", lambda *_, **__: answer)
     monkeypatch.setattr(obstore, "put", put)
     place = Bucket("gs://bucket/v1.zarr")
     assert place.read_record() == (b"1", "17")

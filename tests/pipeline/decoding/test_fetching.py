@@ -29,9 +29,10 @@ from onepass import merge as merge_command
 from pipeline.backbones.load import load_backbones
 from pipeline.cli.extract import app
 from pipeline.config import ExtractConfig
-from pipeline.decoding import fetching
-from pipeline.decoding.fetching import Fetcher, FetchSettings, RemoteFile, object_digest
+from pipeline.decoding import fetching, remote_file
+from pipeline.decoding.fetching import Fetcher, FetchSettings
 from pipeline.decoding.pool import PoolSettings
+from pipeline.decoding.remote_file import RemoteFile, object_digest
 from pipeline.decoding.scratch import OBJECTS_PREFIX
 from pipeline.decoding.worker import Failed, Finished, Task, file_digest
 from pipeline.dry_run import dry_run
@@ -91,7 +92,7 @@ def test_a_run_over_a_bucket_is_a_run_over_its_files(
     server: Server, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.zarr"
-    monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(remote_file, "CHUNK_BYTES", 1000)
     server.faults["data/" + GOOD[0]] += ["503", "503", "", "cut", "cut"]
     server.faults["data/" + GOOD[1]] += ["cut", "503"]
     server.faults[""] += ["503"]
@@ -353,7 +354,7 @@ def test_the_end_of_a_run_does_not_wait_for_retries(server: Server, monkeypatch:
 
 
 def test_a_digest_is_that_of_the_file(server: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(remote_file, "CHUNK_BYTES", 1000)
     assert object_digest(RemoteFile(f"{URL}/{GOOD[0]}")) == file_digest(str(data / GOOD[0]))
 
 
@@ -452,7 +453,7 @@ def test_a_web_server_is_read_by_a_manifest(
     manifest.write_text("path\n" + "".join(f"{base}/{name}\n" for name in GOOD), encoding="utf-8")
     monkeypatch.setattr(server, "ranges", False)  # as Python's own has none
     with monkeypatch.context() as patch:
-        patch.setattr(fetching, "CHUNK_BYTES", 1000)
+        patch.setattr(remote_file, "CHUNK_BYTES", 1000)
         refused = run(manifest, tmp_path / "c.zarr").rejects
         assert len(refused) == 5
         assert all("gives no parts of an object (Range)" in detail for _, detail in refused.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cache.process.cores import usable_cores
 from pipeline.reporting import profile
 from pipeline.reporting.report import ExtractReport
 from tests.pipeline.tiny import tiny_backbones
@@ -33,9 +34,7 @@ def test_times_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "100.0 s after start-up; 2 decode workers" in text
     assert "60.0 s (60%) with a pass under way, 0.04 TFLOP" in text
     assert "75.0 s (75%) with any pass under way, 1 GFLOP/s = 67% of the fp32 matrix rate" in text
-    cores = profile.os.cpu_count() if not hasattr(profile.os, "sched_getaffinity") else None
-    cores = cores or len(profile.os.sched_getaffinity(0))
-    assert f"{30 / cores + 50:8.1f} s = decode / cores + FLOPs / matrix rate" in text
+    assert f"{30 / usable_cores() + 50:8.1f} s = decode / cores + FLOPs / matrix rate" in text
     assert lines(monkeypatch)[-1].startswith("change first: ")
 
 

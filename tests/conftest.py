@@ -88,6 +88,12 @@ COSTLY = (
     "test_remote_out.py",
     "cache/objects/test_mirror.py",
     "pipeline/decoding/test_fetching.py",
+    "cache/test_lease.py",
+    "heads/report/test_outputs.py",
+    "heads/ablation/test_leaderboard_files.py",
+    "pipeline/backbones/kinds/test_motion.py",
+    "cache/test_convert.py",
+    "heads/test_python_door.py",
 )
 """Modules that take more than about four seconds of processor time, the costliest first. They begin first, so that no process is
 

@@ -1,10 +1,10 @@
-"""What words add to the extraction of pictures: processor time with and without a stream of text, on the same videos.
+"""What words and sound add to the extraction of pictures: processor time with and without these streams, on the same videos.
 
     python benchmarks/words.py --src FOLDER [--videos 4] [--rounds 3] [--weights random]
 
 Takes the first videos of a folder, lays a made-up .srt beside a link to each (a line of speech every 3 s), and takes turns: clip
-and slowfast, and the same with text (all-MiniLM-L6-v2). Models are loaded before. Processor seconds are those of this process and
-of its decode workers; what is shown is the median of the turns, and their ratio.
+and slowfast, the same with text (all-MiniLM-L6-v2), and with text and audio (log-mel). Models are loaded before. Processor
+seconds are those of this process and of its decode workers; what is shown is the median of the turns, and their ratios.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     found = sorted(path for path in asked.src.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)[
         : asked.videos
     ]
-    streams = ("clip", "slowfast", "text,weights=all-minilm-l6-v2")
+    streams = ("clip", "slowfast", "audio", "text,weights=all-minilm-l6-v2")
     whole = BackboneConfig.of(streams, weights=asked.weights, device="cpu")
     backbones = load_backbones(whole)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,8 @@ def main() -> None:
             link.symlink_to(path.absolute())
             cues = [(EVERY_SECONDS * n, EVERY_SECONDS * n + 2, LINES[n % len(LINES)]) for n in range(200)]
             link.with_suffix(".srt").write_text(srt(cues), encoding="utf-8")
-        taken: dict[str, list[float]] = {"clip,slowfast": [], "clip,slowfast,text": []}
+        names_of = ("clip,slowfast", "clip,slowfast,text", "clip,slowfast,audio,text")
+        taken: dict[str, list[float]] = {names: [] for names in names_of}
         told = ""
         for turn in range(asked.rounds):
             for names, seconds in taken.items():
@@ -77,9 +78,9 @@ def main() -> None:
     print(told)
     for names, seconds in taken.items():
         every = ", ".join(f"{value:.1f}" for value in seconds)
-        print(f"{names:<20} {medians[names]:7.1f} processor seconds (of {every})")
-    without, with_words = medians.values()
-    print(f"words add {with_words / without - 1:+.1%}")
+        print(f"{names:<25} {medians[names]:7.1f} processor seconds (of {every})")
+    without, with_words, with_both = medians.values()
+    print(f"words add {with_words / without - 1:+.1%}, words and sound {with_both / without - 1:+.1%}")
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def test_taken_over_between_a_check_and_what_it_allows_the_late_one_changes_noth
     total = run_until_check(0, lambda: None, lambda: script.run(store, sidecar))
     every = bool(os.environ.get("ONEPASS_EVERY_CRASH_POINT"))
     numbers = range(1, total + 1)
-    for number in numbers if every else random.Random(store.suffix).sample(numbers, 16):
+    for number in numbers if every else random.Random(store.suffix).sample(numbers, 10):
         path = tmp_path / "shared" / store.name
         found: list[dict[str, object]] = []
         refused = False

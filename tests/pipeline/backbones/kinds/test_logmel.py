@@ -174,6 +174,7 @@ def test_a_track_that_is_no_number_is_refused() -> None:
         load_backbones(BackboneConfig.of(("audio=logmel,fps=3",), device="cpu"))
 
 
+@pytest.mark.slow
 def test_the_profile_counts_no_flops_for_it(src: Path, tmp_path: Path) -> None:
     said = io.StringIO()
     from pipeline.run import extract

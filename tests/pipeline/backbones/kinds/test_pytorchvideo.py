@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(trained(model_of(SMALL)), folder / "X3D_XS.pyth", "model_state")
 
 
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("runtime", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_file_of_the_zoo_is_run_as_plainly(runtime: str, checkpoint: Path) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino")

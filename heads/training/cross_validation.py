@@ -2,7 +2,7 @@
 
 K heads are trained, each without one fold, and what they say of it decides temperature and threshold. Each fold is
 decided by the threshold that the *other* folds choose, so that no decision here was chosen on the video that it
-is made on; the temperature is one for all, which moves no decision and no order. The floors go the same way.
+is made on; the temperature is one for all, which moves no order. The floors go the same way, without a temperature.
 """
 
 from __future__ import annotations

@@ -106,7 +106,12 @@ def merge(
     typer.echo(
         f"{shown(out)}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
     )
-    say_words(local)
+    if found.n_passing:
+        typer.echo(
+            f"note: {found.n_passing} of the rejects are passing trouble: these inputs were never read. extract --src SRC --out "
+            f"{shown(out)} tries them again"
+        )
+    say_words(local, out)
 
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")

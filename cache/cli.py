@@ -50,15 +50,24 @@ def convert_command(
             tokens = ", ".join(f"{info.n_tokens} {name}" for name, info in opened.streams.items())
             told = f"{len(opened)} videos, {tokens} tokens, {len(opened.rejects)} rejects"
     typer.echo(f"{shown(target)}: {told}")
-    say_words(local)
+    say_words(local, target)
 
 
-def say_words(cache: Path) -> None:
-    """Print where the words lie that went along with a copy, if there are any: personal data, now in one more place."""
+def say_words(cache: Path, target: Path) -> None:
+    """Print where the words lie that went along with a copy, if there are any: personal data, now in one more place.
+
+    None go to an address: what the working copy `cache` of one holds is removed.
+    """
     from cache.kept_text import kept_text_path
+    from cache.objects.address import remote_url
 
-    if (words := kept_text_path(cache)).exists():
+    if not (words := kept_text_path(cache)).exists():
+        return
+    if remote_url(target) is None:
         typer.echo(f"{words}: the words that --keep-text kept, copied along")
+    else:
+        words.unlink()
+        typer.echo("the words that --keep-text kept stay where they are: none go to an address")
 
 
 def export_command(

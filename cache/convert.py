@@ -35,8 +35,9 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
             files.make_directory(target.parent)
         lock = CacheLock(target)
         try:
+            require_replaceable(target, overwrite)
+            take_words_along([source], target, contents=source)
             write_copy(source, target, overwrite=overwrite, fence=lock.fence)
-            take_words_along([source], target)
         finally:
             lock.release()
 

@@ -97,14 +97,16 @@ def read_words(cache: Path) -> list[KeptWords]:
     return list(found.values())
 
 
-def take_words_along(sources: Sequence[Path], target: Path) -> None:
-    """Copy the words beside caches whose contents `target` now holds, as far as they are of videos in it; none, no file.
+def take_words_along(sources: Sequence[Path], target: Path, *, contents: Path) -> None:
+    """Copy the words beside caches to beside `target`, as far as they are of videos in `contents`; none, no file.
 
     Raises StorageFull, CacheError.
     """
     if not any(kept_text_path(source).exists() for source in sources):
+        with files.storage_errors(target):
+            files.remove_file(kept_text_path(target))  # of a cache that is replaced
         return
-    with open_cache(target) as cache:
+    with open_cache(contents) as cache:
         held = set(zip(map(str, cache.videos.id), map(str, cache.videos.digest), strict=True))
     unfinished = target.with_name(f"{target.name}.taking")
     with files.storage_errors(target):

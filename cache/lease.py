@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -74,7 +75,8 @@ class _Seen:
         """What it says; empty where it is none, or of a version that left no leases."""
         try:
             found = json.loads(self.raw)
-            return found if isinstance(found["token"], str) and float(found["lease_seconds"]) >= 0 else {}
+            fits = isinstance(found["token"], str) and isinstance(found["places"], list)
+            return found if fits and float(found["lease_seconds"]) >= 0 else {}
         except (ValueError, KeyError, TypeError):
             return {}
 
@@ -93,6 +95,20 @@ def _words(found: Any) -> str:
         return f"{where} since {found['since']} (command: {found['command']})"
     except (KeyError, TypeError):
         return "another process"
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM end what is within, whatever else they do in this process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 class Lease:
@@ -125,13 +141,14 @@ class Lease:
     def _wait(self, seen: _Seen) -> bytes:
         """Raw bytes of what may be replaced: no lease, one of this machine (whose lock is held here), or a dead one."""
         record = seen.record()
-        if not record or set(places()) & set(record.get("places", ())):
+        if not record or set(places()) & set(map(str, record["places"])):
             return seen.raw
         seconds = min(float(record["lease_seconds"]), _LONGEST_WAIT_SECONDS)
         self._say(f"waiting up to {seconds:.0f} s to see whether {_words(record)} still writes")
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
-            time.sleep(min(1.0, seconds / 10))
+            with _interruptible():
+                time.sleep(min(1.0, seconds / 10))
             now = _Seen.at(self._path)
             if now.raw and now != seen:
                 raise CacheLocked(

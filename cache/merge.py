@@ -24,7 +24,7 @@ from cache.kept_text import take_words_along
 from cache.lock import CacheLock
 from cache.objects.address import require_local
 from cache.reader import Cache, open_cache
-from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures
+from cache.schema import REJECT_COLUMNS, VIDEO_COLUMNS, Reject, VideoFeatures, is_passing
 from cache.stores import files
 from cache.stores.compatible import require_compatible
 from cache.stores.open import cache_format
@@ -43,12 +43,13 @@ FEW = 3
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Counts: of parts, stored videos, rejects, and ids that two parts held alike."""
+    """Counts: of parts, stored videos, rejects, ids that two parts held alike, and rejects of passing trouble."""
 
     n_parts: int
     n_videos: int
     n_rejects: int
     n_twice: int
+    n_passing: int
 
 
 def merge(
@@ -92,16 +93,23 @@ def merge(
             require_replaceable(target, overwrite)
             _fill(staging, opened, twice)
             adopt_digests(staging)
+            take_words_along(paths, target, contents=staging)
             publish(staging, target, overwrite=overwrite, fence=lock.fence)
-            take_words_along(paths, target)
         finally:
             lock.release()
         n_videos = len({str(i) for cache in opened for i in cache.videos.id})
         n_rejects = len({str(i) for cache in opened for i in cache.rejects.id})
+        n_passing = sum(len(_passing(cache)) for cache in opened)
     finally:
         for cache in opened:
             cache.close()
-    return Merged(len(paths), n_videos, n_rejects, sum(len(ids) for ids in twice))
+    return Merged(len(paths), n_videos, n_rejects, sum(len(ids) for ids in twice), n_passing)
+
+
+def _passing(cache: Cache) -> list[str]:
+    """Ids of the rejects of passing trouble."""
+    rejects = map(cache.rejects.row, range(len(cache.rejects)))
+    return [reject.id for reject in rejects if is_passing(reject.reason, reject.digest)]
 
 
 def _require_all_shards(opened: Sequence[Cache]) -> None:

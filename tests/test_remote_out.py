@@ -21,9 +21,10 @@ import typer
 from typer.testing import CliRunner
 
 from cache.cli import convert_command, inspect_command
-from cache.errors import CacheError, CacheLocked, FingerprintMismatch, InputError
+from cache.errors import CacheError, CacheLocked, CacheNotFound, FingerprintMismatch, InputError
 from cache.objects.mirror import Mirror
 from cache.objects.record import RECORD_NAME, CommitRecord
+from cache.objects.store import ObjectTrouble
 from cache.reader import open_cache
 from heads.cli.audit import audit_command
 from onepass import merge as merge_command
@@ -131,9 +132,30 @@ def test_parts_are_merged_and_converted_to_and_from_addresses(
     with pytest.raises(CacheError, match=rf"^{out} exists; remove it"):
         invoke(merge_command, *parts, "--out", out)
     invoke(convert_command, out, tmp_path / "copy.h5")
+    bucket.faults["v1/again.h5/commit.json"] += ["", "503"]  # one bad answer is borne
     code, said = invoke(convert_command, tmp_path / "copy.h5", url.replace("part.zarr", "again.h5"))
     assert code == 0 and said.startswith(f"s3://{BUCKET}/v1/again.h5: 5 videos")
     assert contents(Path(url.replace("part.zarr", "again.h5"))) == contents(tmp_path / "copy.h5") == whole
+
+
+def test_what_could_not_be_published_whole_is_made_again(
+    src: Path, url: str, bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of a conversion that failed stands in the way of the same command, or is published by another one."""
+    monkeypatch.setattr("cache.objects.mirror._TRIES", 2)
+    run(src, tmp_path / "whole.zarr")
+    bucket.faults["v1/part.zarr/commit.json"] += ["", *["503"] * 40]
+    with pytest.raises(ObjectTrouble, match="nothing was published; run the same command again"):
+        invoke(convert_command, tmp_path / "whole.zarr", url)
+    bucket.faults.clear()
+    with pytest.raises(CacheNotFound):
+        open_cache(Path(url))
+    with pytest.raises(CacheNotFound):
+        invoke(convert_command, tmp_path / "none.zarr", url)
+    with pytest.raises(CacheNotFound):
+        open_cache(Path(url))
+    invoke(convert_command, tmp_path / "whole.zarr", url)
+    assert contents(Path(url)) == contents(tmp_path / "whole.zarr")
 
 
 def test_a_second_writer_ends_with_its_line(

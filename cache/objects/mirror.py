@@ -37,7 +37,7 @@ PUBLISH_SECONDS = 60.0
 STATE_NAME = "state.json"
 _SETTLED_NS = 2_000_000_000
 """A file that changed so shortly before it was read may change again without another time of change."""
-_TRIES = 4
+_TRIES = 6
 Say = Callable[[str], object]
 _Stamp = tuple[int, int, int]
 
@@ -54,9 +54,11 @@ class _Published:
 class Mirror:
     """The working copy of one address, held by one process. `path` is the local cache. A context manager; made by `open`."""
 
-    def __init__(self, bucket: Bucket, folder: Path, lock: CacheLock, say: Say, every_seconds: float) -> None:
+    def __init__(
+        self, bucket: Bucket, folder: Path, lock: CacheLock, say: Say, every_seconds: float, whole: bool
+    ) -> None:
         self.bucket, self._folder, self._lock, self._say = bucket, folder, lock, say
-        self._every_seconds = every_seconds
+        self._every_seconds, self._whole = every_seconds, whole
         self.writer = uuid.uuid4().hex
         self._base: _Published | None = None
         self._described: dict[str, tuple[_Stamp, StoredFile]] = {}
@@ -66,10 +68,18 @@ class Mirror:
         self.path = folder / bucket.name
 
     @classmethod
-    def open(cls, url: str, *, say: Say = lambda _: None, every_seconds: float = PUBLISH_SECONDS) -> Mirror:
+    def open(
+        cls,
+        url: str,
+        *,
+        say: Say = lambda _: None,
+        every_seconds: float = PUBLISH_SECONDS,
+        whole: bool = False,
+    ) -> Mirror:
         """Take hold of the working copy of `url` and bring it to the state that is published there.
 
-        A copy that is ahead of that state (its run was killed before it could publish) is kept as it is. Raises CacheLocked where
+        A copy that is ahead of that state (its run was killed before it could publish) is kept as it is. whole: the cache is made
+        in one piece, again where it was not published, and published only where nothing went wrong. Raises CacheLocked where
         another process of this machine has it, CacheCorrupt for objects that are missing or damaged, and CacheError.
         """
         if url.startswith("http"):
@@ -85,7 +95,7 @@ class Mirror:
         except CacheLocked as error:
             told = str(error).replace(str(folder / "mirror"), bucket.url)
             raise CacheLocked(f"{told} Its working copy is {folder}") from None
-        mirror = cls(bucket, folder, lock, say, every_seconds)
+        mirror = cls(bucket, folder, lock, say, every_seconds, whole)
         try:
             with files.storage_errors(folder):
                 mirror._take_over()
@@ -104,7 +114,7 @@ class Mirror:
         try:
             if error is None:
                 self.publish()
-            elif isinstance(error, OnepassError):
+            elif isinstance(error, OnepassError) and not self._whole:
                 self._publish_after(error)
         finally:
             self._lock.release()
@@ -140,6 +150,8 @@ class Mirror:
                 self._publish()
             except ObjectTrouble as trouble:
                 kept = f"what is committed lies in {self._folder}, and the same command goes on with it"
+                if self._whole:
+                    kept = "nothing was published; run the same command again"
                 self._failed = ObjectTrouble(f"{trouble}; {kept}", trouble.kind)
                 raise self._failed from trouble
             except OnepassError as error:
@@ -195,9 +207,11 @@ class Mirror:
                     self._base = found  # an earlier put, given up as lost, came through after all
                     continue
                 elif (found and found.etag) == (base and base.etag):
-                    if trouble.kind == "passing":
+                    if trouble.kind == "passing" and attempt == _TRIES - 1:
                         raise
-                    time.sleep(0.1 * 2**attempt)  # two puts at one moment, of which neither holds
+                    time.sleep(
+                        0.1 * 2**attempt
+                    )  # no room in the storage now, or two puts at one moment, of which neither holds
                     continue
                 else:
                     raise self._told_who_won(found) from trouble
@@ -231,11 +245,17 @@ class Mirror:
                     f"{self.bucket.url} has no {RECORD_NAME} any more, and {self._folder} is the working copy of one: restore "
                     "it, or remove that folder to begin again"
                 )
+            if self._whole:
+                for root in self._roots():
+                    if root.is_dir():
+                        files.remove_tree(root)
+                    else:
+                        files.remove_file(root)
             return
         self._base = found
         self._sent = _pieces(found.record.files)
         self.path = self._folder / found.record.name
-        if continued != found.digest or not cache_exists(self.path):
+        if self._whole or continued != found.digest or not cache_exists(self.path):
             self._sync(found.record)
             self._save_state()
 
@@ -325,7 +345,7 @@ def written(target: Path, say: Say = print) -> Iterator[Path]:
     if url is None:
         yield target
         return
-    with Mirror.open(url, say=say) as mirror:
+    with Mirror.open(url, say=say, whole=True) as mirror:
         yield mirror.path
 
 

@@ -58,6 +58,8 @@ def receive(bucket: Bucket, file: StoredFile, target: Path) -> None:
                 out.write(file.text.encode())
             for digest, _, length in file.spans():
                 out.write(_piece(bucket, digest, length, of=file.path))
+            out.flush()
+            os.fsync(out.fileno())  # from now on its name is taken for its contents
         files.rename(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -175,9 +175,10 @@ def test_the_storage_has_bad_days(
     bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
+    monkeypatch.setattr(mirror_module, "_TRIES", 2)
     with Mirror.open(url, say=lines.append, every_seconds=0) as mirror, open_writer(mirror.path) as writer:
         writer.after_change = mirror.publish_if_due
-        bucket.faults[key(url)] += ["503"]  # a conditional put is made once: the next publish makes it again
+        bucket.faults[key(url)] += ["503", "", "503"]  # the next publish makes the conditional put again
         writer.commit([make_video("a.mp4")], [])
         assert (
             "not published yet" in lines[0] and "503 SlowDown" in lines[0] and key(url) not in bucket.objects

@@ -110,6 +110,12 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Quick tests do not even import the modules that they leave out."""
+    quick = "not costly" in config.option.markexpr
+    return True if quick and collection_path in {TESTS / name for name in COSTLY} else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the costly tests and let them begin."""

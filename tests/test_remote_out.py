@@ -143,6 +143,7 @@ def test_what_could_not_be_published_whole_is_made_again(
 ) -> None:
     """Nothing of a conversion that failed stands in the way of the same command, or is published by another one."""
     monkeypatch.setattr("cache.objects.mirror._TRIES", 2)
+    monkeypatch.setattr("cache.objects.store.TRIES", 2)
     run(src, tmp_path / "whole.zarr")
     bucket.faults["v1/part.zarr/commit.json"] += ["", *["503"] * 40]
     with pytest.raises(ObjectTrouble, match="nothing was published; run the same command again"):

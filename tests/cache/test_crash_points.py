@@ -58,7 +58,7 @@ def sampled(suffix: str, total: int, wanted: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("without_fsync")
-@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("suffix", ["zarr", pytest.param("h5", marks=pytest.mark.slow)])
 def test_killed_anywhere_resumes_to_the_same_cache(suffix: str, tmp_path: Path, sidecar: Path) -> None:
     """ONEPASS_EVERY_CRASH_POINT=1 tries all of them, which takes minutes."""
     path = tmp_path / f"cache.{suffix}"

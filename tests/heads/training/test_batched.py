@@ -59,7 +59,7 @@ def same(one: FitResult | HeadError, other: FitResult | HeadError) -> None:
     assert timeless[0] == timeless[1]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_heads_trained_together_equal_heads_trained_alone(
     toy_cache: Cache, quick: TrainConfig, precision: str
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache import copying
 from cache.errors import CacheError, CacheNotFound
-from cache.kept_text import take_words_along
+from cache.kept_text import words_along
 from cache.lock import CacheLock
 from cache.objects.address import require_local
 from cache.reader import open_cache
@@ -36,15 +36,14 @@ def convert(source: str | Path, target: str | Path, *, overwrite: bool = False) 
         lock = CacheLock(target)
         try:
             require_replaceable(target, overwrite)
-            take_words_along([source], target, contents=source)
-            write_copy(source, target, overwrite=overwrite, fence=lock.fence)
+            with words_along([source], target, contents=source):
+                write_copy(source, target, fence=lock.fence)
         finally:
             lock.release()
 
 
-def write_copy(source: Path, target: Path, *, overwrite: bool, fence: files.Fence) -> None:
-    """The same for whoever holds the lock of `target`."""
-    require_replaceable(target, overwrite)
+def write_copy(source: Path, target: Path, *, fence: files.Fence) -> None:
+    """The copy alone, in the place of what is there, for whoever holds the lock of `target`."""
     with open_cache(source) as cache:
         with files.storage_errors(target):
             copying.clean_leftovers(target)

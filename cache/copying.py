@@ -40,8 +40,7 @@ def clean_leftovers(path: Path) -> None:
         for suffix in (CREATING_SUFFIX, REMOVING_SUFFIX):
             name = target.name + suffix
             for leftover in (target.with_name(name), *target.parent.glob(f"{glob.escape(name)}.*")):
-                files.remove_tree(leftover)
-                files.remove_file(leftover)
+                files.remove(leftover)
 
 
 def new_zarr(

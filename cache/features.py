@@ -212,7 +212,7 @@ def store_features(
     try:
         require_replaceable(path, overwrite)
         with _staged(path, plan, videos, rejects) as staging:
-            publish(staging, path, overwrite=overwrite, fence=lock.fence)
+            publish(staging, path, fence=lock.fence)
     finally:
         lock.release()
 

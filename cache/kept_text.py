@@ -7,9 +7,10 @@ counts, and a line that was cut off by a crash is dropped by the next writer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,20 +98,32 @@ def read_words(cache: Path) -> list[KeptWords]:
     return list(found.values())
 
 
-def take_words_along(sources: Sequence[Path], target: Path, *, contents: Path) -> None:
-    """Copy the words beside caches to beside `target`, as far as they are of videos in `contents`; none, no file.
+@contextlib.contextmanager
+def words_along(sources: Sequence[Path], target: Path, *, contents: Path) -> Iterator[None]:
+    """Within it a cache is put at `target`: the words beside `sources` go along, as far as they are of videos in `contents`.
 
-    Raises StorageFull, CacheError.
+    A new cache has them before it has its name, since its command cannot be repeated after that. One that is replaced keeps its
+    own until then. Where the sources have none, neither has the target. Raises StorageFull, CacheError.
     """
-    if not any(kept_text_path(source).exists() for source in sources):
-        with files.storage_errors(target):
-            files.remove_file(kept_text_path(target))  # of a cache that is replaced
-        return
-    with open_cache(contents) as cache:
-        held = set(zip(map(str, cache.videos.id), map(str, cache.videos.digest), strict=True))
     unfinished = target.with_name(f"{target.name}.taking")
     with files.storage_errors(target):
         files.remove_file(kept_text_path(unfinished))
-        for source in sources:
-            append_words(unfinished, [one for one in read_words(source) if (one.id, one.digest) in held])
-        files.rename(kept_text_path(unfinished), kept_text_path(target))
+        if any(kept_text_path(source).exists() for source in sources):
+            with open_cache(contents) as cache:
+                held = set(zip(map(str, cache.videos.id), map(str, cache.videos.digest), strict=True))
+            for source in sources:
+                append_words(unfinished, [one for one in read_words(source) if (one.id, one.digest) in held])
+    replaced = target.exists()
+    if not replaced:
+        _put_words(unfinished, target)
+    yield
+    if replaced:
+        _put_words(unfinished, target)
+
+
+def _put_words(unfinished: Path, target: Path) -> None:
+    with files.storage_errors(target):
+        if kept_text_path(unfinished).exists():
+            files.rename(kept_text_path(unfinished), kept_text_path(target))
+        else:
+            files.remove_file(kept_text_path(target))

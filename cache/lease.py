@@ -36,11 +36,9 @@ _LONGEST_WAIT_SECONDS = 600.0
 
 def places() -> list[str]:
     """Digests that tell this machine from others: the boot of its kernel, and its name with its machine id."""
-    said = [f"boot {_line('/proc/sys/kernel/random/boot_id')}", f"machine {_line('/etc/machine-id')}"]
-    known = [
-        f"{socket.gethostname()} {one}" if one[0] == "m" else one for one in said if not one.endswith(" ")
-    ]
-    known = known or [socket.gethostname()]
+    host = socket.gethostname()
+    boot, machine = _line("/proc/sys/kernel/random/boot_id"), _line("/etc/machine-id")
+    known = [f"boot {boot}"] * bool(boot) + [f"{host} machine {machine}"] * bool(machine) or [host]
     return [hashlib.blake2b(one.encode(), digest_size=8).hexdigest() for one in known]
 
 
@@ -146,16 +144,16 @@ class Lease:
         seconds = min(float(record["lease_seconds"]), _LONGEST_WAIT_SECONDS)
         self._say(f"waiting up to {seconds:.0f} s to see whether {_words(record)} still writes")
         give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up:
-            with _interruptible():
+        with _interruptible():
+            while time.monotonic() < give_up:
                 time.sleep(min(1.0, seconds / 10))
-            now = _Seen.at(self._path)
-            if now.raw and now != seen:
-                raise CacheLocked(
-                    f"{self._cache} is being written by {_words(now.record())}. Wait until it ends, or stop it."
-                )
-            if not now.raw:  # it ended meanwhile
-                return b""
+                now = _Seen.at(self._path)
+                if now.raw and now != seen:
+                    raise CacheLocked(
+                        f"{self._cache} is being written by {_words(now.record())}. Wait until it ends, or stop it."
+                    )
+                if not now.raw:  # it ended meanwhile
+                    return b""
         self.taken_over = True
         self._say(f"taken over, since {_words(record)} has not renewed its lease for {seconds:.0f} s")
         return seen.raw

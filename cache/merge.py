@@ -20,7 +20,7 @@ from cache.check import values_digest
 from cache.convert import require_replaceable, write_copy
 from cache.errors import CacheError
 from cache.fingerprint import is_imported
-from cache.kept_text import take_words_along
+from cache.kept_text import words_along
 from cache.lock import CacheLock
 from cache.objects.address import require_local
 from cache.reader import Cache, open_cache
@@ -93,23 +93,22 @@ def merge(
             require_replaceable(target, overwrite)
             _fill(staging, opened, twice)
             adopt_digests(staging)
-            take_words_along(paths, target, contents=staging)
-            publish(staging, target, overwrite=overwrite, fence=lock.fence)
+            with words_along(paths, target, contents=staging):
+                publish(staging, target, fence=lock.fence)
         finally:
             lock.release()
         n_videos = len({str(i) for cache in opened for i in cache.videos.id})
         n_rejects = len({str(i) for cache in opened for i in cache.rejects.id})
-        n_passing = sum(len(_passing(cache)) for cache in opened)
+        n_passing = sum(map(_count_passing, opened))
     finally:
         for cache in opened:
             cache.close()
     return Merged(len(paths), n_videos, n_rejects, sum(len(ids) for ids in twice), n_passing)
 
 
-def _passing(cache: Cache) -> list[str]:
-    """Ids of the rejects of passing trouble."""
+def _count_passing(cache: Cache) -> int:
     rejects = map(cache.rejects.row, range(len(cache.rejects)))
-    return [reject.id for reject in rejects if is_passing(reject.reason, reject.digest)]
+    return sum(is_passing(reject.reason, reject.digest) for reject in rejects)
 
 
 def _require_all_shards(opened: Sequence[Cache]) -> None:
@@ -315,14 +314,14 @@ def adopt_digests(path: Path) -> None:
         writer.adopt_fingerprints(found)
 
 
-def publish(staging: Path, target: Path, *, overwrite: bool, fence: files.Fence) -> None:
-    """Put the finished cache `staging` (.zarr) at `target`, for whoever holds the lock of `target`."""
+def publish(staging: Path, target: Path, *, fence: files.Fence) -> None:
+    """Put the finished cache `staging` (.zarr) at `target`, in the place of what is there, for whoever holds its lock."""
     with files.storage_errors(target):
         if cache_format(target) == "zarr" and not target.exists():
             files.put(staging, target, fence)
             files.sync([target.parent])
         else:
-            write_copy(staging, target, overwrite=overwrite, fence=fence)
+            write_copy(staging, target, fence=fence)
             files.remove_tree(staging)
         for suffix in (".lock", ".lock.json"):
             files.remove_file(staging.with_name(staging.name + suffix))

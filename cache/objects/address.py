@@ -10,6 +10,11 @@ from pathlib import Path
 from cache.errors import CacheError
 from cache.objects.store import as_location, redacted
 
+_STORES = (
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+)
+"""Variables that say which store an address is looked for in; names and addresses, no secrets."""
 _FOLDER = re.compile(r"file:/+(?=[^/])")
 
 
@@ -38,8 +43,9 @@ def objects_folder() -> Path:
 
 
 def working_folder(url: str) -> Path:
-    """Where this machine's writer of `url` works."""
-    return objects_folder() / "work" / hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+    """Where this machine's writer of `url` works: a folder for each store that the environment makes of the address."""
+    where = [url, *(os.environ[name] for name in _STORES if name in os.environ)]
+    return objects_folder() / "work" / hashlib.blake2b("\n".join(where).encode(), digest_size=12).hexdigest()
 
 
 def require_local(path: str | Path) -> None:

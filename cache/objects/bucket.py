@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from filelock import FileLock
@@ -17,6 +18,10 @@ class Bucket:
     def __init__(self, url: str) -> None:
         """Asks nothing of the store yet. Raises InputError for an address that cannot be, and where obstore is missing."""
         self.url = redacted(url)
+        if re.search("[?#]", url):
+            raise InputError(
+                f"{self.url}...: an address of a cache has no '?' and no '#', which begin a query: give another name"
+            )
         self.name = self.url.rpartition("/")[2]
         self._folder: Path | None = None
         if url.startswith("file://"):
@@ -58,9 +63,8 @@ class Bucket:
             return self._objects.put(key, data, create=True)
         if self._folder is None:
             return self._objects.put(key, data, etag=etag)
-        with FileLock(
-            self._folder / f"{RECORD_NAME}.lock"
-        ):  # a folder knows no conditional put: a lock stands in for it
+        # a folder knows no conditional put: a lock stands in for it
+        with FileLock(self._folder / f"{RECORD_NAME}.lock"):
             if self._objects.look(key).etag != etag:
                 raise ObjectTrouble(f"{self.url}/{RECORD_NAME}: is not what it was", "changed")
             return self._objects.put(key, data)

@@ -209,9 +209,8 @@ class Mirror:
                 elif (found and found.etag) == (base and base.etag):
                     if trouble.kind == "passing" and attempt == _TRIES - 1:
                         raise
-                    time.sleep(
-                        0.1 * 2**attempt
-                    )  # no room in the storage now, or two puts at one moment, of which neither holds
+                    # the storage is busy, or two puts came at one moment, of which neither holds
+                    time.sleep(0.1 * 2**attempt)
                     continue
                 else:
                     raise self._told_who_won(found) from trouble
@@ -247,10 +246,7 @@ class Mirror:
                 )
             if self._whole:
                 for root in self._roots():
-                    if root.is_dir():
-                        files.remove_tree(root)
-                    else:
-                        files.remove_file(root)
+                    files.remove(root)
             return
         self._base = found
         self._sent = _pieces(found.record.files)

@@ -168,10 +168,8 @@ class Objects:
 
         def get() -> tuple[bytes, StoredObject]:
             answer = obstore.get(self._store, key, options=options)
-            data, found = (
-                bytes(answer.bytes()),
-                _described(answer.meta, self.url),
-            )  # a body that is cut raises here
+            data = bytes(answer.bytes())  # a body that is cut raises here
+            found = _described(answer.meta, self.url)
             start, end = part or (0, found.size_bytes)
             if len(data) != min(end, found.size_bytes) - start:
                 raise OSError(f"{len(data)} bytes came")
@@ -196,16 +194,6 @@ class Objects:
             return str(obstore.put(self._store, key, data, mode=mode, use_multipart=False)[by] or "")
 
         return self._again(key, put, tries=1 if create or etag else TRIES)
-
-    def delete(self, key: str) -> None:
-        """Remove an object; harmless where there is none."""
-        import obstore
-
-        try:
-            self._again(key, lambda: obstore.delete(self._store, key))
-        except ObjectTrouble as trouble:
-            if trouble.kind != "missing":
-                raise
 
     def _again(self, key: str, call: Callable[[], Result], tries: int | None = None) -> Result:
         failed = 0

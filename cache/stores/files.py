@@ -168,10 +168,7 @@ def take_away(path: Path, aside: Path, fence: Fence) -> None:
         with contextlib.suppress(OSError):
             rename(aside, path)
         raise
-    if aside.is_dir():
-        remove_tree(aside)
-    else:
-        remove_file(aside)
+    remove(aside)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -193,6 +190,12 @@ def remove_tree(path: Path) -> None:
     """Remove the directory `path` if it is there. Not atomic: rename what others may look at first."""
     if path.is_dir():
         shutil.rmtree(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the file or directory `path` if it is there."""
+    remove_tree(path)
+    remove_file(path)
 
 
 def sync(paths: Iterable[Path]) -> None:

@@ -164,10 +164,7 @@ class ZarrAppender:
 
     def _recover(self, renew: bool) -> None:
         for leftover in self.path.glob("*/*" + files.PART_SUFFIX):
-            if leftover.is_dir():
-                files.remove_tree(leftover)
-            else:
-                files.remove_file(leftover)
+            files.remove(leftover)
         for folder in (self.path / "streams").iterdir():
             # a stream that was never committed has no zarr.json yet
             if folder.is_dir() and folder.name not in self.streams and not (folder / "zarr.json").exists():

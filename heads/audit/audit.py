@@ -256,8 +256,11 @@ def _near(rows: VideoRows, near: NearDuplicates | None) -> list[Finding]:
             across.append(f"{line}: sources {rows.groups[first]}, {rows.groups[second]}")
     measure = f"whitened cosine of {near.threshold:.3f} or more"
     more = [f"{near.n_more:,} pairs, less alike than all that were looked at"] if near.n_more else []
+    unseen = (
+        f"more near duplicates than are looked at, which may part splits ({measure}): raise the threshold"
+    )
     return [
-        *_finding("near-duplicate", "warning", f"near duplicates that are counted only ({measure})", more),
+        *_finding("near-duplicate", "leak", unseen, more),
         *_finding("near-duplicate", "leak", f"near duplicates in two splits ({measure})", leaks),
         *_finding(
             "near-across-groups",

@@ -194,9 +194,8 @@ def near_duplicates(
             highest = float(cosines.max())
             if highest >= threshold:
                 found.add(cosines, start, other)
-            if (
-                highest > found.unrelated
-            ):  # few blocks, once some have been seen: this takes longer than the product
+            # true of few blocks, once some have been seen: what follows takes longer than the product
+            if highest > found.unrelated:
                 apart = (cosines < threshold) & (group_V[rows, None] != group_V[None, columns])
                 found.reach(float(cosines.max(initial=-np.inf, where=apart)))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from cache import kept_text
 from cache.cli import convert_command
+from cache.convert import convert
 from cache.errors import CacheError, StorageFull
 from cache.export import export_cache
 from cache.kept_text import KeptWords, append_words, kept_text_path, read_words
@@ -75,6 +77,31 @@ def test_a_converted_or_merged_cache_has_the_words_of_what_it_holds(
     kept_text_path(out).unlink()
     convert_command(out, tmp_path / "d.zarr")
     assert not kept_text_path(tmp_path / "d.zarr").exists() and "words" not in capsys.readouterr().out
+    convert_command(out, tmp_path / "c.zarr", overwrite=True)  # what is replaced leaves no words behind
+    assert not kept_text_path(tmp_path / "c.zarr").exists() and "words" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_words_are_there_before_the_name_and_stay_with_what_is_not_replaced(
+    replaced: bool, tmp_path: Path
+) -> None:
+    video = make_video("a.mp4")
+    source, target = write_cache(tmp_path / "a.zarr", [video]), tmp_path / "t.zarr"
+    append_words(source, [words("a.mp4", "new", digest=video.row.digest)])
+    if replaced:
+        append_words(write_cache(target, [video]), [words("a.mp4", "old", digest=video.row.digest)])
+
+    def killed(*_: object, **__: object) -> None:
+        (found,) = read_words(target)
+        raise KeyboardInterrupt(found.cues[0][2])
+
+    with (
+        mock.patch("cache.convert.write_copy", killed),
+        pytest.raises(KeyboardInterrupt, match="old" if replaced else "new"),
+    ):
+        convert(source, target, overwrite=replaced)
+    convert(source, target, overwrite=replaced)
+    assert [one.cues[0][2] for one in read_words(target)] == ["new"]
 
 
 def test_words_are_exported_for_what_is_stored(tmp_path: Path) -> None:

@@ -217,6 +217,35 @@ def test_a_commit_sees_that_another_has_committed_whatever_the_lease_says(tmp_pa
         assert list(writer.known()) == ["a.mp4"]
 
 
+def test_one_signal_ends_the_wait_for_a_lease_and_takes_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the process does at a signal otherwise, such as to note it for later."""
+    with open_writer(store) as writer:
+        writer.commit([make_video("a.mp4")], [])
+        raw = store.with_name(store.name + ".lock.json").read_bytes()
+    foreign = json.dumps(json.loads(raw) | {"places": ["elsewhere"], "lease_seconds": 60, "token": "t"})
+    note = store.with_name(store.name + ".lock.json")
+    note.write_text(foreign)
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            open_writer(store)
+        assert time.monotonic() - began < 30 and note.read_text() == foreign
+        os.kill(os.getpid(), signal.SIGINT)
+        assert noted == [signal.SIGINT]
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+    for odd in (None, 5, [["x"]]):
+        note.write_text(json.dumps(json.loads(foreign) | {"places": odd, "lease_seconds": 0.2}))
+        open_writer(store).close()  # one of another make is no lease, or a dead one
+
+
 def test_a_lease_that_is_gone_is_no_lease(tmp_path: Path) -> None:
     path = tmp_path / "c.zarr"
     with (

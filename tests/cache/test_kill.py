@@ -9,30 +9,23 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from cache.errors import CacheNotFound
-from tests.cache.builders import expected, make_reject, make_video, open_writer, read_contents
+from tests.cache.builders import expected, make_reject, make_video, read_contents
+from tests.cache.in_batches import BATCHES, extract
 
 ROUNDS = 6
-BATCHES = 40
 CHILD = """
 import sys
 from pathlib import Path
-from tests.cache.test_kill import extract
+from tests.cache.in_batches import extract
 print("ready", flush=True)
 extract(Path(sys.argv[1]))
 """
 
 
-def extract(store: Path) -> None:
-    """What a resumable run does: commit what is not known yet, batch by batch."""
-    with open_writer(store) as writer:
-        for number in range(BATCHES):
-            videos = [make_video(f"{number}/{index}.mp4") for index in range(3)]
-            rejects = [make_reject(f"{number}/broken.mp4")]
-            if videos[0].row.id not in writer.known():
-                writer.commit(videos, rejects)
-
-
+@pytest.mark.parametrize("store", ["zarr", pytest.param("h5", marks=pytest.mark.slow)], indirect=True)
 def test_killed_at_random_moments_it_resumes_to_the_same_cache(store: Path) -> None:
     rng = random.Random(store.suffix)
     seen = 0

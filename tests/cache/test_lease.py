@@ -153,6 +153,7 @@ def run_until_check(number: int, then: Callable[[], object], work: Callable[[], 
     return count
 
 
+@pytest.mark.parametrize("store", ["zarr", pytest.param("h5", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.usefixtures("without_fsync")
 def test_taken_over_between_a_check_and_what_it_allows_the_late_one_changes_nothing(
     store: Path, tmp_path: Path, sidecar: Path

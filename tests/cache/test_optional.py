@@ -184,6 +184,7 @@ def test_a_column_that_is_too_short_is_corrupt(tmp_path: Path) -> None:
         open_cache(path)
 
 
+@pytest.mark.parametrize("store", ["zarr", pytest.param("h5", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.usefixtures("without_fsync")
 def test_a_death_at_any_moment_leaves_the_old_state_or_the_new(store: Path) -> None:
     """And the same commits go on from there."""

@@ -184,6 +184,7 @@ def test_a_third_name_is_named_with_its_line(tmp_path: Path) -> None:
         label_videos(["a", "b", "c"], labels_file=path, positive=None, allow_unmatched=True)
 
 
+@pytest.mark.slow
 def test_fifty_thousand_rows_join_in_seconds() -> None:
     """3 s of processor time; a step that compares every row with every video would take minutes."""
     ids = [f"train/Fight/V_{n}_0.0_4.0.mp4" for n in range(50_000)]

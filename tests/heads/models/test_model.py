@@ -108,6 +108,7 @@ def test_transformer_is_as_wide_as_its_input() -> None:
     assert make("transformer", width=8).project is not None
 
 
+@pytest.mark.slow
 def test_lengths_1_and_5000_score() -> None:
     for architecture in ARCHITECTURES:
         model = make(architecture, **({"width": 16, "feedforward": 16} if architecture in ATTENDING else {}))

@@ -157,10 +157,23 @@ def test_packs_and_repetition_change_nothing(
     assert [len(pack) for pack in jobs] == [2, 2, 1]
 
 
-@pytest.mark.parametrize("ensemble", ["folds", "refit"])
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"model": "logistic"}, {"delta": "beside", "join": "late"}, {"model": "mlp", "pool": "std"}],
+    ("settings", "ensemble"),
+    [
+        ({}, "folds"),
+        ({"model": "logistic"}, "folds"),
+        ({"delta": "beside", "join": "late"}, "refit"),
+        ({"model": "mlp", "pool": "std"}, "folds"),
+        *[
+            pytest.param(*others, marks=pytest.mark.slow)
+            for others in (
+                ({}, "refit"),
+                ({"model": "logistic"}, "refit"),
+                ({"delta": "beside", "join": "late"}, "folds"),
+                ({"model": "mlp", "pool": "std"}, "refit"),
+            )
+        ],
+    ],
 )
 def test_what_folds_choose_is_what_the_head_has(
     split_cache: Cache, brief: TrainConfig, tmp_path: Path, ensemble: Ensemble, settings: dict[str, str]

@@ -114,6 +114,7 @@ def test_features_without_change_are_not_lost(tmp_path: Path) -> None:
     assert [row["name"] for row in head.info.portfolio] == list(MODELS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 def test_from_the_command_line(
     toy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -96,6 +96,7 @@ def test_slowfast_fp32(
     assert torch.equal(model.embed(batch), first)
 
 
+@pytest.mark.slow
 def test_slowfast_plainly(
     backbone: Loader, expected_slowfast: NDArray[np.float32], window: list[NDArray[np.uint8]]
 ) -> None:

@@ -161,7 +161,7 @@ MISDEEDS = {  # what the decoder does -> reason with PyAV, words of the detail
 }
 
 
-@pytest.mark.usefixtures("fake_decoders")
+@pytest.mark.usefixtures("fake_decoders", "forked_here")
 def test_every_misdeed_costs_one_video(tmp_path: Path) -> None:
     paths = []
     for deed in MISDEEDS:
@@ -174,7 +174,7 @@ def test_every_misdeed_costs_one_video(tmp_path: Path) -> None:
     assert trial.worker_restarts == 4  # hang, open, crash, exit
 
 
-@pytest.mark.usefixtures("fake_decoders")
+@pytest.mark.usefixtures("fake_decoders", "forked_here")
 def test_pyav_gets_every_video_that_another_decoder_failed_on(tmp_path: Path) -> None:
     deeds = [deed for deed in MISDEEDS if deed != "memory"]
     paths = fakes.write_names(tmp_path, *(f"decord-{deed}_bad.mp4" for deed in [*deeds, "noise"]))
@@ -197,7 +197,7 @@ def test_a_decoder_that_eats_memory_is_killed(tmp_path: Path) -> None:
     check_quiet(quiet)
 
 
-@pytest.mark.usefixtures("fake_decoders")
+@pytest.mark.usefixtures("fake_decoders", "forked_here")
 def test_noise_alone_is_no_reason_to_reject(tmp_path: Path) -> None:
     outcome = run_pool(fakes.write_names(tmp_path, "noise_a.mp4"), "pyav").outcomes[0]
     check_quiet(outcome)
@@ -206,7 +206,7 @@ def test_noise_alone_is_no_reason_to_reject(tmp_path: Path) -> None:
     assert "something is wrong" in note
 
 
-@pytest.mark.usefixtures("fake_decoders")
+@pytest.mark.usefixtures("fake_decoders", "forked_here")
 def test_a_slow_decode_is_no_hang(tmp_path: Path) -> None:
     """0.4 s for one frame under a deadline of two seconds."""
     trial = run_pool(fakes.write_names(tmp_path, "slow_a.mp4", "slow_b.mp4"), pool=QUICK)
@@ -214,7 +214,7 @@ def test_a_slow_decode_is_no_hang(tmp_path: Path) -> None:
     assert trial.worker_restarts == 0
 
 
-@pytest.mark.usefixtures("fake_decoders")
+@pytest.mark.usefixtures("fake_decoders", "forked_here")
 def test_a_slow_consumer_is_no_hang(tmp_path: Path) -> None:
     """The worker waits for slots longer than the deadline: that is the parent's doing."""
     paths = fakes.write_names(tmp_path, "long30_a.mp4")

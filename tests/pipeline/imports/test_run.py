@@ -287,6 +287,7 @@ def test_what_was_exported_is_imported_the_same(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("made_by", ["I3D", ""])
 def test_a_head_is_trained_on_imported_features_and_says_so(
     tmp_path: Path,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cache.errors import HeadError
 from heads.data.splits import disjoint_folds
+from heads.models.threads import one_blas_thread
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -85,6 +86,7 @@ class _Path:
         return Regression(self._mean, self._std, weights, float(model.intercept_[0]), strength)
 
 
+@one_blas_thread()
 def fit_path(block: Float, labels: Labels, rows: Int, strengths: Sequence[float]) -> list[Regression]:
     """A regression a strength on `rows`, each starting from the one before."""
     path = _Path(block, labels, rows)
@@ -119,6 +121,7 @@ class CrossFit:
         return [path[self.best(leaving_out=fold)] for fold, path in enumerate(self.paths)]
 
 
+@one_blas_thread()
 def cross_fit(block: Float, labels: Labels, folds: Folds) -> CrossFit:
     """Fit every fold at every strength, from the strongest penalty on, until a weaker one has more held-out loss than
     the one before it whichever fold is left out. Weak penalties take the most steps.

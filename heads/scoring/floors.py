@@ -23,7 +23,7 @@ from heads.data.splits import Split
 from heads.data.tokens import TokenSource, scoring_batches
 from heads.models.regression import Folds, cross_fit, fit_regression, mean_logits, out_of_fold_logits
 from heads.models.statistics import statistic_pool
-from heads.models.threads import one_thread
+from heads.models.threads import one_blas_thread, one_thread
 from heads.scoring.bootstrap import Interval
 from heads.scoring.calibration import probabilities as as_probabilities
 from heads.scoring.evaluate import Evaluation, evaluate
@@ -136,6 +136,7 @@ def token_statistics(tokens: TokenSource) -> Float:
     return pooled
 
 
+@one_blas_thread()
 def _regression(features: Float, labels: npt.NDArray[np.int8], train: Int) -> Float:
     """Probabilities [V] of a logistic regression on standardised columns, scikit-learn's defaults (L2, C = 1).
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from heads.models.threads import LEAST_FOR_THREADS, threads_for
+from heads.models.threads import LEAST_FOR_THREADS, one_blas_thread, threads_for
 
 
 def test_small_steps_take_one_thread_and_the_rest_what_there_was() -> None:
@@ -19,3 +20,18 @@ def test_small_steps_take_one_thread_and_the_rest_what_there_was() -> None:
             assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_regressions_have_one_blas_thread_and_leave_them_as_they_were() -> None:
+    with one_blas_thread():  # loads the BLAS of SciPy
+        pass
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        assert 2 in before
+        with one_blas_thread():
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+
+
+def blas_threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]

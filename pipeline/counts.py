@@ -37,9 +37,12 @@ class FlowCounts:
     decode_wait_seconds: float = 0.0
     """That workers waited for a free buffer, all added up."""
     embed_seconds: dict[str, float] = field(default_factory=dict)
+    start_seconds: float = 0.0
+    """Until a decode worker gave something for the first time."""
     model_seconds: float = 0.0
     write_seconds: float = 0.0
     idle_seconds: float = 0.0
+    """Of the models, from then on."""
 
     @property
     def ended(self) -> int:

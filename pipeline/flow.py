@@ -101,6 +101,7 @@ class Flow:
                 if pool.note:
                     console.print(f"note: {pool.note}", highlight=False, markup=False)
                 for event in pool.run(fetcher.tasks(self._tasks(work, stop)), stop=stop):
+                    counts.start_seconds = counts.start_seconds or time.perf_counter() - began
                     self._take(fetcher.told(event))
                     self._gather()
                     self._commit_if_due()
@@ -119,7 +120,7 @@ class Flow:
             for runner in self._runners.values():
                 runner.close()
         counts.model_seconds = self._models.seconds
-        counts.idle_seconds = max(0.0, time.perf_counter() - began - self._models.seconds)
+        counts.idle_seconds = max(0.0, time.perf_counter() - began - counts.start_seconds - self._models.seconds)
         counts.not_reached = len(work) - counts.ended
         for runner in self._runners.values():
             if isinstance(runner, SpreadRunner):

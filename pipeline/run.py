@@ -129,6 +129,7 @@ def _extract(
                 fill_cache(
                     writer, config, resolved, backbones, report=report, console=console, stop=stop, redo=redo
                 )
+                report.setup_seconds += report.start_seconds
                 rows = writer.known().video_rows
                 report.not_redone = sum(rows.get(video_id) == row for video_id, row in before.items())
                 report.redone = len(redo) - report.not_redone

@@ -48,6 +48,7 @@ class ExtractReport(FlowCounts):
     rejects: dict[str, tuple[str, str]] = field(default_factory=dict)
     seconds: float = 0.0
     setup_seconds: float = 0.0
+    """Of `seconds`, until the first decode worker gave something: the source is listed, models are loaded, workers begin."""
     profile: list[str] = field(default_factory=list)
 
     def add(self, other: FlowCounts) -> None:

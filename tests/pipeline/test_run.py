@@ -54,6 +54,8 @@ def test_everything_found_is_stored_or_rejected(src: Path, out: Path) -> None:
         assert row.split == video_id.split("/")[0]
         assert row.size_bytes == (src / video_id).stat().st_size
     assert report.tokens == {"clip": 17, "slowfast": 20}
+    assert 0 < report.start_seconds < report.setup_seconds < report.seconds
+    assert report.setup_seconds + report.idle_seconds + report.model_seconds <= report.seconds
 
 
 def test_what_is_stored_is_the_plain_definition(src: Path, tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ class Flow:
             for runner in self._runners.values():
                 runner.close()
         counts.model_seconds = self._models.seconds
-        counts.idle_seconds = max(0.0, time.perf_counter() - began - counts.start_seconds - self._models.seconds)
+        counts.idle_seconds = max(
+            0.0, time.perf_counter() - began - counts.start_seconds - self._models.seconds
+        )
         counts.not_reached = len(work) - counts.ended
         for runner in self._runners.values():
             if isinstance(runner, SpreadRunner):

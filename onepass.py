@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache.cli import convert_command, export_command, inspect_command, say_words
+from cache.cli import convert_command, export_command, inspect_command, say_words, sweep_command
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
 from cache.objects.store import as_location
 from cache.process.ending import run_app
@@ -63,6 +63,7 @@ app.command(name="streams")(streams_command)
 app.command(name="convert")(convert_command)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
+app.command(name="sweep")(sweep_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
 

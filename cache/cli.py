@@ -1,4 +1,4 @@
-"""The commands that need nothing but a cache: `onepass inspect`, `onepass convert` and `onepass export`."""
+"""The commands that need nothing but a cache: `onepass inspect`, `convert`, `export` and `sweep`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cache.errors import InputError
 
 if TYPE_CHECKING:
     from cache.reader import Cache
@@ -68,6 +70,31 @@ def say_words(cache: Path, target: Path) -> None:
     else:
         words.unlink()
         typer.echo("the words that --keep-text kept stay where they are: none go to an address")
+
+
+def sweep_command(
+    address: Annotated[Path, typer.Argument(help="The s3://, gs:// or az:// address of a cache.")],
+    older_than: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="HOURS", help="Leave what was written later, and everything if the record was."
+        ),
+    ] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove the objects of an address that its commit record does not name: what later publishes and lost runs left."""
+    from cache.objects.address import remote_url
+    from cache.objects.sweep import sweep
+
+    url = remote_url(address)
+    if url is None or url.startswith("http"):
+        raise InputError(f"{address}: only an s3://, gs:// or az:// address of a cache has objects to sweep")
+    found = sweep(url, older_than_hours=older_than, dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    typer.echo(
+        f"{url}: record {found.sequence} names {found.kept} objects; {found.removed} others ({found.removed_bytes / 1e6:.1f} MB) "
+        f"{verb}, {found.young} younger than {older_than:g} h left"
+    )
 
 
 def export_command(

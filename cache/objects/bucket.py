@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
 
 from cache.errors import InputError
-from cache.objects.record import RECORD_NAME
-from cache.objects.store import Objects, ObjectTrouble, open_objects, redacted, split
+from cache.objects.record import OBJECTS, RECORD_NAME
+from cache.objects.store import Objects, ObjectTrouble, StoredObject, open_objects, redacted, split
 
 
 class Bucket:
@@ -42,6 +44,26 @@ class Bucket:
     def read(self, name: str) -> bytes:
         """An object whole."""
         return self._objects.read_all(self._prefix + name)[0]
+
+    def written_ns(self, name: str) -> int:
+        """When an object was put, by the store's clock, in nanoseconds since 1970."""
+        return self._objects.look(self._prefix + name).mtime_ns
+
+    def clock_ns(self, probe: str) -> int:
+        """What the store's clock says: the time of an object that is put, looked at and removed."""
+        self.write(probe, b"")
+        now_ns = self.written_ns(probe)
+        self.remove([probe])
+        return now_ns
+
+    def list_objects(self) -> Iterator[StoredObject]:
+        """The pieces that are there, by their names relative to the address."""
+        for one in self._objects.list(f"{self._prefix}{OBJECTS}"):
+            yield replace(one, key=one.key.removeprefix(self._prefix))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove objects."""
+        self._objects.remove([self._prefix + name for name in names])
 
     def read_record(self) -> tuple[bytes, str] | None:
         """The commit record and its etag (or generation), None where there is none."""

@@ -13,7 +13,7 @@ import posixpath
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -194,6 +194,13 @@ class Objects:
             return str(obstore.put(self._store, key, data, mode=mode, use_multipart=False)[by] or "")
 
         return self._again(key, put, tries=1 if create or etag else TRIES)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects. One that is not there is trouble (`missing`) in a folder, none in a bucket."""
+        import obstore
+
+        if keys:
+            self._again(keys[0], lambda: obstore.delete(self._store, list(keys)))
 
     def _again(self, key: str, call: Callable[[], Result], tries: int | None = None) -> Result:
         failed = 0

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cache.errors import CacheCorrupt, CacheLocked, CacheNotFound
+from cache.objects.bucket import Bucket
+from cache.objects.record import RECORD_NAME
+from cache.objects.sweep import sweep
+from cache.reader import open_cache
+from onepass import app
+from tests.cache.builders import read_contents
+from tests.cache.objects.test_mirror import key, on_another_machine, record, run
+from tests.objects import Server
+
+HOUR = 3600
+
+
+def aged(bucket: Server, url: str, hours: float, name: str = "") -> None:
+    """As if what lies at an address had been written so long ago."""
+    for each, (data, _) in list(bucket.objects.items()):
+        if each.startswith(key(url, name)):
+            bucket.objects[each] = (data, int(time.time() - hours * HOUR))
+
+
+def named(bucket: Server, url: str) -> set[str]:
+    return {key(url, f"objects/{piece}") for file in record(bucket, url).files for piece in file.pieces}
+
+
+def lying(bucket: Server, url: str) -> set[str]:
+    return {name for name in bucket.objects if name.startswith(key(url, "objects/"))}
+
+
+def test_what_no_record_names_goes_and_the_cache_stays(
+    bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = read_contents(run(url))
+    loose = lying(bucket, url) - named(bucket, url)
+    assert loose, "three publishes replace the ends of arrays"
+    aged(bucket, url, 25)
+    late = key(url, f"objects/{'0' * 64}")
+    bucket.put(late, b"sent an hour ago", int(time.time() - HOUR))
+    told = sweep(url, dry_run=True)
+    size = sum(len(bucket.objects[name][0]) for name in loose)
+    assert (told.removed, told.removed_bytes, told.young, told.sequence) == (len(loose), size, 1, 3)
+    assert loose < lying(bucket, url)
+    assert sweep(url) == told and told.kept == len(named(bucket, url))
+    assert lying(bucket, url) == named(bucket, url) | {late}
+    assert sweep(url).removed == 0
+    on_another_machine(local, monkeypatch, "reader")
+    with open_cache(url) as cache:
+        assert cache.n_videos == 4
+    assert read_contents(run(url)) == wanted  # a writer fetches it too, and goes on
+
+
+def test_a_state_that_may_be_at_work_is_left_alone(bucket: Server, url: str) -> None:
+    run(url)
+    aged(bucket, url, 25)
+    aged(bucket, url, 2, RECORD_NAME)
+    before = dict(bucket.objects)
+    with pytest.raises(CacheLocked, match=r"commit.json: was written 2\.0 h ago by .* left alone for 24 h"):
+        sweep(url)
+    assert bucket.objects == before
+    assert sweep(url, older_than_hours=1.5).removed
+
+
+def test_a_damaged_cache_loses_nothing_more(bucket: Server, url: str) -> None:
+    run(url)
+    aged(bucket, url, 25)
+    gone = min(named(bucket, url))
+    del bucket.objects[gone]
+    before = dict(bucket.objects)
+    with pytest.raises(
+        CacheCorrupt, match="1 objects that its record names are missing .*nothing was removed"
+    ):
+        sweep(url)
+    assert bucket.objects == before
+
+
+def test_a_writer_that_comes_meanwhile_is_noticed(
+    bucket: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(url, batches=(["a.mp4"], ["b.mp4"]))
+    aged(bucket, url, 25)
+    listed = Bucket.list_objects
+
+    def slowly(self: Bucket) -> object:
+        yield from listed(self)
+        run(url)
+
+    monkeypatch.setattr(Bucket, "list_objects", slowly)
+    before = lying(bucket, url)
+    with pytest.raises(CacheCorrupt, match="another writer published while it was swept"):
+        sweep(url)
+    assert before <= lying(bucket, url)
+
+
+def test_from_the_command_line(bucket: Server, url: str, tmp_path: Path) -> None:
+    run(url)
+    aged(bucket, url, 30)
+    n_loose = len(lying(bucket, url) - named(bucket, url))
+    told = CliRunner().invoke(app, ["sweep", url, "--dry-run"])
+    assert (
+        told.exit_code == 0 and f"; {n_loose} others (" in told.output and "would be removed" in told.output
+    )
+    assert f" {n_loose} others (" in CliRunner().invoke(app, ["sweep", url]).output
+    nowhere = f"file://{tmp_path}/store/none.zarr"
+    with pytest.raises(CacheNotFound, match=r"no commit.json is there"):
+        sweep(nowhere)
+    run(f"file://{tmp_path}/store/v1.zarr")
+    assert sweep(f"file://{tmp_path}/store/v1.zarr", older_than_hours=0).removed == n_loose

@@ -31,8 +31,8 @@ class Swept:
 def sweep(url: str, *, older_than_hours: float = OLDER_THAN_HOURS, dry_run: bool = False) -> Swept:
     """Remove what the record at `url` does not name and nobody has written for `older_than_hours`.
 
-    dry_run: only count. Raises CacheNotFound where there is no record, CacheLocked where the record is younger, ObjectTrouble, and
-    CacheCorrupt where an object that the record names is missing (nothing is removed then) or another writer came meanwhile.
+    dry_run: only count. Raises CacheNotFound where there is no record, CacheLocked where it is younger, CacheCorrupt where an
+    object that it names is missing (nothing is removed then) or another writer came meanwhile, and ObjectTrouble.
     """
     bucket = Bucket(url)
     before = bucket.read_record()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError
+from heads.data.dataset import HeadDataset
+from heads.data.splits import labelled_rows
 from heads.scoring.floors import FLOORS
 
 Float = npt.NDArray[np.float64]
@@ -30,6 +33,14 @@ def parse_floor_files(given: Sequence[str]) -> dict[str, Path]:
             )
         found[name] = Path(path)
     return found
+
+
+def with_floor_scores(dataset: HeadDataset, files: Mapping[str, Path]) -> HeadDataset:
+    """The dataset with these files' scores among its floors, one for every labelled video (`read_floor_scores`)."""
+    if not files:
+        return dataset
+    wanted, _ = labelled_rows(dataset.labels)
+    return replace(dataset, given_floors=read_floor_scores(files, dataset.ids, wanted))
 
 
 def read_floor_scores(

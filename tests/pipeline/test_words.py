@@ -24,6 +24,7 @@ from rich.console import Console
 
 import onepass
 from cache.check import check_cache
+from cache.convert import convert
 from cache.errors import InputError
 from cache.kept_text import kept_text_path, read_words
 from cache.reader import open_cache
@@ -346,6 +347,7 @@ def test_a_transcript_that_changes_is_read_again(src: Path, folder: Path, tmp_pa
     )
     said(config)
     noted = tmp_path / "c.zarr.transcripts.jsonl"
+    convert(tmp_path / "c.zarr", tmp_path / "copy.h5")
     assert SECRET not in noted.read_text("utf-8")
     noted.write_text(noted.read_text("utf-8") + '{"id": "cut', encoding="utf-8")
     text, report = said(config)
@@ -356,6 +358,8 @@ def test_a_transcript_that_changes_is_read_again(src: Path, folder: Path, tmp_pa
     text, report = said(config)
     assert "2 stored videos had other words in their transcripts: they are extracted again" in text
     assert report.redone == 2 and report.adds_up
+    copied, _ = said(replace(config, out=tmp_path / "copy.h5"))  # as if the copy were continued
+    assert "2 stored videos had other words in their transcripts" in copied
     with open_cache(tmp_path / "c.zarr") as cache:
         row = list(cache.videos.id).index("Fight/a_0.mp4")
         assert cache.tokens("text", row).spans.round(3).tolist() == [pytest.approx([0.1, 0.3])]

@@ -20,6 +20,7 @@ from pipeline.decoding import frames, motion
 from pipeline.decoding.decode import decode_video
 from pipeline.decoding.decoders.base import open_frames
 from pipeline.decoding.motion import TOKEN_WIDTH
+from pipeline.decoding.plain_motion import plain_motion
 from pipeline.verify import StreamVerdict, compare_video, verdicts
 from tests.pipeline.backbones.kinds.test_logmel import rewritten
 from tests.pipeline.trees import GOOD, contents, make_tree, run
@@ -68,6 +69,20 @@ FAULTS = {
     "scaled by picking pixels": (frames, "_shrunk", lambda grey, _: np.ascontiguousarray(grey[::2, ::2])),
     "range not made full": (frames, "STRETCHED", np.arange(256, dtype=np.uint8)),
 }
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 700), (90, 160), (361, 481)])
+@pytest.mark.parametrize("limited", [None, False, True])
+def test_the_plain_measure_is_the_same_whatever_the_size(
+    shape: tuple[int, int], limited: bool | None
+) -> None:
+    """limited: of luma; None is a picture in colours, of which there may be one alone."""
+    rng, plan = np.random.default_rng(0), frames.FramePlan("grey", motion.LONG_SIDE)
+    still = limited is None
+    pictures = rng.integers(0, 256, (1 if still else 3, *shape, *([3] if still else [])), dtype=np.uint8)
+    window = [picture if still else frames.Luma(picture, bool(limited)) for picture in pictures]
+    measured = motion.motion_statistics([frames.prepare_frame(picture, plan) for picture in window])
+    np.testing.assert_allclose(plain_motion(window), measured, atol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -378,6 +379,12 @@ def test_a_dry_run_joins_transcripts_as_the_run_does(src: Path, folder: Path, tm
     printed = io.StringIO()
     report = dry_run(config, console=Console(file=printed, width=200))
     assert "transcripts: 1 of 7 videos matched" in printed.getvalue() and report.transcripts == 4
+    with mock.patch.object(
+        BackboneConfig, "settled", autospec=True, side_effect=BackboneConfig.settled
+    ) as settled:
+        heard = BackboneConfig.of(("audio=logmel", f"text=transformers:{folder}"))
+        dry_run(replace(config, backbones=heard), console=Console(file=io.StringIO()))
+    assert settled.call_count == 1  # for what sound files are to it, and for the words
     assert "1 transcripts without a video" in printed.getvalue() and SECRET not in printed.getvalue()
     (given / "a_0.txt").unlink()
     with pytest.raises(InputError, match="no transcript joins any video"):

@@ -1,4 +1,4 @@
-"""`motion` once more, for `onepass verify`: one pair of pictures at a time, by sorting and counting in float64.
+"""`motion` once more, for `onepass verify`: one pair of pictures at a time, by sorting and counting.
 
 Nothing is shared with `motion.py` and with `prepare_frame`, not even constants. OpenCV scales by area and gives the flow and its
 directions on both sides: its angles are good to a hundredth of a turn's eighth, which would show where many lie between two.
@@ -55,13 +55,13 @@ def _of_pair(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> list[float]
     of_change += [levels[math.ceil(share * len(levels)) - 1] for share in (0.5, 0.9, 0.99)]
     of_change += [(change > 0.05).mean(), (change > 0.15).mean()]
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST).calc(before, after, None)
-    x, y = flow[::2, ::2].reshape(-1, 2).T.astype(np.float64) / 160
+    # float32 up to the eighths: what lies between two of them falls to either by its last bit
+    x, y = np.ascontiguousarray(flow[::2, ::2].reshape(-1, 2).T) * np.float32(1 / 160)
     own_x, own_y = x - np.sort(x)[len(x) // 2], y - np.sort(y)[len(y) // 2]
-    own = np.hypot(own_x, own_y)
-    turned = cv2.phase(own_x.astype(np.float32), own_y.astype(np.float32)).ravel().astype(np.float64)
-    eighth = np.minimum(np.floor(turned / (math.tau / 8)), 7)
+    eighth = np.minimum(np.floor(cv2.phase(own_x, own_y).ravel() * np.float32(8 / math.tau)), 7)
+    own = np.hypot(own_x.astype(np.float64), own_y)
     by_direction = [own[eighth == n].sum() / len(own) for n in range(8)]
-    of_flow = [*_spread(np.hypot(x, y)), *_spread(own), *by_direction]
+    of_flow = [*_spread(np.hypot(x.astype(np.float64), y)), *_spread(own), *by_direction]
     return [math.log(value + 1e-3) for value in of_change] + [math.log(value + 1e-4) for value in of_flow]
 
 

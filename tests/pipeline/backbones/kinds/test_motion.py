@@ -82,7 +82,7 @@ def test_the_plain_measure_is_the_same_whatever_the_size(
     pictures = rng.integers(0, 256, (1 if still else 3, *shape, *([3] if still else [])), dtype=np.uint8)
     window = [picture if still else frames.Luma(picture, bool(limited)) for picture in pictures]
     measured = motion.motion_statistics([frames.prepare_frame(picture, plan) for picture in window])
-    np.testing.assert_allclose(plain_motion(window), measured, atol=1e-3)
+    np.testing.assert_allclose(plain_motion(window), measured, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def train_head(
     cv: int | None = None,
     ensemble: Ensemble | None = None,
     on_fold: Callable[[FoldResult], None] | None = None,
-    floor_files: Mapping[str, Path] | None = None,
+    floor_files: Mapping[str, str | Path] | None = None,
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 

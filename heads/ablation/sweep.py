@@ -85,7 +85,7 @@ class Sweep:
         labels: LabelJoin | None = None,
         device: Device = "auto",
         ignore_libraries: bool = False,
-        floor_files: Mapping[str, Path] | None = None,
+        floor_files: Mapping[str, str | Path] | None = None,
     ) -> None:
         from filelock import FileLock, Timeout
 

@@ -47,7 +47,7 @@ def train_from_cache(
     auto: bool = False,
     src: Path | None = None,
     tensorboard: Path | None = None,
-    floor_files: Mapping[str, Path] | None = None,
+    floor_files: Mapping[str, str | Path] | None = None,
     console: Console | None = None,
 ) -> TrainedHead:
     """Train on the cache's split (or a holdout), print every step, write the head and what belongs to it to

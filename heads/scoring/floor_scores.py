@@ -35,7 +35,7 @@ def parse_floor_files(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def with_floor_scores(dataset: HeadDataset, files: Mapping[str, Path]) -> HeadDataset:
+def with_floor_scores(dataset: HeadDataset, files: Mapping[str, str | Path]) -> HeadDataset:
     """The dataset with these files' scores among its floors, one for every labelled video (`read_floor_scores`)."""
     if not files:
         return dataset
@@ -44,14 +44,14 @@ def with_floor_scores(dataset: HeadDataset, files: Mapping[str, Path]) -> HeadDa
 
 
 def read_floor_scores(
-    files: Mapping[str, Path], ids: Sequence[str], wanted: npt.NDArray[np.int64]
+    files: Mapping[str, str | Path], ids: Sequence[str], wanted: npt.NDArray[np.int64]
 ) -> dict[str, Float]:
     """Probabilities of videos by id, float64 [V], by the floor's name; NaN where a file has none.
 
     wanted: rows that must have one. Raises InputError for a file that cannot be read, lacks a column, holds what is no
     probability, or lacks a wanted video.
     """
-    return {name: _read(path, ids, wanted) for name, path in files.items()}
+    return {name: _read(Path(path), ids, wanted) for name, path in files.items()}
 
 
 def _read(path: Path, ids: Sequence[str], wanted: npt.NDArray[np.int64]) -> Float:

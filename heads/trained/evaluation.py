@@ -120,7 +120,7 @@ def evaluate_head(
     labels: LabelJoin | None = None,
     n_resamples: int = 1000,
     ignore_libraries: bool = False,
-    floor_files: Mapping[str, Path] | None = None,
+    floor_files: Mapping[str, str | Path] | None = None,
 ) -> HeadEvaluation:
     """Score every labelled video of the cache at the stored threshold.
 

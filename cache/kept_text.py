@@ -3,6 +3,8 @@
 `<cache>.words.jsonl`, readable by its owner alone, a line a video and stream: {"id", "digest", "stream", "from", "cues"}, a cue
 being [start_seconds, end_seconds, text]. Lines are written before the commit of their videos; of two lines for one video the last
 counts, and a line that was cut off by a crash is dropped by the next writer.
+
+What the words were read from goes with a cache as well, as digests and whether words are kept or not (`transcripts_path`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from cache.errors import CacheError, StorageFull
 from cache.reader import open_cache
 from cache.stores import files
+from cache.stores.layout import TRANSCRIPTS_SUFFIX
 
 SUFFIX = ".words.jsonl"
 
@@ -35,6 +38,11 @@ class KeptWords:
 def kept_text_path(cache: Path) -> Path:
     """Where the words of a cache lie, if they were kept."""
     return cache.with_name(f"{cache.name}{SUFFIX}")
+
+
+def transcripts_path(cache: Path) -> Path:
+    """Where it is noted which transcripts a cache's words were read from (`pipeline.sources.read_transcripts`)."""
+    return cache.with_name(f"{cache.name}{TRANSCRIPTS_SUFFIX}")
 
 
 def append_words(cache: Path, kept: Sequence[KeptWords]) -> None:
@@ -100,19 +108,23 @@ def read_words(cache: Path) -> list[KeptWords]:
 
 @contextlib.contextmanager
 def words_along(sources: Sequence[Path], target: Path, *, contents: Path) -> Iterator[None]:
-    """Within it a cache is put at `target`: the words beside `sources` go along, as far as they are of videos in `contents`.
+    """Within it a cache is put at `target`: the words beside `sources` go along, as far as they are of videos in `contents`, and
+    so does what is noted of the transcripts of their videos.
 
     A new cache has them before it has its name, since its command cannot be repeated after that. One that is replaced keeps its
     own until then. Where the sources have none, neither has the target. Raises StorageFull, CacheError.
     """
     unfinished = target.with_name(f"{target.name}.taking")
     with files.storage_errors(target):
-        files.remove_file(kept_text_path(unfinished))
+        for place_of in BESIDE:
+            files.remove_file(place_of(unfinished))
         if any(kept_text_path(source).exists() for source in sources):
             with open_cache(contents) as cache:
                 held = set(zip(map(str, cache.videos.id), map(str, cache.videos.digest), strict=True))
             for source in sources:
                 append_words(unfinished, [one for one in read_words(source) if (one.id, one.digest) in held])
+        for source in sources:
+            _copy_notes(source, unfinished)
     replaced = target.exists()
     if not replaced:
         _put_words(unfinished, target)
@@ -121,9 +133,27 @@ def words_along(sources: Sequence[Path], target: Path, *, contents: Path) -> Ite
         _put_words(unfinished, target)
 
 
+def _copy_notes(source: Path, unfinished: Path) -> None:
+    """The last whole line of each video that `source` holds, behind those that are there already."""
+    if not transcripts_path(source).exists():
+        return
+    with open_cache(source) as cache:
+        held = set(map(str, cache.videos.id))
+    lines: dict[str, str] = {}
+    for line in transcripts_path(source).read_text("utf-8", "replace").split("\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            lines[str(json.loads(line)["id"])] = line
+    with transcripts_path(unfinished).open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for video_id, line in lines.items() if video_id in held)
+
+
 def _put_words(unfinished: Path, target: Path) -> None:
     with files.storage_errors(target):
-        if kept_text_path(unfinished).exists():
-            files.rename(kept_text_path(unfinished), kept_text_path(target))
-        else:
-            files.remove_file(kept_text_path(target))
+        for place_of in BESIDE:
+            if place_of(unfinished).exists():
+                files.rename(place_of(unfinished), place_of(target))
+            else:
+                files.remove_file(place_of(target))
+
+
+BESIDE = (kept_text_path, transcripts_path)

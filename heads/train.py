@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from heads.data.splits import Split, choose_split, labelled_rows, straddling_not
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.calibration import probabilities, rescaled
 from heads.scoring.evaluate import Evaluation, evaluate
+from heads.scoring.floor_scores import with_floor_scores
 from heads.scoring.floors import beaten_notes, evaluate_floors, floors_apart, missing_floor_notes
 from heads.scoring.thresholds import choose_threshold, lipton_warning
 from heads.trained.head import HeadInfo, TrainedHead
@@ -60,15 +62,16 @@ def train_head(
     cv: int | None = None,
     ensemble: Ensemble | None = None,
     on_fold: Callable[[FoldResult], None] | None = None,
+    floor_files: Mapping[str, str | Path] | None = None,
 ) -> TrainedHead:
     """Train one head from a cache, on its own split or a holdout by source group.
 
-    config: None compares a portfolio of models out of fold and takes one (`heads.training.portfolio`). labels: a join
-    that replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group that decide
-    instead of val, over all labelled videos outside test; the head is then trained on all of these. ensemble: the mean
-    of the heads of the folds (None: the same), or one refitted on all. on_fold is called for every fold,
-    on_epoch after every epoch where val chooses. Raises LabelError when labels cannot be trained on, InputError for
-    settings that do not fit the cache, HeadError when the loss stops being finite.
+    config: None compares a portfolio of models out of fold and takes one (`heads.training.portfolio`). labels: a join that
+    replaces the stored labels (`cache.labels.label_videos`). cv: folds by source group that decide instead of val, over all
+    labelled videos outside test; the head is then trained on all of these. ensemble: the mean of the heads of the folds (None:
+    the same), or one refitted on all. on_fold is called for every fold, on_epoch after every epoch where val chooses.
+    floor_files: scores of something else as further floors, by name. Raises LabelError when labels cannot be trained on,
+    InputError for settings that do not fit the cache, HeadError when the loss stops being finite.
     """
     require_open_cache(cache, "train_head")
     auto = config is None
@@ -80,19 +83,13 @@ def train_head(
     started = time.perf_counter()
     separate = auto or config.model.separate_streams
     dataset = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels)
+    dataset = with_floor_scores(dataset, floor_files or {})
     columns, share = (dataset.labels, dataset.splits, dataset.groups), config.data.val_share
     split = choose_split(*columns, val_share=share, seed=config.seed, n_without=dataset.n_without)
-    load_seconds = time.perf_counter() - started
+    spent = {"load": time.perf_counter() - started}
     if auto:
         return train_auto(
-            dataset,
-            split,
-            config,
-            device=device,
-            cv=cv,
-            ensemble=ensemble,
-            on_fold=on_fold,
-            seconds={"load": load_seconds},
+            dataset, split, config, device=device, cv=cv, ensemble=ensemble, on_fold=on_fold, seconds=spent
         )
     return train_on(
         dataset,
@@ -103,7 +100,7 @@ def train_head(
         cv=cv,
         ensemble=ensemble,
         on_fold=on_fold,
-        seconds={"load": load_seconds},
+        seconds=spent,
     )
 
 

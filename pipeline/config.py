@@ -74,17 +74,17 @@ class ExtractConfig:
         own |= {name for name, backbone in backbones.items() if backbone.plan.sound or backbone.plan.words}
         return tuple(sorted((own | set(self.optional)) - set(self.required)))
 
-    def takes_sound_files(self, backbones: Mapping[str, Backbone] | None = None) -> bool:
+    def takes_sound_files(self, plans: Sequence[StreamPlan] | None = None) -> bool:
         """Whether a file without pictures can be stored: a stream hears, and none that sees is required.
 
-        backbones: those of this run, where they are loaded already. Raises InputError, WeightsError.
+        plans: of all streams, where they are settled already. Raises InputError, WeightsError.
         """
         from pipeline.backbones.kind import kind_named
 
         needed = [choice for choice in self.backbones.streams if choice.name not in self.optional]
         if not all(kind_named(choice.kind).hears for choice in needed):
             return False
-        given = [one.plan for one in (backbones.values() if backbones else self.backbones.settled())]
+        given = [one.plan for one in self.backbones.settled()] if plans is None else plans
         sees = any(plan.sees and plan.name not in self.optional for plan in given)
         return not sees and any(plan.sound is not None for plan in given)
 

@@ -25,13 +25,13 @@ def dry_run(
 
     declared_seconds: filled with the declared duration of each input that opened, by id.
     """
-    sound = config.takes_sound_files()
+    plans = None if config.transcripts is None else [one.plan for one in config.backbones.settled()]
+    sound = config.takes_sound_files(plans)
     tree = discover(config.src, sound=sound)
     resolved = labelled_sources(config, tree, console)
     if config.shard is not None:
         resolved = config.shard.share(resolved)
-    if config.transcripts is not None:
-        plans = [one.plan for one in config.backbones.settled()]
+    if plans is not None:
         resolved = with_words(config, resolved, [source.id for source in tree.videos], plans, console)
     sources = resolved.sources
     report = ExtractReport(src=str(config.src), out="(dry run)", layout=tree.layout, found=len(sources))

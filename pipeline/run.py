@@ -79,7 +79,8 @@ def _extract(
     after_change: Callable[[], object] | None = None,
 ) -> ExtractReport:
     began = time.perf_counter()
-    tree = discover(config.src, sound=config.takes_sound_files(backbones))
+    plans = None if backbones is None else [backbone.plan for backbone in backbones.values()]
+    tree = discover(config.src, sound=config.takes_sound_files(plans))
     resolved = labelled_sources(config, tree, console)
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
     if config.shard is not None:

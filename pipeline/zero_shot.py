@@ -40,7 +40,7 @@ class TextSides:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZeroShotScores:
-    """Of V videos in store order, float64 [V]: mean and highest of their tokens' logits."""
+    """Of V videos in store order, float64 [V]: mean and highest of their tokens' logits; NaN where the stream is absent."""
 
     mean: NDArray[np.float64]
     highest: NDArray[np.float64]
@@ -97,8 +97,8 @@ def zero_shot(cache: Cache, stream: str, sides: TextSides) -> ZeroShotScores:
     for first in range(0, len(cache), BLOCK_VIDEOS):
         for tokens in cache.read(stream, range(first, min(first + BLOCK_VIDEOS, len(cache)))):
             logits = sides.logits(tokens.values)
-            means.append(logits.mean())
-            highest.append(logits.max())
+            means.append(logits.mean() if len(logits) else np.nan)
+            highest.append(logits.max() if len(logits) else np.nan)
     return ZeroShotScores(np.array(means, dtype=np.float64), np.array(highest, dtype=np.float64))
 
 

@@ -208,7 +208,7 @@ COVERED_IN = {
     "pipeline/backbones/test_load.py": "pipeline/backbones/network",
     "pipeline/backbones/kinds/test_pytorchvideo.py": "pipeline/backbones/folding",
     "pipeline/backbones/kinds/test_transformers.py": "pipeline/backbones/families",
-    "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/measured",
+    "pipeline/backbones/kinds/test_motion.py": "pipeline/backbones/measured pipeline/decoding/plain_motion",
     "pipeline/decoding/test_worker.py": "pipeline/decoding/noise",
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
     "pipeline/decoding/test_reading.py": "pipeline/decoding/plain_words pipeline/decoding/words",

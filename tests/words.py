@@ -146,3 +146,55 @@ def write_encoder(
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+KOREAN = (
+    "한국어 모델을 공유합니다.",
+    "그만해 때리지 마.",
+    "두 사람이 길에서 싸우고 있다.",
+    "오늘 날씨가 참 좋네요.",
+    "2019년 3월 1,234명이 모였다.",
+    "경찰을 불러 주세요, 사람이 다쳤어요.",
+    "Hello this is an English line.",
+)
+
+
+def write_kobert(folder: Path, tokenizer_class: str = "XLNetTokenizer") -> Path:
+    """A tiny BERT with random weights and a sentencepiece model trained on KOREAN, in files named as those of KoBERT."""
+    import sentencepiece
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True)
+    with (folder / "spiece.model").open("wb") as model:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(KOREAN * 20),
+            model_writer=model,
+            vocab_size=120,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            control_symbols=["[MASK]"],
+            minloglevel=2,
+            unk_id=0,
+            pad_id=1,
+            bos_id=2,
+            eos_id=3,
+            unk_piece="[UNK]",
+            pad_piece="[PAD]",
+            bos_piece="[CLS]",
+            eos_piece="[SEP]",
+        )
+    names = {"bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]"}
+    tokens: dict[str, Any] = {f"{name}_token": token for name, token in names.items()}
+    tokens["mask_token"] = {"content": "[MASK]", "single_word": False, "lstrip": True, "rstrip": False}
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens), encoding="utf-8")
+    tokens["mask_token"] |= {"__type": "AddedToken", "normalized": True}
+    said = {"do_lower_case": False, "remove_space": True, "keep_accents": False, "sp_model_kwargs": {}}
+    said |= {"tokenizer_class": tokenizer_class, **tokens}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=120, pad_token_id=1, max_position_embeddings=64, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder

@@ -31,6 +31,7 @@ from cache.objects.record import RECORD_NAME, CommitRecord, StoredFile, digest_o
 from cache.objects.store import ObjectTrouble, redacted
 from cache.objects.transfer import describe_file, in_parallel, receive, send
 from cache.stores import files
+from cache.stores.layout import TRANSCRIPTS_SUFFIX
 from cache.stores.open import cache_exists, open_store, staging_path
 
 PUBLISH_SECONDS = 60.0
@@ -257,6 +258,9 @@ class Mirror:
 
     def _sync(self, record: CommitRecord) -> None:
         files.remove_file(self._folder / STATE_NAME)  # whatever stops this: the next run begins it again
+        files.remove_file(
+            self.path.with_name(f"{self.path.name}{TRANSCRIPTS_SUFFIX}")
+        )  # of the state that was here
         wanted = {file.path: file for file in record.files}
         held = {}
         for path in list(self._local_files()):

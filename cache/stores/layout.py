@@ -21,6 +21,8 @@ PAGE_BYTES = 4096
 VALUES_CHUNK_BYTES = 2 * 1024 * 1024
 TEXT_CHUNK_ROWS = 4096
 NUMBER_CHUNK_ROWS = 32768
+TRANSCRIPTS_SUFFIX = ".transcripts.jsonl"
+"""Of the file beside a cache that says which transcripts its words were read from."""
 
 
 def empty_rows(n_rows: int, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

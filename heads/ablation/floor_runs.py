@@ -39,23 +39,32 @@ def floor_records(
     splits: for each seed one, or one a fold. Seeds that share one split need a floor once.
     """
     runs: dict[str, list[Run]] = {name: [] for name in floor_names(dataset)}
+    kept_as = {name: _given_digest(dataset, name) if name in dataset.given_floors else name for name in runs}
     for offset, of_seed in enumerate(splits if folds else splits[:1]):
         for fold, split in enumerate(of_seed):
             digest = parts_digest(dataset, split)
             for name, members in runs.items():
-                key = f"floor-{name}-{_digest(dataset, base, digest)}-{'fold' if folds else 'val'}"
+                key = f"floor-{kept_as[name]}-{_digest(dataset, base, digest)}-{'fold' if folds else 'val'}"
                 members.append(Run(key, -1, name, base, fold if folds else None, split, offset))
     found, _ = store.read(run for members in runs.values() for run in members)
     pooled: npt.NDArray[np.float64] | None = None
     for together in zip(*runs.values(), strict=True):
         missing = [run for run in together if run.key not in found]
         if missing:
-            pooled = token_statistics(dataset.tokens) if pooled is None else pooled
-            probabilities = floor_probabilities(dataset, missing[0].split.train, pooled=pooled)
+            probabilities = dataset.given_floors
+            if any(run.label not in probabilities for run in missing):
+                pooled = token_statistics(dataset.tokens) if pooled is None else pooled
+                probabilities = floor_probabilities(dataset, missing[0].split.train, pooled=pooled)
             for run in missing:
                 found[run.key] = _record(dataset, run, probabilities[run.label], run.label)
                 store.write(found[run.key], run)
     return {name: [(run.offset, found[run.key]) for run in members] for name, members in runs.items()}
+
+
+def _given_digest(dataset: HeadDataset, name: str) -> str:
+    """Of the scores themselves: a file that has changed is another floor, whatever it is called."""
+    values = np.ascontiguousarray(dataset.given_floors[name]).tobytes()
+    return f"given-{hashlib.blake2b(values, digest_size=12).hexdigest()}"
 
 
 def _digest(dataset: HeadDataset, base: TrainConfig, parts: str) -> str:

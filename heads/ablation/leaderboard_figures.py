@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 MOST_THRESHOLDS = 40
 MOST_WITH_INTERVALS = 120
 PANELS_A_LINE = 3
-FLOOR_COLOURS = (GREY, PURPLE, GREEN)
+FLOOR_LINES = tuple(product(("--", ":", "-."), (GREY, PURPLE, GREEN)))
+"""Dash and colour, one a floor, over again where there are more."""
 BEYOND_WORTH = 0.25
 """A floor further below the lowest cell than this share of the cells' spread is left out of the panels."""
 
@@ -75,10 +77,10 @@ def _effect_panel(axes: Axes, board: Leaderboard, rows: Sequence[Row], key: str)
             axes.plot([place - 0.3, place + 0.3], [middle, middle], color=ORANGE, lw=2.2, label=label)
     everything = [score for found in scores.values() for score in found]
     room = BEYOND_WORTH * (max(everything) - min(everything)) + 0.01
-    for floor, colour in zip(board.floors, FLOOR_COLOURS, strict=False):
+    for floor, (dash, colour) in zip(board.floors, cycle(FLOOR_LINES), strict=False):
         score = floor.scores[board.metric]
         if score is not None and score >= min(everything) - room:
-            axes.axhline(score, color=colour, ls="--", lw=1.1, label=floor.label)
+            axes.axhline(score, color=colour, ls=dash, lw=1.1, label=floor.label)
     axes.set_xticks(range(len(values)), [textwrap.fill(value, 14) for value in values], fontsize=8)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_title(short_name(key), fontsize=10)

@@ -39,6 +39,7 @@ from heads.data.rows import read_rows
 from heads.data.splits import FoldConfig, Split, choose_split, fold_splits
 from heads.models.ensemble import count_parameters
 from heads.models.model import ModelConfig
+from heads.scoring.floor_scores import with_floor_scores
 from heads.training.config import TrainConfig, dotted_key
 from heads.training.device import Device
 
@@ -67,8 +68,8 @@ class Sweep:
     base: what cells start from; its seed draws the split or the folds, which all cells share. cv: folds, or
     None for the cache's own split. folds: a file that names each video's fold; cv is then their number. n_seeds:
     trainings of every cell, seeds counting up from the cell's; folds are drawn again for each, counting up from the
-    base's. jobs: processes, 0 for automatic. Raises InputError when another sweep works in the folder, LabelError
-    when the labels cannot be trained on.
+    base's. jobs: processes, 0 for automatic. floor_files: scores of something else as further floors, by name. Raises
+    InputError when another sweep works in the folder, LabelError when the labels cannot be trained on.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Sweep:
         labels: LabelJoin | None = None,
         device: Device = "auto",
         ignore_libraries: bool = False,
+        floor_files: Mapping[str, str | Path] | None = None,
     ) -> None:
         from filelock import FileLock, Timeout
 
@@ -99,6 +101,7 @@ class Sweep:
             self.cv = int(self._given.max())
         self._device: Device = device
         self._ignore_libraries = ignore_libraries
+        self._floor_files = floor_files or {}
         self._store = RunStore(self.out)
         self._streams = {
             name: StreamInput(name, info.dim, info.fingerprint) for name, info in cache.streams.items()
@@ -252,7 +255,7 @@ class Sweep:
         return self._trainer
 
     def _dataset(self, config: TrainConfig) -> HeadDataset:
-        return self._local().dataset(config)
+        return with_floor_scores(self._local().dataset(config), self._floor_files)
 
     def _split(self, dataset: HeadDataset) -> list[list[Split]]:
         """For each seed its splits: one, the same for all seeds, or one a fold."""

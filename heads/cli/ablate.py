@@ -86,6 +86,12 @@ def ablate_command(
         str | None,
         _text("Cell that all are compared with, such as 'lr=1e-3 model=mlp' (default: the first).", READ),
     ] = None,
+    floor_scores: Annotated[
+        list[str] | None,
+        _text(
+            "NAME=FILE: scores of something else as a floor, such as onepass zero-shot's (repeatable).", READ
+        ),
+    ] = None,
     resamples: Annotated[
         int, typer.Option(help="Of the bootstrap by source group; 0 for no intervals.", rich_help_panel=READ)
     ] = 1000,
@@ -103,6 +109,7 @@ def ablate_command(
     from heads.ablation.sweep import DEFAULT_SEEDS, Progress, Sweep, find_baseline
     from heads.cli.train import build_config, read_device
     from heads.report.show import make_console
+    from heads.scoring.floor_scores import parse_floor_files
 
     own = {"data.ignore_splits": True} if ignore_splits else {}
     base, axes, fixed = fix_single_values(build_config(preset, own, ()), read_axes(settings or (), grid))
@@ -118,6 +125,7 @@ def ablate_command(
         ([], []) if search is not None else make_cells(base, axes, fixed=fixed, skip_invalid=skip_invalid)
     )
     reference = 0 if search is not None else find_baseline(cells, baseline)
+    floor_files = parse_floor_files(floor_scores or ())
     caches = [*features, *(more or ())]
     folder = out or Path("ablate-out") / caches[0].stem
     require_output_folder("--out", folder)
@@ -159,6 +167,7 @@ def ablate_command(
             labels=join,
             device=read_device(device),
             ignore_libraries=ignore_libraries,
+            floor_files=floor_files,
         ) as sweep:
             searched = f"{settings_words(fixed)} {searched_words(axes)}" if search is not None else ""
             sweep.require_own_folder(cells, searched=searched)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from heads.data.splits import choose_split, labelled_rows
 from heads.report.outputs import write_training
 from heads.report.show import EPOCH_HEADER, epoch_line, fold_line, make_console, show_result, show_start
 from heads.report.tensorboard import TensorBoardLog
+from heads.scoring.floor_scores import with_floor_scores
 from heads.train import Ensemble, out_of_fold_split, train_auto, train_on
 from heads.trained.head import TrainedHead
 from heads.training.config import TrainConfig
@@ -45,6 +47,7 @@ def train_from_cache(
     auto: bool = False,
     src: Path | None = None,
     tensorboard: Path | None = None,
+    floor_files: Mapping[str, str | Path] | None = None,
     console: Console | None = None,
 ) -> TrainedHead:
     """Train on the cache's split (or a holdout), print every step, write the head and what belongs to it to
@@ -53,7 +56,8 @@ def train_from_cache(
     cv: folds that decide instead of val; None is, with no_cv, none, else as many as there can be where the head can be
     trained so often in about a minute. folds: a file that names each video's fold; cv is then their number. ensemble:
     what is stored of them. auto: compare a portfolio of models on the folds and take one, whatever the config's model.
-    src: root of the videos, for pictures in the report. tensorboard: folder for its events, or None. Raises InputError
+    src: root of the videos, for pictures in the report. tensorboard: folder for its events, or None.
+    floor_files: scores of something else as further floors, by name. Raises InputError
     when `src` is no folder, or without the package tensorboard where it is asked for, and what `heads.train.train_head`
     and `heads.report.outputs.write_training` raise.
     """
@@ -64,6 +68,7 @@ def train_from_cache(
         console.print(line, markup=False, soft_wrap=True)
     separate = auto or config.model.separate_streams
     data = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels, folds=folds)
+    data = with_floor_scores(data, floor_files or {})
     cv = number_of_folds(data, cv)
     split = choose_split(
         data.labels, data.splits, data.groups, val_share=config.data.val_share, seed=config.seed

@@ -138,6 +138,13 @@ def train_head_command(
         Path | None, _text("Root of the videos: report.html shows the mistaken ones.", REPORT)
     ] = None,
     tensorboard: Annotated[Path | None, _text("Folder for TensorBoard (extra tensorboard).", REPORT)] = None,
+    floor_scores: Annotated[
+        list[str] | None,
+        _text(
+            "NAME=FILE: scores of something else as a floor, such as onepass zero-shot's (repeatable).",
+            REPORT,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         _text("Any setting of --help-settings, KEY=VALUE; may be repeated.", TRAINING, "--set"),
@@ -210,7 +217,9 @@ def train_head_command(
     if tensorboard is not None:
         require_output_folder("--tensorboard", tensorboard)
     from cache.reader import open_cache
+    from heads.scoring.floor_scores import parse_floor_files
 
+    floor_files = parse_floor_files(floor_scores or ())
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
         labelled = None
         if labels is not None:
@@ -237,6 +246,7 @@ def train_head_command(
             auto=auto,
             src=src,
             tensorboard=tensorboard,
+            floor_files=floor_files,
         )
 
 

@@ -108,7 +108,8 @@ class HeadDataset:
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
     label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
-    where it is unknown. folds: those that a user gave. absent: how many videos lack an
+    where it is unknown. folds: those that a user gave. given_floors: scores of something else, float64 [V] in [0, 1], NaN
+    where there is none, by the name of the floor that they are. absent: how many videos lack an
     optional stream, by its name. n_without: videos that have none of the streams; they count as without a label.
     """
 
@@ -126,6 +127,7 @@ class HeadDataset:
     cache_name: str
     cache_digest: str
     folds: GivenFolds | None = None
+    given_floors: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     absent: Mapping[str, int] = field(default_factory=dict)
     n_without: int = 0
 

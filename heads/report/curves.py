@@ -6,6 +6,7 @@ Shape legend: V videos of one part of a split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,8 @@ from heads.scoring.thresholds import ThresholdChoice, ThresholdConfig
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FLOOR_MARKERS = ("s", "^", "D")
+FLOOR_MARKERS = ("s", "^", "D", "v", "P", "X", "p", "*")
+"""One a floor, over again where there are more."""
 
 
 def pr_curve_png(
@@ -68,7 +70,7 @@ def pr_curve_png(
             label=f"head at {m.threshold_words}",
             zorder=5,
         )
-    for marker, floor in zip(FLOOR_MARKERS, floors, strict=False):
+    for marker, floor in zip(cycle(FLOOR_MARKERS), floors, strict=False):
         if floor.metrics.precision is not None and floor.metrics.recall is not None:
             _floor_point(axes, floor.metrics.recall, floor.metrics.precision, floor.name, marker)
     unit_axes(axes, x="recall", y="precision")
@@ -97,7 +99,7 @@ def roc_curve_png(
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="chance, AUROC 0.5")
     point = _rates(evaluation)
     axes.plot(*point, "o", color=BLUE, ms=8, label=f"head at {m.threshold_words}", zorder=5)
-    for marker, floor in zip(FLOOR_MARKERS, floors, strict=False):
+    for marker, floor in zip(cycle(FLOOR_MARKERS), floors, strict=False):
         name = floor.name if floor.metrics.auroc is None else f"{floor.name}, AUROC {floor.metrics.auroc:.3f}"
         _floor_point(axes, *_rates(floor), name, marker)
     unit_axes(axes, x="false positive rate", y="true positive rate (recall)")

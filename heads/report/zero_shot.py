@@ -26,7 +26,10 @@ EVEN = 0.5
 
 
 def score_table(cache: Cache, stream: str, mean: Float, highest: Float) -> bytes:
-    """CSV with a row a video. mean, highest: logits over its tokens, float64 [V]; the probabilities are their sigmoids."""
+    """CSV with a row a video. mean, highest: logits over its tokens, float64 [V]; the probabilities are their sigmoids.
+
+    What is NaN, as of a video that lacks the stream, is empty.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
@@ -39,7 +42,8 @@ def score_table(cache: Cache, stream: str, mean: Float, highest: Float) -> bytes
         as_probabilities(mean),
         as_probabilities(highest),
     )
-    writer.writerows((*row, weights) for row in zip(*(column.tolist() for column in columns), strict=True))
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        writer.writerow((*("" if value != value else value for value in row), weights))
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -47,13 +51,16 @@ def summary_lines(cache: Cache, stream: str, mean: Float, highest: Float) -> lis
     """Which weights, the highest scores, and what the labels say of both scores where both classes are known."""
     fields = cache.streams[stream].fingerprint
     random = "RANDOM weights, the scores carry no meaning: " if is_random(fields) else ""
+    there = np.flatnonzero(~np.isnan(mean))
     lines = [
-        f"scored     {len(mean)} videos by {random}{fields.get('model')}, weights {weights_name(fields)}"
+        f"scored     {len(there)} videos by {random}{fields.get('model')}, weights {weights_name(fields)}"
     ]
-    order = np.argsort(-mean, kind="stable")[:5]
+    if n_absent := len(mean) - len(there):
+        lines.append(f"no score   {n_absent} videos, which lack the stream {stream}")
+    order = there[np.argsort(-mean[there], kind="stable")[:5]]
     lines += [f"  {mean[i]:+.4f} {cache.videos.id[i]}" for i in order]
     labels = cache.videos.label
-    known = np.flatnonzero(labels != UNKNOWN_LABEL)
+    known = there[labels[there] != UNKNOWN_LABEL]
     if len(set(labels[known].tolist())) < 2:
         return [*lines, "labels of both classes are not known, so that nothing measures the scores"]
     groups = source_groups(cache.videos.id.tolist(), cache.videos.source.tolist())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError
+from heads.data.dataset import HeadDataset
+from heads.data.splits import labelled_rows
 from heads.scoring.floors import FLOORS
 
 Float = npt.NDArray[np.float64]
@@ -32,15 +35,23 @@ def parse_floor_files(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def with_floor_scores(dataset: HeadDataset, files: Mapping[str, str | Path]) -> HeadDataset:
+    """The dataset with these files' scores among its floors, one for every labelled video (`read_floor_scores`)."""
+    if not files:
+        return dataset
+    wanted, _ = labelled_rows(dataset.labels)
+    return replace(dataset, given_floors=read_floor_scores(files, dataset.ids, wanted))
+
+
 def read_floor_scores(
-    files: Mapping[str, Path], ids: Sequence[str], wanted: npt.NDArray[np.int64]
+    files: Mapping[str, str | Path], ids: Sequence[str], wanted: npt.NDArray[np.int64]
 ) -> dict[str, Float]:
     """Probabilities of videos by id, float64 [V], by the floor's name; NaN where a file has none.
 
     wanted: rows that must have one. Raises InputError for a file that cannot be read, lacks a column, holds what is no
     probability, or lacks a wanted video.
     """
-    return {name: _read(path, ids, wanted) for name, path in files.items()}
+    return {name: _read(Path(path), ids, wanted) for name, path in files.items()}
 
 
 def _read(path: Path, ids: Sequence[str], wanted: npt.NDArray[np.int64]) -> Float:

@@ -5,6 +5,7 @@ metadata-only   logistic regression on width, height, frame rate and duration; l
 mean-pooled     logistic regression on the mean of all tokens
 statistics      the same on mean and standard deviation over time, one regression each, their logits averaged
 
+Beside them stand the data set's `given_floors`, which nothing here fits (`heads.scoring.floor_scores`).
 The strength of the last two is chosen by log loss on other source groups (`heads.models.regression`).
 """
 
@@ -60,14 +61,15 @@ def floor_probabilities(
         METADATA_ONLY: _regression(np.nan_to_num(dataset.metadata), labels[train], train),
         MEAN_POOLED: as_probabilities(fitted[0].logits(means)),
         STATISTICS_FLOOR: as_probabilities(mean_logits(fitted, [means, stds])),
+        **dataset.given_floors,
     }
     return {name: found[name] for name in floor_names(dataset)}
 
 
 def floor_names(dataset: HeadDataset) -> tuple[str, ...]:
-    """The floors that this data set can have, as FLOORS."""
+    """The floors that this data set can have, as FLOORS, and those given."""
     without = () if varying_columns(dataset.metadata).any() else (METADATA_ONLY,)
-    return tuple(name for name in FLOORS if name not in without)
+    return (*(name for name in FLOORS if name not in without), *dataset.given_floors)
 
 
 def missing_floor_notes(dataset: HeadDataset) -> tuple[str, ...]:
@@ -92,24 +94,23 @@ def floors_out_of_fold(
     *,
     config: ThresholdConfig,
     pooled: Float | None = None,
-    given: Mapping[str, Float] | None = None,
 ) -> Mapping[str, FloorScores]:
     """Every floor on folds, (rest, fold) rows each: fitted on the rest, its strength and threshold by other folds.
 
-    pooled: `token_statistics` of the dataset where they are at hand. given: further probabilities, float64 [V], by name, of
-    which only the threshold is chosen.
+    pooled: `token_statistics` of the dataset where they are at hand. Of given floors only the threshold is chosen.
     """
     labels, metadata = dataset.labels, np.nan_to_num(dataset.metadata)
     blocks = np.split(token_statistics(dataset.tokens) if pooled is None else pooled, 2, axis=1)
     fits = [cross_fit(block, labels, folds) for block in blocks]
-    found = {name: np.full(len(dataset), np.nan) for name in floor_names(dataset)}
+    found = {name: np.full(len(dataset), np.nan) for name in floor_names(dataset)} | dict(
+        dataset.given_floors
+    )
     for rest, fold in folds:
         found[ALL_POSITIVE][fold] = 1.0
         if METADATA_ONLY in found:
             found[METADATA_ONLY][fold] = _regression(metadata, labels[rest], rest)[fold]
     found[MEAN_POOLED] = as_probabilities(out_of_fold_logits(fits[:1], blocks[:1]))
     found[STATISTICS_FLOOR] = as_probabilities(out_of_fold_logits(fits, blocks))
-    found |= given or {}
     rows = np.sort(np.concatenate([fold for _, fold in folds]))
     scores = {}
     for name, probabilities in found.items():

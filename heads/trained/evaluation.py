@@ -19,7 +19,7 @@ from heads.data.dataset import HeadDataset, load_dataset
 from heads.data.splits import FoldConfig, fold_rows, labelled_rows
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.evaluate import Evaluation, evaluate
-from heads.scoring.floor_scores import read_floor_scores
+from heads.scoring.floor_scores import with_floor_scores
 from heads.scoring.floors import (
     ALL_POSITIVE,
     FloorScores,
@@ -120,7 +120,7 @@ def evaluate_head(
     labels: LabelJoin | None = None,
     n_resamples: int = 1000,
     ignore_libraries: bool = False,
-    floor_files: Mapping[str, Path] | None = None,
+    floor_files: Mapping[str, str | Path] | None = None,
 ) -> HeadEvaluation:
     """Score every labelled video of the cache at the stored threshold.
 
@@ -131,6 +131,7 @@ def evaluate_head(
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     rows, notes = labelled_rows(dataset.labels, dataset.n_without)
+    dataset = with_floor_scores(dataset, floor_files or {})
     where = ", ".join(cache.names)
     known = SeenVideos.of_head(info)
     overlap, part = None, UNKNOWN
@@ -172,7 +173,6 @@ def evaluate_head(
         config=info.config.threshold,
         n_resamples=n_resamples,
         seed=info.config.seed,
-        given=read_floor_scores(floor_files or {}, dataset.ids, rows),
     )
     sources = source_scores(table, threshold)
     hours = dataset.negative_hours(rows)
@@ -199,21 +199,19 @@ def own_floors(
     config: ThresholdConfig,
     n_resamples: int = 0,
     seed: int = 0,
-    given: Mapping[str, Float] | None = None,
 ) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
     """Every floor on `rows` (int64 [M], sorted), each video scored by a floor that never saw its source group, and notes.
 
-    given: further floors' probabilities, float64 [V], by name. Where source groups are too few for folds, all-positive stands
-    alone with them.
+    Where source groups are too few for folds, all-positive stands alone with those given.
     """
     notes = missing_floor_notes(dataset)
     try:
         folds = fold_rows(dataset.labels, dataset.groups, rows, config=FoldConfig(k=FLOOR_FOLDS), seed=seed)
-        scores = floors_out_of_fold(dataset, folds, config=config, given=given)
+        scores = floors_out_of_fold(dataset, folds, config=config)
     except LabelError as error:
         flat = np.full(len(dataset), 0.5)
         scores = {ALL_POSITIVE: FloorScores(np.ones(len(dataset)), flat, 0.5)}
-        scores |= {name: FloorScores(found, flat, 0.5) for name, found in (given or {}).items()}
+        scores |= {name: FloorScores(found, flat, 0.5) for name, found in dataset.given_floors.items()}
         notes += (f"no floors but all-positive, which would be fitted on these videos out of fold: {error}",)
     groups = [dataset.groups[i] for i in rows]
     return tuple(

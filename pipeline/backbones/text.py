@@ -175,6 +175,11 @@ class TextBackbone:
         features: NDArray[np.float32] = self._network.plainly(frames[0]).float().numpy()
         return features
 
+    def count_plainly(self, text: str) -> tuple[int, int]:
+        """Tokens of a text by the library's own tokenizer, and with those that enclose it."""
+        n = len(self._network.numbers(text))
+        return n, n + len(self._network.before) + len(self._network.after)
+
     def fingerprint(self) -> dict[str, Any]:
         """All that can change a feature."""
         settled, network = self._settled, self._network

@@ -12,12 +12,21 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice
 from pipeline.backbones.kind import Machine, Settled
+from pipeline.backbones.sentencepieces import (
+    KOBERT_CLASS,
+    SPIECE_FILE,
+    composed,
+    lacking_package,
+    plain_numbers,
+    require_own_words,
+)
 from pipeline.backbones.text_keys import TEXT_KEYS, reads_text, refuse_text_keys, text_plan, with_defaults
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import FramePlan
@@ -38,6 +47,7 @@ LONGEST = 512
 POOLS = ("cls", "mean")
 POOLING_FILE = "1_Pooling/config.json"
 LENGTH_FILE = "sentence_bert_config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
 FEATURES = {"cls": "first token", "mean": "mean of the real tokens", "": "text_embeds"}
 
 
@@ -173,6 +183,7 @@ def load_text(settled: Settled, machine: Machine) -> Backbone:
     found, pool = settled.found, settled.choice.option("pool")
     tokenizer, (before, after) = found["tokenizer"], found["enclosing"]
     limit = int(settled.sampling["max_tokens"])
+    pieces = _file(str(found["where"]), SPIECE_FILE)
 
     class Features(torch.nn.Module):
         def __init__(self) -> None:
@@ -191,11 +202,8 @@ def load_text(settled: Settled, machine: Machine) -> Backbone:
         if (
             tuple(given["input_ids"][0, : len(before)].tolist()) != before
         ):  # enclosed as BERT is, not as XLNet
-            given = {
-                "input_ids": torch.tensor(
-                    [[*before, *numbers(text)[: limit - len(before) - len(after)], *after]]
-                )
-            }
+            own = plain_numbers(pieces, text) if pieces else numbers(text)
+            given = {"input_ids": torch.tensor([[*before, *own[: limit - len(before) - len(after)], *after]])}
             given["attention_mask"] = torch.ones_like(given["input_ids"])
         out = model(**given)
         if not pool:
@@ -273,19 +281,25 @@ def _published_pool(choice: StreamChoice, where: str) -> str:
 
 def _small_file(where: str, name: str) -> dict[str, Any]:
     """A JSON file beside the config; nothing where there is none."""
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        where,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    path = _file(where, name)
     try:
         held = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         held = {}
     return held if isinstance(held, dict) else {}
+
+
+def _file(where: str, name: str) -> str | None:
+    """Path of a file beside the config; None where there is none."""
+    from transformers.utils import cached_file
+
+    found: str | None = cached_file(
+        where,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found
 
 
 def _tokenizer(choice: StreamChoice, where: str, n_known: int) -> Any:
@@ -297,10 +311,17 @@ def _tokenizer(choice: StreamChoice, where: str, n_known: int) -> Any:
 
     from pipeline.backbones.kinds.transformers import _quietly, _unavailable
 
+    named = _small_file(where, TOKENIZER_FILE).get("tokenizer_class")
+    reader = transformers.XLNetTokenizer if named == KOBERT_CLASS else transformers.AutoTokenizer
+    said = choice.setting("model", choice.model)
     try:
         with _quietly():
-            found = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+            found = composed(reader.from_pretrained(where, trust_remote_code=False))
     except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
+        if lacking := lacking_package(partial(_file, where)):
+            raise WeightsError(
+                f"{said}: its tokenizer is a sentencepiece model, and {lacking} is not installed: pip install 'onepass[text]'"
+            ) from error
         raise WeightsError(
             f"{_unavailable(choice, where, error)}; for text also its tokenizer's files"
         ) from error
@@ -311,7 +332,8 @@ def _tokenizer(choice: StreamChoice, where: str, n_known: int) -> Any:
             if known
             else "knows no word: are its files there?"
         )
-        raise WeightsError(f"{choice.setting('model', choice.model)}: its tokenizer {what}")
+        raise WeightsError(f"{said}: its tokenizer {what}")
+    require_own_words(found, said)
     return found
 
 

@@ -1,6 +1,6 @@
 """The words of a video once more, for `onepass verify`: files by FFmpeg's parsers, tracks from the bytes of their packets.
 
-Nothing is shared with `reading.py` and `subtitles.py` but encodings, the taking off of markup, and limits.
+Nothing is shared with `reading.py`, `subtitles.py` and `in_order` but encodings and the taking off of markup.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.decoding.decoders.base import DecodeProblem, checked_path
 from pipeline.decoding.decoders.streams import choose_stream, open_container
 from pipeline.decoding.subtitles import plain_text
 from pipeline.decoding.text_encoding import UnknownEncoding, decoded_text
-from pipeline.decoding.words import Cue, Transcript, WordsPlan, in_order
+from pipeline.decoding.words import Cue, Transcript, WordsPlan
 
 FFMPEG_FORMATS = {".srt": "srt", ".vtt": "webvtt"}
 STARTS, ENDS = ("start", "start_seconds", "begin", "from"), ("end", "end_seconds", "stop", "to")
@@ -45,7 +45,17 @@ def plain_cues(
             inside.append(
                 Cue(begin, until, text, timed=not (start == 0 and end == math.inf and _untimed(transcript)))
             )
-    return in_order(inside)
+    return _each_once(inside)
+
+
+def _each_once(cues: Sequence[Cue]) -> tuple[Cue, ...]:
+    """By start, then end, then as they were; of cues with the very same times and words the first."""
+    by_time: dict[tuple[float, float], list[Cue]] = {}
+    for cue in cues:
+        alike = by_time.setdefault((cue.start_seconds, cue.end_seconds), [])
+        if not any((other.text, other.timed) == (cue.text, cue.timed) for other in alike):
+            alike.append(cue)
+    return tuple(cue for times in sorted(by_time) for cue in by_time[times])
 
 
 def _untimed(transcript: Transcript | None) -> bool:

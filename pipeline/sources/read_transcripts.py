@@ -12,11 +12,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from cache.kept_text import transcripts_path
 from cache.stores import files
 from pipeline.decoding.words import Transcript
 from pipeline.sources.tree import Source
-
-SUFFIX = ".transcripts.jsonl"
 
 
 def note_transcripts(cache: Path, sources: Iterable[Source]) -> None:
@@ -28,16 +27,16 @@ def note_transcripts(cache: Path, sources: Iterable[Source]) -> None:
                 json.dumps({"id": source.id, "stamp": _stamp(source.transcript), "digest": digest}) + "\n"
             )
     if lines:
-        with files.storage_errors(cache), _path(cache).open("a", encoding="utf-8") as file:
+        with files.storage_errors(cache), transcripts_path(cache).open("a", encoding="utf-8") as file:
             file.write("".join(("\n", *lines)))  # what was cut off before ends here
 
 
 def changed_since(cache: Path, sources: Iterable[Source]) -> set[str]:
     """Ids of videos whose transcript is another by now. A file of the same size and time is taken for the same."""
     known: dict[str, tuple[str, str]] = {}
-    if _path(cache).exists():
+    if transcripts_path(cache).exists():
         with files.storage_errors(cache):
-            for line in _path(cache).read_text("utf-8", "replace").split("\n"):
+            for line in transcripts_path(cache).read_text("utf-8", "replace").split("\n"):
                 try:
                     held = json.loads(line)
                     known[str(held["id"])] = (str(held["stamp"]), str(held["digest"]))
@@ -51,10 +50,6 @@ def changed_since(cache: Path, sources: Iterable[Source]) -> set[str]:
             if not (stamp and now == stamp) and _digest(source.transcript) not in ("", digest):
                 found.add(source.id)
     return found
-
-
-def _path(cache: Path) -> Path:
-    return cache.with_name(cache.name + SUFFIX)
 
 
 def _stamp(transcript: Transcript) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import stat
 from pathlib import Path
 from unittest import mock
@@ -14,7 +15,7 @@ from cache.cli import convert_command
 from cache.convert import convert
 from cache.errors import CacheError, StorageFull
 from cache.export import export_cache
-from cache.kept_text import KeptWords, append_words, kept_text_path, read_words
+from cache.kept_text import KeptWords, append_words, kept_text_path, read_words, transcripts_path
 from cache.merge import merge
 from cache.reader import open_cache
 from tests.cache.builders import make_video, write_cache
@@ -79,6 +80,37 @@ def test_a_converted_or_merged_cache_has_the_words_of_what_it_holds(
     assert not kept_text_path(tmp_path / "d.zarr").exists() and "words" not in capsys.readouterr().out
     convert_command(out, tmp_path / "c.zarr", overwrite=True)  # what is replaced leaves no words behind
     assert not kept_text_path(tmp_path / "c.zarr").exists() and "words" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_what_the_words_were_read_from_goes_along_too(suffix: str, tmp_path: Path) -> None:
+    parts = []
+    for name in "ab":
+        parts.append(write_cache(tmp_path / f"{name}.zarr", [make_video(f"{name}.mp4")]))
+        lines = [
+            note(f"{name}.mp4", "old"),
+            note("gone.mp4", "x"),
+            note(f"{name}.mp4", name),
+            '{"id": "cut',
+            "[]",
+        ]
+        transcripts_path(parts[-1]).write_text("\n".join(lines), encoding="utf-8")
+    wanted = [note("a.mp4", "a"), note("b.mp4", "b")]
+    out, copied = tmp_path / f"out.{suffix}", tmp_path / "c.zarr"
+    merge(parts, out)
+    assert transcripts_path(out).read_text("utf-8").splitlines() == wanted
+    convert(out, copied)
+    assert transcripts_path(copied).read_text("utf-8").splitlines() == wanted
+    assert not kept_text_path(out).exists() and not [
+        path for path in tmp_path.iterdir() if "taking" in path.name
+    ]
+    transcripts_path(out).unlink()
+    convert(out, copied, overwrite=True)  # what is replaced leaves none behind
+    assert not transcripts_path(copied).exists()
+
+
+def note(video_id: str, digest: str) -> str:
+    return json.dumps({"id": video_id, "stamp": "", "digest": digest})
 
 
 @pytest.mark.parametrize("replaced", [False, True])

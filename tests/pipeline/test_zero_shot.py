@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cache.features import imported_video
 from cache.reader import open_cache
 from cache.schema import StreamSpec, StreamTokens, VideoFeatures, VideoLabel
 from cache.writer import CacheWriter
+from heads.report.zero_shot import score_table, summary_lines
 from pipeline.backbones.weights import state_digest
 from pipeline.zero_shot import text_sides, zero_shot
 from tests.pipeline.backbones.conftest import quietly
@@ -112,6 +114,34 @@ def test_the_arithmetic_is_that_of_open_clip(cached: Path, model: Any, images: l
         np.testing.assert_allclose(zero_shot(cache, "clip", swapped).mean, -found.mean, atol=1e-9)
     assert sides.scale == pytest.approx(float(model.logit_scale.detach().exp())) and not sides.notes
     assert np.abs(found.mean).max() > 1e-3
+
+
+def test_a_video_that_lacks_the_stream_has_no_score(
+    model: Any, images: list[torch.Tensor], cached: Path, tmp_path: Path
+) -> None:
+    with open_cache(cached) as cache:
+        specs = [replace(spec, optional=True) for spec in cache.specs]
+        tokens = [cache.tokens("clip", index) for index in range(len(cache))]
+        rows = [cache.videos.row(index) for index in range(len(cache))]
+        sides = text_sides("clip", cache.streams["clip"].fingerprint, positive=POSITIVE, negative=NEGATIVE)
+        whole = zero_shot(cache, "clip", sides)
+    videos = [VideoFeatures(row, {"clip": one}) for row, one in zip(rows, tokens, strict=True)]
+    videos[1] = VideoFeatures(rows[1], {}, {"clip": "no pictures"})
+    with CacheWriter.open(
+        tmp_path / "b.zarr", streams=specs, dataset="x", label_names=("NonFight", "Fight"), provenance={}
+    ) as writer:
+        writer.commit(videos, [])
+    with open_cache(tmp_path / "b.zarr") as cache:
+        found = zero_shot(cache, "clip", sides)
+        table = list(
+            csv.DictReader(score_table(cache, "clip", found.mean, found.highest).decode().splitlines())
+        )
+        lines = summary_lines(cache, "clip", found.mean, found.highest)
+    assert np.isnan(found.mean).tolist() == np.isnan(found.highest).tolist() == [False, True, False, False]
+    np.testing.assert_array_equal(np.delete(found.mean, 1), np.delete(whole.mean, 1))
+    assert [row["probability_mean"] == row["logit_max"] == "" for row in table] == [False, True, False, False]
+    assert "scored     3 videos" in lines[0] and lines[1] == "no score   1 videos, which lack the stream clip"
+    assert "(3 labelled videos)" in lines[-1]
 
 
 def test_one_prompt_a_side_is_get_logits(model: Any, images: list[torch.Tensor], cached: Path) -> None:

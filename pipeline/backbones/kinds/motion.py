@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from pipeline.backbones.choice import StreamChoice
 from pipeline.backbones.kind import Example, Kind, Machine, Settled, require_stride
 from pipeline.decoding.decode import StreamPlan
-from pipeline.decoding.frames import FramePlan, prepare_frame
-from pipeline.decoding.motion import LONG_SIDE, TOKEN_WIDTH, motion_statistics
+from pipeline.decoding.frames import FramePlan
+from pipeline.decoding.motion import LONG_SIDE, TOKEN_WIDTH
+from pipeline.decoding.plain_motion import plain_motion
 from pipeline.decoding.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Motion(Kind):
 
         return MeasuredBackbone(
             settled,
-            lambda frames: motion_statistics([prepare_frame(frame, settled.plan.frames) for frame in frames]),
+            plain_motion,
             feature="mean and maximum over pairs of statistics of differences and dense flow, logarithms",
             runtime="opencv",
             libraries=("opencv-python",),

@@ -59,10 +59,12 @@ def test_commits_are_published_and_continued_on_another_machine(
     assert {piece for file in found.files for piece in file.pieces} <= objects
     assert all("SECRET" not in data.decode("latin1") for data, _ in bucket.objects.values())
     bucket.asked.clear()
+    noted = first.with_name("v1.zarr.transcripts.jsonl")
+    noted.write_text("{}\n", encoding="utf-8")
     run(url, batches=BATCHES[:2])
-    assert {method for method, _ in bucket.asked} == {
-        "GET"
-    } and bucket.gets() == 1  # nothing new: nothing sent or fetched
+    assert (
+        noted.exists() and {method for method, _ in bucket.asked} == {"GET"} and bucket.gets() == 1
+    )  # nothing new: nothing sent or fetched
     on_another_machine(local, monkeypatch, "second")
     lines: list[str] = []
     second = run(url, lines=lines)
@@ -72,6 +74,7 @@ def test_commits_are_published_and_continued_on_another_machine(
     lines.clear()
     bucket.asked.clear()
     run(url, lines=lines)  # the first machine takes over what the second did: only what differs
+    assert not noted.exists()  # it was of another state
     assert "4 videos" in lines[0] and 0 < bucket.gets() < len(objects)
     assert read_contents(first) == whole
 

@@ -230,6 +230,30 @@ def test_floors_are_fitted_again_when_what_they_depend_on_changed(brief: TrainCo
     assert other[name][1] != with_signal[name][1]
 
 
+def test_given_scores_are_a_floor_by_their_content(
+    toy_cache: Cache, brief: TrainConfig, tmp_path: Path
+) -> None:
+    """A file of the same name whose scores changed is another floor; one that lacks a video ends it before training."""
+    file = tmp_path / "scores.csv"
+    cells = cells_of(brief.updated({"model": "linear", "epochs": 1}))
+    pairs = list(zip(toy_cache.videos.id.tolist(), toy_cache.videos.label.tolist(), strict=True))
+
+    def swept(right: float, *, n: int = len(pairs), given: bool = True) -> dict[str, float | None]:
+        rows = [f"{i},{right if label else 1 - right}\n" for i, label in pairs[:n]]
+        file.write_text("id,probability\n" + "".join(rows))
+        files = {"zero/shot": file} if given else {}
+        with Sweep(toy_cache, brief, out=tmp_path / "out", n_seeds=1, cv=2, floor_files=files) as sweep:
+            board = sweep.leaderboard(cells, sweep.train(cells), n_resamples=0)
+        return {row.label: row.scores["auroc"] for row in board.floors}
+
+    with pytest.raises(InputError, match="has no score for 1 of 60 videos"):
+        swept(0.9, n=59)
+    assert not list((tmp_path / "out").glob("cells/*"))
+    without, high, low, again = swept(0.9, given=False), swept(0.9), swept(0.1), swept(0.9)
+    assert high == again == without | {"zero/shot": 1.0}
+    assert low == without | {"zero/shot": 0.0}
+
+
 def test_a_baseline_that_some_cells_cannot_be_is_found() -> None:
     cells, _ = make_cells(TrainConfig(), read_axes(["model=linear,mlp", "width=8,16"]), skip_invalid=True)
     assert find_baseline([*cells_of(TrainConfig(), "model=linear"), *cells], "width=16") == 2

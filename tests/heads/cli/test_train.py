@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import csv
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from cache.errors import InputError
+from cache.reader import open_cache
 from heads.cli.train import build_config, main, read_device
 from heads.trained.head import TrainedHead
 from heads.training.config import all_settings
@@ -57,9 +63,72 @@ def test_trains_from_several_caches_with_a_label_file(
     assert head.info.config.loss.pos_weight == 1.5
 
 
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(("words", "part"), [(("--no-cv",), "val"), (("--cv", "3"), "out-of-fold")])
+def test_given_scores_are_a_floor_and_change_nothing_else(
+    words: tuple[str, ...],
+    part: str,
+    toy_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open_cache(toy_path) as cache:
+        ids, labels = cache.videos.id.tolist(), np.asarray(cache.videos.label, dtype=np.int64)
+    scores = np.clip(0.3 + 0.2 * labels + np.random.default_rng(0).normal(0, 0.2, len(ids)), 0, 1)
+    file = tmp_path / "scores.csv"
+    file.write_text(
+        "id,probability_mean\n" + "".join(f"{i},{s}\n" for i, s in zip(ids, scores.tolist(), strict=True))
+    )
+    common = [
+        "train-head",
+        "--set",
+        "n_resamples=20",
+        "--features",
+        str(toy_path),
+        "--model",
+        "linear",
+        "--epochs",
+        "1",
+    ]
+
+    def result(name: str, *more: str) -> tuple[dict[str, Any], str]:
+        out = tmp_path / name
+        monkeypatch.setattr(sys, "argv", [*common, "--out", str(out), *words, *more])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        assert not stopped.value.code, captured.err
+        return json.loads((out / "metrics.json").read_text()), captured.out
+
+    plain, said_before = result("plain")
+    beside, said = result("beside", "--floor-scores", f"zero-shot={file}")
+    own = beside["floors"].pop(f"zero-shot on {part}")
+    assert "zero-shot" in said and "zero-shot" not in said_before
+    assert "zero-shot" in (tmp_path / "beside" / "report.html").read_text()
+    assert (
+        TrainedHead.load(tmp_path / "beside").info.floors[f"zero-shot on {part}"]["auroc"]
+        == own["metrics"]["auroc"]
+    )
+    with (tmp_path / "beside" / "predictions.csv").open(newline="") as rows:
+        scored = {
+            row["id"] for row in csv.DictReader(rows) if row["split"] in (part, "train" * (part != "val"))
+        }
+    places = [place for place, video_id in enumerate(ids) if video_id in scored]
+    assert own["metrics"]["n"] == len(places) == (24 if part == "val" else 60)
+    assert own["metrics"]["auroc"] == pytest.approx(roc_auc_score(labels[places], scores[places]))
+    if part == "out-of-fold":
+        beside["cross_validation"]["floors"].pop("zero-shot")
+    for told in (beside, beside["cross_validation"] or {"notes": []}):
+        told["notes"] = [note for note in told["notes"] if "the zero-shot floor" not in note]
+    assert plain | {"seconds": None} == beside | {"seconds": None}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("--features", "{cache}", "--floor-scores", "z"), 2, "write NAME=FILE"),
+        (("--features", "{cache}", "--floor-scores", "z=absent.csv"), 2, "absent.csv: cannot be read"),
         (("--features", "absent.zarr"), 3, "absent.zarr"),
         (("--features", "{cache}", "--preset", "final-model-5"), 2, "unknown preset"),
         (("--features", "{cache}", "--streams", "audio"), 2, "holds no stream audio"),

@@ -17,7 +17,7 @@ def test_scores_are_joined_by_id(tmp_path: Path) -> None:
     found = read_floor_scores(parse_floor_files([f"zero-shot={file}"]), IDS, ALL)
     assert found["zero-shot"].tolist() == [1.0, 0.25]
     file.write_text("id,probability\nb.mp4,0.25\na.mp4,\n")  # of predict: a reject has none
-    found = read_floor_scores({"z": file}, IDS, ALL[1:])
+    found = read_floor_scores({"z": str(file)}, IDS, ALL[1:])
     assert np.isnan(found["z"][0]) and found["z"][1] == 0.25
 
 

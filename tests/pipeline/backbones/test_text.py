@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cache.errors import InputError
 from pipeline.backbones.choice import parse_stream
 from pipeline.backbones.kind import settle
+from pipeline.backbones.plain_text import plain_pieces
 from pipeline.backbones.text import BATCH, TextBackbone, pieces_of, tokens_of
 from pipeline.backbones.text_keys import reads_text
 from pipeline.decoding.decode import DecodedVideo
@@ -60,6 +63,31 @@ def test_a_long_cue_is_halved_at_spaces_and_shares_its_time() -> None:
     assert [end for _, end, _ in whole[:-1]] == [start for start, _, _ in whole[1:]]
     video = [Cue(0, 8, "aaaa bbbb cccc dddd", timed=False)]
     assert spans(video, 5, most=10) == [(0, 8, "aaaa bbbb"), (0, 8, "cccc dddd")]
+
+
+CUES = st.lists(
+    st.builds(
+        lambda start, seconds, text, timed: Cue(start, start + seconds, text, timed=timed),
+        st.integers(0, 12).map(float),
+        st.sampled_from([0.0, 0.5, 3.0]),
+        st.text("ab ", min_size=1, max_size=30).map(lambda text: " ".join(text.split()) or "a"),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+@given(CUES, st.sampled_from([0.0, 2.0, 5.0]), st.sampled_from([3, 9]))
+def test_the_plain_pieces_are_the_same(cues: list[Cue], window: float, most: int) -> None:
+    """Those of `verify`, which share no line with these."""
+    cues.sort(key=lambda cue: (cue.start_seconds, cue.end_seconds))
+    found = pieces_of(cues, window_seconds=window, fits=lambda text: len(text) <= most)
+    plain = plain_pieces(
+        cues, window_seconds=window, most_tokens=most, count=lambda text: (len(text), len(text))
+    )
+    assert [(p.start_seconds, p.end_seconds, p.text) for p in found] == [
+        (pytest.approx(start), pytest.approx(end), text) for start, end, text in plain
+    ]
 
 
 def test_pieces_fit_the_encoder_and_what_is_no_word_is_none(encoder: TextBackbone) -> None:

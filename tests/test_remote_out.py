@@ -27,9 +27,9 @@ from cache.objects.record import RECORD_NAME, CommitRecord
 from cache.objects.store import ObjectTrouble
 from cache.reader import open_cache
 from heads.cli.audit import audit_command
-from onepass import merge as merge_command
 from pipeline import run as run_module
 from pipeline.cli import extract as cli
+from pipeline.cli.merge import merge_command
 from pipeline.flow import Flow
 from pipeline.sources.shards import parse_shard
 from tests.objects import BUCKET, Server, serving

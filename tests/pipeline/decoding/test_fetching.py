@@ -25,9 +25,9 @@ from rich.console import Console
 from cache.errors import InputError, StorageFull
 from cache.objects import store as store_module
 from cache.objects.store import ObjectTrouble, open_objects
-from onepass import merge as merge_command
 from pipeline.backbones.load import load_backbones
 from pipeline.cli.extract import app
+from pipeline.cli.merge import merge_command
 from pipeline.config import ExtractConfig
 from pipeline.decoding import fetching, remote_file
 from pipeline.decoding.fetching import Fetcher, FetchSettings

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache.cli import convert_command, export_command, inspect_command, say_words, sweep_command
+from cache.cli import convert_command, export_command, inspect_command, sweep_command
 from cache.errors import InputError, LimitReached, OnepassError, StorageFull
 from cache.objects.store import as_location
 from cache.process.ending import run_app
@@ -27,6 +26,7 @@ from heads.cli.threshold import threshold_command
 from heads.cli.train import train_head_command
 from pipeline.cli.extract import GOES_ON, conclude, extract_command
 from pipeline.cli.imports import import_command
+from pipeline.cli.merge import merge_command
 from pipeline.cli.plan import plan_command
 from pipeline.cli.streams import streams_command
 from pipeline.cli.verify import verify_command
@@ -34,9 +34,8 @@ from pipeline.cli.verify import verify_command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cache.reader import Cache
+    from heads.report.score_sheet import ScoreSheet
     from heads.trained.head import TrainedHead
-    from heads.trained.timeline import Timeline
     from pipeline.backbones.base import Backbone
     from pipeline.config import ExtractConfig
     from pipeline.decoding.scratch import ScratchFolder
@@ -63,56 +62,10 @@ app.command(name="streams")(streams_command)
 app.command(name="convert")(convert_command)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
+app.command(name="merge")(merge_command)
 app.command(name="sweep")(sweep_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
-
-
-@app.command()
-def merge(
-    parts: Annotated[list[Path], typer.Argument(help="Caches to join, such as the shards of one source.")],
-    out: Annotated[
-        Path, typer.Option(help="Cache to write: .zarr or .h5, or an s3://, gs:// or az:// address.")
-    ],
-    src: Annotated[
-        Path | None, typer.Option(help="The source of all parts: every input must be in one of them.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing cache at --out.")] = False,
-    allow_library_mismatch: Annotated[
-        bool, typer.Option(help="Accept parts made with other library versions.")
-    ] = False,
-) -> None:
-    """Join parts into one cache: nothing lost, nothing twice. Run it again to resume."""
-    from cache.merge import merge as join
-    from cache.objects.address import shown
-    from cache.objects.mirror import written
-
-    require_cache_output("--out", out, remote=True)
-    listed = None
-    if src is not None:
-        from cache.objects.store import as_location
-        from cache.reader import open_cache
-        from pipeline.backbones.kind import sound_alone_will_do
-        from pipeline.sources.tree import discover
-
-        with open_cache(parts[0]) as part:
-            sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
-        listed = [source.id for source in discover(as_location(src), sound=sound).sources]
-    with written(out, typer.echo) as local:
-        found = join(
-            parts, local, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch
-        )
-    known = f" = {len(listed)} in {as_location(src)}" if src is not None and listed is not None else ""
-    twice = f"; {found.n_twice} ids stood in two parts, alike" if found.n_twice else ""
-    typer.echo(
-        f"{shown(out)}: {found.n_parts} parts, {found.n_videos} videos + {found.n_rejects} rejects{known}: adds up{twice}"
-    )
-    if found.n_passing:
-        typer.echo(
-            f"note: {found.n_passing} of the rejects are passing trouble: these inputs were never read. extract --src SRC --out "
-            f"{shown(out)} tries them again"
-        )
-    say_words(local, out)
 
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
@@ -161,6 +114,8 @@ def predict(
     """Score videos with a trained head: extract with the head's own settings, apply its stored threshold."""
     from heads import TrainedHead
     from heads.report.score_file import require_score_file
+    from heads.report.score_sheet import ScoreSheet
+    from heads.report.timeline_file import OverTime, TimelineRequest
 
     require_score_file(out)
     caches = [path for path in paths if path.suffix.lower() in CACHE_SUFFIXES]
@@ -177,25 +132,28 @@ def predict(
     over_time = None
     if timeline is not None:
         require_output("--timeline", timeline)
-        over_time = _OverTime(timeline, timeline_method, timeline_window, trained)
-    run = _Scoring(trained, out, console, over_time, ignore_libraries=allow_library_mismatch)
-    run.require_caches(caches)
+        request = TimelineRequest(timeline, timeline_method, timeline_window)  # type: ignore[arg-type]
+        over_time = OverTime(request, trained)
+    sheet = ScoreSheet(trained, out, console, over_time, ignore_libraries=allow_library_mismatch)
+    sheet.require_fits(caches)
+    run = _Scoring(trained, sheet, console)
     if not sources:
         run.score(caches)
         return
+    from pipeline.backbones.load import weights_files
+    from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
+
     base = _head_settings(
         trained,
         device=device,
         workers=workers,
         decoder=decoder,
-        files=_weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights),
+        files=weights_files(weights_file or [], clip=clip_weights, slowfast=slowfast_weights),
         max_rejects=max_rejects,
         transcripts=transcripts,
     )
-    from pipeline.decoding.scratch import PREDICT_PREFIX, ScratchFolder, require_temp_folder
-
     require_temp_folder()
-    run.load_backbones(base, sources)
+    run.load_backbones(base, sources, ignore_libraries=allow_library_mismatch)
     with ScratchFolder(PREDICT_PREFIX) as scratch:
         configs = [
             replace(base, src=path, out=keep_cache or scratch.path / f"{number}.zarr")
@@ -224,6 +182,7 @@ def zero_shot_command(
     from cache.process.outputs import write_output
     from cache.reader import open_cache
     from heads.report.zero_shot import score_table, summary_lines
+    from pipeline.backbones.load import weights_files
     from pipeline.zero_shot import text_sides, zero_shot
 
     if out.suffix != ".csv":
@@ -236,7 +195,7 @@ def zero_shot_command(
         if not len(opened):
             raise InputError(f"{cache}: holds no videos to score; extract some first")
         fields = opened.streams[stream].fingerprint
-        file = _weights_files(weights_file or [], clip=clip_weights).get(stream)
+        file = weights_files(weights_file or [], clip=clip_weights).get(stream)
         sides = text_sides(stream, fields, positive=positive, negative=negative, file=file)
         found = zero_shot(opened, stream, sides)
         for note in sides.notes:
@@ -297,30 +256,12 @@ def predict_videos(
 class _Scoring:
     """Scores path after path. What was scored is written whatever comes after it; a path that fails is named at the end."""
 
-    def __init__(
-        self,
-        trained: TrainedHead,
-        out: Path,
-        console: Console,
-        over_time: _OverTime | None,
-        *,
-        ignore_libraries: bool,
-    ) -> None:
-        self._trained, self._out, self._console, self._over_time = trained, out, console, over_time
-        self._ignore_libraries = ignore_libraries
-        self._rows: list[dict[str, Any]] = []
+    def __init__(self, trained: TrainedHead, sheet: ScoreSheet, console: Console) -> None:
+        self._trained, self._sheet, self._console = trained, sheet, console
         self._failed: list[tuple[Path | str, OnepassError]] = []
         self._backbones: dict[str, Backbone] = {}
 
-    def require_caches(self, paths: list[Path]) -> None:
-        """Raise what scoring them would raise for a cache that is none or does not fit the head."""
-        from cache.reader import open_cache
-
-        for path in paths:
-            with open_cache(path) as cache:
-                self._trained.require_fits(cache, ignore_libraries=self._ignore_libraries)
-
-    def load_backbones(self, config: ExtractConfig, sources: list[Path]) -> None:
+    def load_backbones(self, config: ExtractConfig, sources: list[Path], *, ignore_libraries: bool) -> None:
         """Load the models once, for all sources. Raises for a source that holds no video, and for models that make other
 
         features than the head reads.
@@ -339,7 +280,7 @@ class _Scoring:
                 stream.fingerprint,
                 full_fingerprint(self._backbones[stream.name]),
                 where="what this machine makes",
-                ignore_libraries=self._ignore_libraries,
+                ignore_libraries=ignore_libraries,
             )
 
     def score(
@@ -354,23 +295,23 @@ class _Scoring:
         try:
             for path in caches:
                 with self._naming_failures(path):
-                    self._score_cache(path, path)
+                    self._sheet.add(path, path)
             for config in configs:
                 with self._naming_failures(config.src):
                     ends.append((self._extract(config), config))
-                    self._score_cache(config.out, config.src)
+                    self._sheet.add(config.out, config.src)
                 if ends and ends[-1][0].interrupted:
                     break
         except BaseException:
-            if self._rows:
-                self._write()
+            if self._sheet.rows:
+                self._sheet.write()
             raise
-        if self._failed and not self._rows:
+        if self._failed and not self._sheet.rows:
             raise self._failed[0][1]
         stopped = bool(ends) and ends[-1][0].interrupted
         try:
-            if self._rows or not stopped:
-                self._write()
+            if self._sheet.rows or not stopped:
+                self._sheet.write()
         except OnepassError as error:
             if not ends:
                 raise
@@ -388,7 +329,8 @@ class _Scoring:
             given, failure = self._failed[0]
             n_paths = len(caches) + len(configs)
             raise type(failure)(
-                f"{given}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in {self._out})"
+                f"{given}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in "
+                f"{self._sheet.out})"
             )
 
     def _extract(self, config: ExtractConfig) -> ExtractReport:
@@ -399,33 +341,6 @@ class _Scoring:
             self._console.print(line)
         return report
 
-    def _score_cache(self, path: Path, given: Path | str) -> None:
-        from cache.objects.address import shown
-        from cache.reader import open_cache
-        from heads.report.score_file import agreement_lines, score_rows
-
-        name = os.fsencode(shown(given)).decode("utf-8", "backslashreplace")
-        with open_cache(path) as cache:
-            predictions = self._trained.predict(cache, ignore_libraries=self._ignore_libraries)
-            agreement = agreement_lines(predictions, cache, self._trained)
-            if self._over_time is not None:
-                self._over_time.add(cache, name, ignore_libraries=self._ignore_libraries)
-            self._rows += score_rows(predictions, cache, path=name)
-        for stream, count in predictions.lacking.items():
-            self._console.print(f"{count} of {len(predictions)} videos lack stream {stream}", markup=False)
-        for line in agreement:
-            self._console.print(line)
-
-    def _write(self) -> None:
-        from heads.report.score_file import score_lines, write_scores
-
-        write_scores(self._out, self._rows)
-        for line in score_lines(self._rows, self._trained):
-            self._console.print(line)
-        self._console.print(f"scores     {self._out}")
-        if self._over_time is not None:
-            self._console.print(self._over_time.write())
-
     @contextlib.contextmanager
     def _naming_failures(self, path: Path | str) -> Iterator[None]:
         """A path that fails does not keep the others from being scored; a full disk or a limit would."""
@@ -433,76 +348,20 @@ class _Scoring:
             yield
         except (StorageFull, LimitReached) as error:
             self._failed.append((path, error))
-            if not self._rows:
+            if not self._sheet.rows:
                 raise
         except OnepassError as error:
             self._failed.append((path, error))
             typer.echo(f"failed: {path}: {error}", err=True)
 
 
-class _OverTime:
-    """Scores over time of everything that predict scores, written at its end. Raises InputError for options
-    that do not fit the head."""
+def _head_settings(trained: TrainedHead, **settings: Any) -> ExtractConfig:
+    """The extraction that gives what the head was trained on. settings: as `config_like`."""
+    from pipeline.config import config_like
 
-    def __init__(self, path: Path, method: str, window_seconds: float | None, trained: TrainedHead) -> None:
-        from heads.report.timeline_file import TimelineRequest
-
-        self._request = TimelineRequest(path, method, window_seconds)  # type: ignore[arg-type]
-        self._request.check(trained)
-        self._trained = trained
-        self._found: list[Timeline] = []
-
-    def add(self, cache: Cache, path: str, *, ignore_libraries: bool) -> None:
-        found = self._request.timelines(self._trained, cache, ignore_libraries=ignore_libraries)
-        self._found += [replace(timeline, path=path) for timeline in found]
-
-    def write(self) -> str:
-        from heads.report.timeline_file import write_timelines
-        from heads.trained.timeline import MEANING
-
-        n_windows = write_timelines(self._request, self._found, self._trained)
-        meaning = f"{self._request.method}: {MEANING[self._request.method]}"
-        return f"timeline   {self._request.path}: {n_windows} windows of {len(self._found)} videos; {meaning}"
-
-
-def _weights_files(given: list[str], **short: str | None) -> dict[str, str]:
-    from pipeline.backbones.load import weights_files
-
-    return weights_files(given, **short)
-
-
-def _head_settings(
-    trained: TrainedHead,
-    *,
-    device: str,
-    workers: int,
-    decoder: str,
-    files: Mapping[str, str] | None,
-    max_rejects: float,
-    transcripts: Path | None = None,
-) -> ExtractConfig:
-    """The extraction that gives what the head was trained on."""
-    from pipeline.backbones.load import config_from_fingerprints
-    from pipeline.config import ExtractConfig
-    from pipeline.decoding.pool import PoolSettings, default_workers
-
-    backbones = config_from_fingerprints(
-        {stream.name: stream.fingerprint for stream in trained.info.streams},
-        device=device,
-        files=files,
-    )
-    return ExtractConfig(
-        src=Path(),
-        out=Path("scratch.zarr"),
-        backbones=backbones,
-        allow_unmatched=True,
-        decoder=decoder,  # type: ignore[arg-type]
-        pool=PoolSettings(workers=workers or default_workers()),
-        max_rejects=max_rejects,
-        transcripts=transcripts,
-        optional=tuple(stream.name for stream in trained.info.streams if stream.optional),
-        required=tuple(stream.name for stream in trained.info.streams if not stream.optional),
-    )
+    streams = trained.info.streams
+    optional = [stream.name for stream in streams if stream.optional]
+    return config_like({stream.name: stream.fingerprint for stream in streams}, optional=optional, **settings)
 
 
 @app.command()

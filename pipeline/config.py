@@ -17,11 +17,11 @@ from cache.stores.open import cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.choice import recipe_of
-from pipeline.backbones.load import BackboneConfig
+from pipeline.backbones.load import BackboneConfig, config_from_fingerprints
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
 from pipeline.decoding.fetching import FetchSettings
-from pipeline.decoding.pool import PoolSettings
+from pipeline.decoding.pool import PoolSettings, default_workers
 from pipeline.flow import Flow, FlowSettings
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
 from pipeline.sources.names import portable_path
@@ -235,3 +235,33 @@ def with_words(
     for line in lines:
         console.print(line, highlight=False, markup=False)
     return replace(resolved, sources=sources)
+
+
+def config_like(
+    fingerprints: Mapping[str, Mapping[str, Any]],
+    *,
+    optional: Sequence[str],
+    device: str,
+    workers: int,
+    decoder: str,
+    files: Mapping[str, str] | None,
+    max_rejects: float,
+    transcripts: Path | None = None,
+) -> ExtractConfig:
+    """The extraction that makes more of what has these fingerprints; its `src` and `out` are left to set.
+
+    optional: streams that a video may lack. workers: 0 is one a core. files: where weights that came from a file lie, by stream.
+    Raises InputError.
+    """
+    return ExtractConfig(
+        src=Path(),
+        out=Path("scratch.zarr"),
+        backbones=config_from_fingerprints(fingerprints, device=device, files=files),
+        allow_unmatched=True,
+        decoder=decoder,  # type: ignore[arg-type]
+        pool=PoolSettings(workers=workers or default_workers()),
+        max_rejects=max_rejects,
+        transcripts=transcripts,
+        optional=tuple(optional),
+        required=tuple(name for name in fingerprints if name not in optional),
+    )

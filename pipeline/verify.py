@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cache.errors import FingerprintMismatch
 from cache.reader import Cache
-from pipeline.backbones.base import Backbone
+from pipeline.backbones.base import MAX_RELATIVE_ERROR, MIN_COSINE, Backbone
 from pipeline.backbones.plain_text import plain_text
 from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decoders.animation import is_animated_webp
@@ -33,10 +33,6 @@ from pipeline.decoding.sampling import SLIVER_SECONDS, TIE_SECONDS, Sampling
 from pipeline.decoding.words import Transcript
 from pipeline.decoding.worker import file_digest
 
-MAX_RELATIVE_ERROR = 1e-3
-"""Bound for `--precision fp32`: largest absolute difference over the largest absolute value of the token."""
-MIN_COSINE = 0.999
-"""Bound for every precision."""
 MIN_CENTRED_COSINE = 0.99
 """Bound once the stream's mean is taken off both sides. Tokens of a network with random weights are alike up to a cosine of
 0.9974 (SlowFast), so that the plain bound alone hardly sees one that is another's."""

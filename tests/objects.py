@@ -23,6 +23,8 @@ from xml.sax.saxutils import escape, unescape
 
 import pytest
 
+from cache.objects import store as store_module
+
 BUCKET = "bucket"
 SECRET, KEY_ID = "tHeSeCrEtOfTheTests", "AKIATHEKEYOFTHETESTS"
 CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 503: "SlowDown"}
@@ -213,6 +215,23 @@ def serving() -> Iterator[Server]:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Server]:
+    """A server for the tests of a module, which import it; `emptied` before each."""
+    with serving() as server:
+        yield server
+
+
+def emptied(server: Server, patch: pytest.MonkeyPatch) -> Server:
+    """The server without objects, faults and memories; waits for another try are short."""
+    patch.setattr(store_module, "FIRST_WAIT_SECONDS", 0.001)
+    for memory in (server.objects, server.faults, server.asked, server.headers):
+        memory.clear()
+    server.before_get = lambda _: None
+    server.page = 1000
+    return server
 
 
 def point_at(address: str, patch: pytest.MonkeyPatch) -> None:

@@ -228,8 +228,9 @@ COVERED_IN = {
     "pipeline/imports/test_run.py": "pipeline/cli/imports pipeline/imports/crops pipeline/imports/spans",
     "pipeline/test_verify.py": "pipeline/cli/verify",
     "test_cli_extract.py": "pipeline/cli/extract",
+    "test_predict.py": "heads/report/score_sheet",
     "test_onepass_cli.py": "cache/cli",
-    "test_shards.py": "pipeline/cli/plan",
+    "test_shards.py": "pipeline/cli/merge pipeline/cli/plan",
 }
 """Modules without a test file of their own, by the test of the one caller or of the kind through which they are tested."""
 

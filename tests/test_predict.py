@@ -213,7 +213,7 @@ def test_features_stay_where_the_scores_cannot_be_written(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr("heads.report.score_file.write_scores", full)
+        patch.setattr("heads.report.score_sheet.write_scores", full)
         words = ("--head", head, "--out", tmp_path / "s.csv", *PREDICT)
         code, _, err = run("predict", videos / "val", *words)
     assert code == 5

@@ -27,12 +27,13 @@ from cache.objects.record import RECORD_NAME, CommitRecord
 from cache.objects.store import ObjectTrouble
 from cache.reader import open_cache
 from heads.cli.audit import audit_command
-from onepass import merge as merge_command
 from pipeline import run as run_module
 from pipeline.cli import extract as cli
+from pipeline.cli.merge import merge_command
 from pipeline.flow import Flow
 from pipeline.sources.shards import parse_shard
-from tests.objects import BUCKET, Server, serving
+from tests.objects import BUCKET, Server
+from tests.objects import serve as serve
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
 from tests.videos import write_video
@@ -55,9 +56,8 @@ def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Server]:
-    with serving() as server:
-        yield server
+def bucket(serve: Server) -> Server:
+    return serve
 
 
 @pytest.fixture

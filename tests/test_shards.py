@@ -16,8 +16,8 @@ import pytest
 from cache.errors import CacheError, InputError
 from cache.merge import merge
 from cache.reader import open_cache
-from onepass import merge as merge_command
 from pipeline import run as run_module
+from pipeline.cli.merge import merge_command
 from pipeline.cli.plan import plan_command
 from pipeline.counts import FlowCounts
 from pipeline.sources.shards import Shard, parse_shard

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -69,6 +69,26 @@ class TimelineRequest:
             window_seconds=self.window_seconds,
             ignore_libraries=ignore_libraries,
         )
+
+
+class OverTime:
+    """Timelines of cache after cache, written at the end. Raises InputError for a request that does not fit the head."""
+
+    def __init__(self, request: TimelineRequest, head: TrainedHead) -> None:
+        request.check(head)
+        self._request, self._head = request, head
+        self._found: list[Timeline] = []
+
+    def add(self, cache: Cache, path: str, *, ignore_libraries: bool) -> None:
+        """All videos of a cache. path: the argument that they came from."""
+        found = self._request.timelines(self._head, cache, ignore_libraries=ignore_libraries)
+        self._found += [replace(timeline, path=path) for timeline in found]
+
+    def write(self) -> str:
+        """Write the file; returns a line that says what is in it."""
+        n_windows = write_timelines(self._request, self._found, self._head)
+        meaning = f"{self._request.method}: {MEANING[self._request.method]}"
+        return f"timeline   {self._request.path}: {n_windows} windows of {len(self._found)} videos; {meaning}"
 
 
 def write_timelines(request: TimelineRequest, timelines: Iterable[Timeline], head: TrainedHead) -> int:

@@ -21,6 +21,10 @@ from pipeline.decoding.frames import RgbFrame
 Precision = Literal["fp32", "bf16", "fp16"]
 GpuEngine = Literal["graph", "eager"]
 """How forward passes reach a GPU: a recorded graph of kernels at once, or one by one. Same bits."""
+MAX_RELATIVE_ERROR = 1e-3
+"""Parity bound for `--precision fp32`: largest absolute difference over the largest absolute value of the token."""
+MIN_COSINE = 0.999
+"""Parity bound for every precision."""
 DTYPES: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,

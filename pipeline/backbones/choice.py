@@ -29,7 +29,7 @@ RECIPES: Mapping[str, str] = {
 """Streams that a name alone asks for."""
 DEFAULT_STREAMS = ("clip", "slowfast")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-RUNTIMES = ("auto", "torch", "openvino")
+RUNTIMES = ("auto", "torch", "openvino", "compile")
 """What a stream's own precision and runtime may be, before a device has its say."""
 MAX_FPS = 1000.0
 MAX_SIZE = 4096

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from pipeline.backbones.base import Batching, GpuEngine, Precision, exact_float32, memory_full
+from pipeline.backbones.compiled import compiled
 from pipeline.backbones.graph import GraphedForward
 from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime
 
@@ -28,7 +29,8 @@ class Engine:
     """Callable: prepared frames [B, T, H, W, C] on the device to float32 [B, D] there.
 
     forward: the same, in plain torch. blank: frames of zeros for a batch size. name: of the stream, for messages.
-    weights_key: what tells one compiled model from another. gpu_engine: on CUDA, whole batches as a recorded graph.
+    weights_key: what tells one compiled model from another. gpu_engine: on CUDA, whole batches as a recorded graph; a compiled
+    pass is always recorded. What is recorded runs whole batches only: fewer windows are padded.
     OpenVINO takes whole batches of the batching's size only, and runs them beside the caller through `queue`.
     """
 
@@ -58,27 +60,40 @@ class Engine:
                 key=weights_key,
                 n_streams=self.batching.n_streams,
             )
-        elif device.type == "cuda" and gpu_engine == "graph":
-            self._graph = self._recorded(name, device)
+        elif runtime == "compile" or (device.type == "cuda" and gpu_engine == "graph"):
+            self._graph = self._recorded(name, device, compile_it=runtime == "compile")
 
     @torch.inference_mode()
     def __call__(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
         """Features of one batch, waited for."""
         if self.queue is not None:
             return self.queue(frames_BTHWC.numpy())
-        if self._graph is not None and frames_BTHWC.shape == self._graph.shape:
-            return self._graph(frames_BTHWC)
+        if self._graph is not None:
+            return torch.cat([self._whole(part) for part in torch.split(frames_BTHWC, self._graph.shape[0])])
         with self._exactly():
             return self._forward(frames_BTHWC)
+
+    def _whole(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
+        """Of a whole batch or less."""
+        assert self._graph is not None
+        if frames_BTHWC.shape == self._graph.shape:
+            return self._graph(frames_BTHWC)
+        padded = self._blank(self._graph.shape[0])
+        padded[: len(frames_BTHWC)] = frames_BTHWC
+        return self._graph(padded)[: len(frames_BTHWC)]
 
     def _exactly(self) -> contextlib.AbstractContextManager[None]:
         return exact_float32() if self._precision == "fp32" else contextlib.nullcontext()
 
     @torch.inference_mode()
-    def _recorded(self, name: str, device: torch.device) -> GraphedForward:
+    def _recorded(self, name: str, device: torch.device, *, compile_it: bool) -> GraphedForward:
+        blank = self._blank(self.batching.batch_size)
         try:
             with torch.cuda.device(device), self._exactly():
-                return GraphedForward(self._forward, self._blank(self.batching.batch_size))
+                forward = self._forward
+                if compile_it:
+                    forward = compiled(forward, blank, name=name, precision=self._precision)
+                return GraphedForward(forward, blank)
         except torch.cuda.OutOfMemoryError as error:
             raise memory_full(name, self.batching.batch_size) from error
 

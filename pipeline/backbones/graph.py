@@ -23,7 +23,7 @@ class GraphedForward:
     """
 
     def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], blank: torch.Tensor) -> None:
-        self._frames = blank
+        self._frames, self._recorded = blank, forward  # its memory is what the recording runs in
         self._replay, self._features = capture(lambda: forward(blank))
 
     @property

@@ -28,8 +28,8 @@ class BackboneConfig:
     """Streams, and where they run. device: auto, cpu, cuda, cuda:N, several by commas, or all.
 
     precision: auto, fp32, bf16 or fp16. runtime: auto, torch or openvino. batch_sizes: windows a forward pass by stream; what
-    is not named has its own constant. gpu_engine: graph or eager, with the same features. A stream's own precision and
-    runtime win.
+    is not named has its own constant. gpu_engine: graph or eager, with the same features, or compile, which is a runtime of its
+    own. A stream's own precision and runtime win.
     """
 
     streams: tuple[StreamChoice, ...] = field(default_factory=partial(choose_streams, DEFAULT_STREAMS))
@@ -53,8 +53,10 @@ class BackboneConfig:
                 )
             if not 1 <= size <= MAX_BATCH:
                 raise InputError(f"--batch {name}={size}: between 1 and {MAX_BATCH} windows")
-        if self.gpu_engine not in ("graph", "eager"):
-            raise InputError(f"--gpu-engine {self.gpu_engine}: choose graph or eager")
+        if self.gpu_engine not in ("graph", "eager", "compile"):
+            raise InputError(f"--gpu-engine {self.gpu_engine}: choose graph, eager or compile")
+        if self.gpu_engine == "compile" and self.runtime not in ("auto", "torch", "compile"):
+            raise InputError(f"--gpu-engine compile with --runtime {self.runtime}: choose one of them")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,6 +86,8 @@ class BackboneConfig:
         """What one stream runs on. Raises InputError for what the device cannot do and for what is not installed."""
         from pipeline.backbones.runtime import resolve_runtime
 
+        if not choice.runtime and self.gpu_engine == "compile":
+            return resolve_runtime("compile", self.torch_device(), said="--gpu-engine compile")
         if not choice.runtime:
             return resolve_runtime(self.runtime, self.torch_device())
         return resolve_runtime(

@@ -1,4 +1,5 @@
-"""What multiplies: torch, or OpenVINO on a CPU, which fuses convolution, addition and activation into one pass over memory.
+"""What multiplies: torch, what torch's compiler makes for CUDA (`compiled.py`), or OpenVINO on a CPU, which fuses convolution,
+addition and activation into one pass over memory.
 
 OpenVINO runs several forward passes side by side, each on its share of the cores. One pass on all cores waits in every layer for
 the slowest core, and decode workers make some core slow all the time.
@@ -29,7 +30,7 @@ from cache.errors import InputError
 from pipeline.backbones.base import Pending, Precision, library_versions
 from pipeline.backbones.choice import RUNTIMES
 
-Runtime = Literal["torch", "openvino"]
+Runtime = Literal["torch", "openvino", "compile"]
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -53,6 +54,12 @@ def resolve_runtime(runtime: str, device: torch.device, *, said: str = "") -> Ru
         raise InputError(f"{said} runs on the CPU; use torch with --device cuda")
     if runtime == "openvino":
         return "openvino"
+    if runtime == "compile" and device.type != "cuda":
+        raise InputError(
+            f"{said} is for CUDA devices, and the models run on {device.type} here: use torch, or leave it out"
+        )
+    if runtime == "compile":
+        return "compile"
     if runtime == "torch":
         return "torch"
     raise InputError(f"{said}: choose {', '.join(RUNTIMES)}")
@@ -60,7 +67,7 @@ def resolve_runtime(runtime: str, device: torch.device, *, said: str = "") -> Ru
 
 def runtime_libraries(runtime: Runtime) -> tuple[str, ...]:
     """Distributions whose versions belong to a fingerprint of this runtime."""
-    return ("torch", "openvino") if runtime == "openvino" else ("torch",)
+    return {"torch": ("torch",), "openvino": ("torch", "openvino"), "compile": ("torch", "triton")}[runtime]
 
 
 class Forward(torch.nn.Module):

@@ -11,7 +11,7 @@ The result differs from the folded model's by rounding only: a sum is rounded on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,12 @@ STEM_FRAMES = 8
 """Frames of the fast pathway that its stem computes in one product: 8 frames of 8 channels fill a tile of 64."""
 CHANNEL_MULTIPLE = 8
 """Channels of bf16 that a tensor core's load wants: the stem's are padded with zeros up to it."""
+
+FUSED_WHEN_COMPILED = True
+"""cuDNN's convolutions are kept as they are under torch.compile too. False: bias, shortcut and ReLU are left to its compiler,
+
+whose kernels read and write a map once more for them; `benchmarks/gpu_day.py` measures both.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +64,56 @@ def _like_planes(x_BTHWC: torch.Tensor | None, over: str) -> torch.Tensor | None
 
 
 def _convolve(planes: torch.Tensor, conv: Conv, plus: torch.Tensor | None, relu: bool) -> torch.Tensor:
-    weight, bias, stride, padding = conv.weight, conv.bias, conv.stride, conv.padding
-    if planes.is_cuda and relu:
-        if plus is None:
-            return torch.cudnn_convolution_relu(planes, weight, bias, stride, padding, (1, 1), 1)
-        return torch.cudnn_convolution_add_relu(planes, weight, plus, 1.0, bias, stride, padding, (1, 1), 1)
-    done = F.conv2d(planes, weight, bias, stride, padding)
+    compiling = torch.compiler.is_compiling()
+    if relu and planes.is_cuda and (FUSED_WHEN_COMPILED or not compiling):
+        fused = _opaque if compiling else _fused
+        return fused(planes, conv.weight, plus, conv.bias, conv.stride, conv.padding)
+    done = F.conv2d(planes, conv.weight, conv.bias, conv.stride, conv.padding)
     if plus is not None:
         done = done + plus
     return done.relu_() if relu else done
+
+
+def _fused(
+    planes: torch.Tensor,
+    weight: torch.Tensor,
+    plus: torch.Tensor | None,
+    bias: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
+    if not planes.is_cuda:
+        done = F.conv2d(planes, weight, bias, tuple(stride), tuple(padding))
+        return (done if plus is None else done + plus).relu_()
+    if plus is None:
+        return torch.cudnn_convolution_relu(planes, weight, bias, stride, padding, (1, 1), 1)
+    return torch.cudnn_convolution_add_relu(planes, weight, plus, 1.0, bias, stride, padding, (1, 1), 1)
+
+
+_opaque = torch.library.custom_op(
+    "onepass::convolve_relu",
+    _fused,
+    mutates_args=(),
+    schema="(Tensor planes, Tensor weight, Tensor? plus, Tensor bias, int[] stride, int[] padding) -> Tensor",
+)
+"""torch says nothing of the shapes that cuDNN's fused convolutions give, which its compiler must know."""
+
+
+@_opaque.register_fake
+def _(
+    planes: torch.Tensor,
+    weight: torch.Tensor,
+    plus: torch.Tensor | None,
+    bias: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
+    high, wide = (
+        (planes.shape[2 + axis] + 2 * padding[axis] - weight.shape[2 + axis]) // stride[axis] + 1
+        for axis in (0, 1)
+    )
+    shape = (planes.shape[0], weight.shape[0], high, wide)
+    return torch.empty(shape, dtype=planes.dtype, device=planes.device, memory_format=torch.channels_last)
 
 
 Pathway = Callable[[torch.Tensor], torch.Tensor]

@@ -138,7 +138,7 @@ def extract_command(
         str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)
     ] = "auto",
     gpu_engine: Annotated[
-        str, typer.Option(help="On CUDA: graph (kernels recorded once) or eager.", rich_help_panel=MODELS)
+        str, typer.Option(help="On CUDA: graph (recorded once), eager, compile.", rich_help_panel=MODELS)
     ] = "graph",
     batch: Annotated[
         list[str] | None,

@@ -139,3 +139,12 @@ def expected(
 def read_contents(path: Path) -> dict[str, Any]:
     with open_cache(path) as cache:
         return contents(cache)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and modification time of every file, the lock aside."""
+    return {
+        str(file): (file.stat().st_ino, file.stat().st_mtime_ns)
+        for file in folder.rglob("*")
+        if file.is_file() and ".lock" not in file.name
+    }

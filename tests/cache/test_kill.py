@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from cache.errors import CacheNotFound
 from tests.cache.builders import expected, make_reject, make_video, read_contents
 from tests.cache.in_batches import BATCHES, extract
+from tests.cache.processes import read_line, start_python
 
 ROUNDS = 6
 CHILD = """
@@ -30,16 +29,12 @@ def test_killed_at_random_moments_it_resumes_to_the_same_cache(store: Path) -> N
     rng = random.Random(store.suffix)
     seen = 0
     for _ in range(ROUNDS):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(store)],
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
+        child = start_python(CHILD, store)
+        read_line(child)
         time.sleep(rng.uniform(0.0, 0.5))
         child.kill()
         code = child.wait()
+        assert child.stdout is not None
         child.stdout.close()
         assert code in (-signal.SIGKILL, 0)
         try:

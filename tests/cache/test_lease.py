@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from cache.stores import files
 from cache.writer import CacheWriter
 from tests.cache import test_crash_points as script
 from tests.cache.builders import expected, make_video, open_writer, read_contents
+from tests.cache.processes import read_line, start_python
 
 sidecar = script.sidecar
 LEASE_SECONDS = 0.5
@@ -76,16 +76,9 @@ except OnepassError as error:
 
 def start_writer(store: Path) -> subprocess.Popen[str]:
     """Machine a, which commits one video after the other; returns after ten of them."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(store)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert writer.stdout is not None
+    writer = start_python(CHILD, store, stderr=subprocess.PIPE)
     for _ in range(10):
-        writer.stdout.readline()
+        read_line(writer)
     return writer
 
 

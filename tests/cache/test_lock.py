@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from cache.errors import CacheLocked
 from cache.lock import CacheLock
 from tests.cache.builders import open_writer, read_contents
+from tests.cache.processes import read_line, start_python
 
 HOLD = """
 import sys
@@ -25,15 +25,8 @@ sys.stdin.read()
 
 
 def start_holder(store: Path) -> subprocess.Popen[str]:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(store)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+    holder = start_python(HOLD, store, stdin=subprocess.PIPE)
+    assert read_line(holder) == "held\n"
     return holder
 
 
@@ -87,14 +80,8 @@ def _lock_soon(path: Path, *, seconds: float = 20.0) -> None:
 
 def test_a_forked_child_that_outlives_the_writer_does_not_keep_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "c.zarr"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", FORK, str(path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    parent = start_python(FORK, path)
+    child = int(read_line(parent))
     try:
         with pytest.raises(CacheLocked):
             CacheLock(path)
@@ -104,6 +91,7 @@ def test_a_forked_child_that_outlives_the_writer_does_not_keep_the_lock(tmp_path
         _lock_soon(path)
     finally:
         os.kill(child, signal.SIGKILL)
+        assert parent.stdout is not None
         parent.stdout.close()
 
 

@@ -24,17 +24,9 @@ from tests.cache.builders import (
     make_video,
     open_writer,
     read_contents,
+    snapshot,
     write_cache,
 )
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and modification time of every file, the lock aside."""
-    return {
-        str(file): (file.stat().st_ino, file.stat().st_mtime_ns)
-        for file in folder.rglob("*")
-        if file.is_file() and ".lock" not in file.name
-    }
 
 
 def test_what_is_committed_is_read_back(store: Path) -> None:
@@ -185,62 +177,6 @@ def test_a_published_file_and_a_staging_folder_must_belong_together(tmp_path: Pa
         open_cache(path)
     with pytest.raises(CacheError, match="was replaced since an unfinished run"):
         open_writer(path)
-
-
-def test_a_link_to_a_cache_is_that_cache(store: Path) -> None:
-    write_cache(store, [make_video("a.mp4")])
-    link = store.with_name("link" + store.suffix)
-    link.symlink_to(store)
-    with open_writer(link) as writer:
-        writer.commit([make_video("b.mp4")], [])
-        assert len(read_contents(link)["videos"]) == 2
-    assert link.is_symlink()
-    assert len(read_contents(store)["videos"]) == 2
-
-
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_no_cache_is_never_overwritten(store: Path, kind: str) -> None:
-    precious = store if kind == "file" else store / "thesis.txt"
-    precious.parent.mkdir(exist_ok=True)
-    precious.write_text("years of work")
-    for action in (open_writer, open_cache, CacheWriter.reopen):
-        with pytest.raises(CacheError, match=store.name):
-            action(store)
-    assert precious.read_text() == "years of work"
-
-
-def test_a_foreign_zarr_or_hdf5_is_never_overwritten(tmp_path: Path) -> None:
-    import h5py
-    import zarr
-
-    zarr.create_array(tmp_path / "a.zarr", shape=(3,), dtype="int8")
-    zarr.create_group(tmp_path / "g.zarr", attributes={"format": "something-else"})
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["data"] = 1
-    before = snapshot(tmp_path)
-    for name in ("a.zarr", "g.zarr", "a.h5"):
-        with pytest.raises(CacheError, match=f"{name} is not a onepass cache"):
-            open_writer(tmp_path / name)
-    assert snapshot(tmp_path) == before
-
-
-def test_an_empty_folder_may_become_a_zarr_cache(tmp_path: Path) -> None:
-    (tmp_path / "c.zarr").mkdir()
-    (tmp_path / "c.h5").mkdir()
-    write_cache(tmp_path / "c.zarr", [make_video("a.mp4")])
-    with pytest.raises(CacheError, match="is a folder"):
-        open_writer(tmp_path / "c.h5")
-
-
-def test_missing_parents_are_made(store: Path) -> None:
-    path = store.parent / "new" / "folders" / store.name
-    write_cache(path, [make_video("a.mp4")])
-    assert path.exists()
-
-
-def test_other_suffixes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"must end in \.zarr, \.h5 or \.hdf5"):
-        open_writer(tmp_path / "cache.npz")
 
 
 def test_settings_must_equal_those_stored(store: Path) -> None:

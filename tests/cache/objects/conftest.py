@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cache.objects import store as store_module
-from tests.objects import BUCKET, Server, serving
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with serving() as server:
-        yield server
+from tests.objects import BUCKET, Server, emptied
+from tests.objects import serve as serve
 
 
 @pytest.fixture
-def bucket(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The server, empty and without faults; waits for another try are short."""
-    monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 0.001)
-    running.objects.clear()
-    running.faults.clear()
-    running.asked.clear()
-    return running
+def bucket(serve: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    return emptied(serve, monkeypatch)
 
 
 @pytest.fixture

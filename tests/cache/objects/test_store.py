@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,24 +18,14 @@ from cache.objects.store import (
     redacted,
     split,
 )
-from tests.objects import BUCKET, KEY_ID, SECRET, Server, serving
+from tests.objects import BUCKET, KEY_ID, SECRET, Server
 
 URL = f"s3://{BUCKET}"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
-def quick(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 0.001)
-    server.objects.clear()
-    server.faults.clear()
-    server.asked.clear()
-    server.page = 1000
+def server(bucket: Server) -> Server:
+    return bucket
 
 
 def test_urls_are_told_from_paths() -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones.base import Precision, cpu_has_bf16
+from pipeline.backbones.choice import StreamChoice
 from pipeline.backbones.load import BackboneConfig, load_backbones
 
 TINY = "tiny-vit"
@@ -61,6 +62,14 @@ def own_model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("xdg")))
         yield
+
+
+def clip_choice(model: str = "ViT-B-32", *, weights: str = "openai", tag: str = "") -> StreamChoice:
+    return StreamChoice("clip", "open_clip", model, weights=weights, tag=tag)
+
+
+def slowfast_choice(weights: str = "kinetics400", seed: int = 0) -> StreamChoice:
+    return StreamChoice("slowfast", "pytorchvideo", "slowfast_r50", weights=weights, seed=seed)
 
 
 def moving_picture(count: int, height: int = 120, width: int = 160, seed: int = 0) -> list[NDArray[np.uint8]]:

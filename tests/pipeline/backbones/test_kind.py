@@ -60,7 +60,10 @@ def test_own_kinds_say_what_they_are(name: str) -> None:
         ("a=timm:qqqq", "model=qqqq: timm has no such model"),
         ("a=timm:resnet50,qqq=2", "timm has no key 'qqq'; choose from weights, tag, seed"),
         ("a=pytorchvideo:x3d_xs,precision=foo", "--stream a: precision=foo: choose auto, fp32, bf16, fp16"),
-        ("a=pytorchvideo:x3d_xs,runtime=foo", "--stream a: runtime=foo: choose auto, torch, openvino"),
+        (
+            "a=pytorchvideo:x3d_xs,runtime=foo",
+            "--stream a: runtime=foo: choose auto, torch, openvino, compile",
+        ),
         ("a=pytorchvideo:x3d_xs,weights=/tmp/", "--stream a: weights=/tmp/: is a folder; give the file"),
         ("slowfast,weights=no/w.pt", "--slowfast-weights no/w.pt: no such file"),
     ],

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.verify import MAX_RELATIVE_ERROR, MIN_COSINE
+from pipeline.backbones.base import MAX_RELATIVE_ERROR, MIN_COSINE
 from tests.pipeline.backbones.conftest import (
     Loader,
     cosine,

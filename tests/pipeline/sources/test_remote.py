@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ from pipeline.sources.labelled import resolve_labels
 from pipeline.sources.remote import beside
 from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import SourceTree, discover
-from tests.objects import BUCKET, KEY_ID, SECRET, Server, serving
+from tests.objects import BUCKET, KEY_ID, SECRET, Server, emptied
+from tests.objects import serve as serve
 
 URL = f"s3://{BUCKET}"
 FILES = (
@@ -28,20 +28,9 @@ FILES = (
 )
 
 
-@pytest.fixture(scope="module")
-def serve() -> Iterator[Server]:
-    with serving() as server:
-        yield server
-
-
 @pytest.fixture
 def server(serve: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(store_module, "FIRST_WAIT_SECONDS", 0.001)
-    serve.objects.clear()
-    serve.faults.clear()
-    serve.asked.clear()
-    serve.page = 1000
-    return serve
+    return emptied(serve, monkeypatch)
 
 
 @pytest.fixture

@@ -112,6 +112,9 @@ def predict(
     ] = False,
 ) -> None:
     """Score videos with a trained head: extract with the head's own settings, apply its stored threshold."""
+    from heads.trained.folder import require_head
+
+    require_head(head)
     from heads import TrainedHead
     from heads.report.score_file import require_score_file
     from heads.report.score_sheet import ScoreSheet

@@ -200,6 +200,7 @@ COVERED_IN = {
     ),
     "heads/test_estimator.py": "heads/data/videos",
     "heads/test_train.py": "heads/trained/record",
+    "heads/trained/test_checkpoint.py": "heads/trained/folder",
     "heads/trained/test_export.py": "heads/cli/export",
     "heads/trained/test_timeline.py": "heads/report/timeline_file",
     "heads/training/test_batched.py": "heads/training/epochs",

@@ -19,7 +19,7 @@ import pytest
 import onepass
 from cache.errors import CacheCorrupt, StorageFull
 from cache.reader import open_cache
-from heads.trained.checkpoint import INFO_FILE
+from heads.trained.folder import INFO_FILE
 from tests.cli_entry import TINY_MODELS
 from tests.objects import BUCKET, serving
 from tests.videos import write_text, write_video

@@ -48,6 +48,9 @@ def evaluate_command(
     ] = None,
 ) -> None:
     """Every measure of a head with intervals, beside floors and by source, on videos that it has not seen."""
+    from heads.trained.folder import require_head
+
+    require_head(head)
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
     from heads.report.evaluation import require_folder, write_evaluation

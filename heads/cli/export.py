@@ -13,6 +13,9 @@ def export_onnx_command(
     out: Annotated[Path, typer.Option(help="File to write, .onnx.")] = Path("head.onnx"),
 ) -> None:
     """Write a head as ONNX, with free batch and length, and compare it with torch in onnxruntime."""
+    from heads.trained.folder import require_head
+
+    require_head(head)
     from cache.process.outputs import require_output
     from heads.trained.export import compare_with_torch, export_onnx, input_names
     from heads.trained.head import TrainedHead

@@ -65,11 +65,14 @@ def threshold_command(
             chosen_part = part
         case _:
             raise InputError(f"--part must be val or all, got '{part}'; train and test may not choose")
+    from heads.trained.folder import INFO_FILE, require_head
+
+    require_head(head)
     from cache.process.outputs import require_output
     from cache.reader import open_cache
     from heads.report.show import make_console
     from heads.scoring.thresholds import OBJECTIVES, ThresholdConfig
-    from heads.trained.checkpoint import INFO_FILE, save_info
+    from heads.trained.checkpoint import save_info
     from heads.trained.head import TrainedHead
     from heads.trained.rethreshold import choose_again, selection_scores, with_threshold
 

@@ -16,8 +16,9 @@ from heads.report.outputs import METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, cs
 from heads.report.page import Page, page_html, result_rows
 from heads.report.training_figures import ReportFigure
 from heads.scoring.calibration import probabilities
-from heads.trained.checkpoint import INFO_FILE, writing
+from heads.trained.checkpoint import writing
 from heads.trained.evaluation import HeadEvaluation
+from heads.trained.folder import INFO_FILE
 from heads.trained.head import TrainedHead
 from heads.trained.record import PART_ROLES
 

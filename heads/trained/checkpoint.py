@@ -18,10 +18,8 @@ from typing import Any
 from cache.errors import HeadError, InputError, OnepassError, StorageFull
 from cache.stores import files
 from heads.models.ensemble import build_model
+from heads.trained.folder import INFO_FILE, WEIGHTS_FILE, require_head
 from heads.trained.head import HeadInfo, TrainedHead
-
-WEIGHTS_FILE = "head.safetensors"
-INFO_FILE = "head.json"
 
 
 @contextlib.contextmanager
@@ -84,9 +82,7 @@ def load_head(folder: str | Path) -> TrainedHead:
     from safetensors.torch import load
 
     folder = Path(folder)
-    if not (folder / INFO_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        kind = "no such folder" if not folder.is_dir() else f"it needs {INFO_FILE} and {WEIGHTS_FILE}"
-        raise HeadError(f"{folder} is not a trained head: {kind}; make one with train-head --out {folder}")
+    require_head(folder)
     weights = (folder / WEIGHTS_FILE).read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
     values = _read_json(folder / INFO_FILE)

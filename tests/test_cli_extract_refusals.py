@@ -30,6 +30,7 @@ from tests.test_cli_extract import src as src
         (["--src", "{src}", "--precision", "fp8"], 2, "--precision fp8"),
         (["--src", "{src}", "--precision", "fp16", "--device", "cpu"], 2, "--precision fp16"),
         (["--src", "{src}", "--runtime", "tflite"], 2, "--runtime tflite"),
+        (["--src", "{src}", "--gpu-engine", "compile", "--device", "cpu"], 2, "--gpu-engine compile needs"),
         (["--src", "{src}", "--seed", "-1"], 2, "--seed"),
         (["--src", "{src}", "--workers", "-1"], 2, "--workers"),
         (["--src", "{src}", "--workers", "100000"], 2, "--workers"),

@@ -56,7 +56,8 @@ def resolve_runtime(runtime: str, device: torch.device, *, said: str = "") -> Ru
         return "openvino"
     if runtime == "compile" and device.type != "cuda":
         raise InputError(
-            f"{said} is for CUDA devices, and the models run on {device.type} here: use torch, or leave it out"
+            f"{said} needs a CUDA device, and the models run on the {device.type} here: give --device cuda, or make features "
+            "with torch (the two are never mixed)"
         )
     if runtime == "compile":
         return "compile"

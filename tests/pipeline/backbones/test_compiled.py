@@ -204,7 +204,7 @@ def test_where_it_is_asked_for() -> None:
     assert resolve_runtime("compile", CUDA) == "compile"
     config = BackboneConfig.of(("motion",), device="cpu", gpu_engine="compile")
     with pytest.raises(
-        InputError, match="--gpu-engine compile is for CUDA devices, and the models run on cpu here"
+        InputError, match="--gpu-engine compile needs a CUDA device, and the models run on the cpu here"
     ):
         config.resolved_runtime(config.streams[0])
     with pytest.raises(InputError, match="--gpu-engine compile with --runtime openvino: choose one"):
@@ -238,7 +238,7 @@ def test_a_fingerprint_names_it_and_asks_for_it_again(
     assert runtime_differs == "runtime: compile here, torch there" and triton.startswith("libraries.triton:")
     again = config_from_fingerprints({"clip": fields}, device="cpu")
     assert again.streams[0].runtime == "compile" and again.gpu_engine == "graph"
-    with pytest.raises(InputError, match="--stream clip: runtime=compile is for CUDA devices"):
+    with pytest.raises(InputError, match="--stream clip: runtime=compile needs a CUDA device"):
         load_backbones(again)
     batch = torch.randint(0, 256, (3, 1, 32, 32, 3), dtype=torch.uint8)
     torch.testing.assert_close(made["compile"].embed(batch), made["graph"].embed(batch))

@@ -67,7 +67,13 @@ def config(settings: dict[str, Any]) -> TrainConfig:
     return TrainConfig().updated({**brief, "n_resamples": 0, **settings})
 
 
-@pytest.mark.parametrize("settings", EVERY_MODEL)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        one if n in (0, 2, 5, 8) else pytest.param(one, marks=pytest.mark.slow)
+        for n, one in enumerate(EVERY_MODEL)
+    ],
+)
 def test_every_model_learns_scores_and_comes_back(
     settings: dict[str, Any], partial: Cache, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [MeanTokens(), HeadClassifier(threshold=0.5, epochs=12, lr=0.01, batch_size=16)],
+    [MeanTokens(), HeadClassifier(threshold=0.5, epochs=6, lr=0.01, batch_size=16)],
     expected_failed_checks=expected_failures,
     xfail_strict=True,
 )

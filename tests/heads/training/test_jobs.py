@@ -35,6 +35,10 @@ NEW: list[dict[str, object]] = [
     {"model": "transformer", "width": 16, "n_heads": 2, "feedforward": 32, "delta": "beside"},
     {"model": "fusion", "width": 16, "depth": 1, "delta": "instead"},
 ]
+SOME = [
+    one if number % 3 == 0 else pytest.param(one, marks=pytest.mark.slow) for number, one in enumerate(NEW)
+]
+"""A logistic one, one by stream, one over time and one that attends; the others are slow tests."""
 
 
 def recipe(settings: dict[str, object]) -> TrainConfig:
@@ -59,7 +63,7 @@ def state(result: FitResult) -> dict[str, torch.Tensor]:
     return dict(result.model.state_dict())
 
 
-@pytest.mark.parametrize("settings", NEW)
+@pytest.mark.parametrize("settings", SOME)
 def test_a_head_is_the_same_whoever_it_trains_with(toy_cache: Cache, settings: dict[str, object]) -> None:
     config = recipe(settings)
     data, split = loaded(toy_cache, config)
@@ -76,7 +80,7 @@ def test_a_head_is_the_same_whoever_it_trains_with(toy_cache: Cache, settings: d
         ]
 
 
-@pytest.mark.parametrize("settings", NEW)
+@pytest.mark.parametrize("settings", SOME)
 def test_one_file_one_timeline(toy_cache: Cache, settings: dict[str, object], tmp_path: Path) -> None:
     config = recipe(settings)
     data, split = loaded(toy_cache, config)

@@ -2,8 +2,8 @@
 
     python benchmarks/shards.py --src DIR [--shards 3] [--rounds 3] [-- --streams image,motion]
 
-Both sides by the same command, in turn, start-up aside (what a run's report calls so: imports, weights, the first workers); the
-merge whole, from the command to its end. At the end the two caches are compared.
+Both sides by the same command, start-up aside: what a run's report calls so (imports, weights, the first workers), and the
+imports of the merge. Every other round begins with the shards. At the end the two caches are compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.check import values_digest
+from cache.merge import merge
 from cache.reader import Cache, open_cache
+from pipeline.sources.tree import discover
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -40,6 +42,18 @@ def extracted(src: Path, out: Path, extra: Sequence[str]) -> float:
     subprocess.run(command, check=True, capture_output=True)
     found = json.loads(report.read_text(encoding="utf-8"))
     return float(found["seconds"]) - float(found["setup_seconds"])
+
+
+def in_shards(given: argparse.Namespace, parts: Path) -> list[float]:
+    """Seconds of each shard after its start-up, one after the other."""
+    return [
+        extracted(
+            given.src,
+            parts / f"{n}.zarr",
+            [*given.extra, "--shard", f"{n}/{given.shards}", "--max-rejects", "1"],
+        )
+        for n in range(1, given.shards + 1)
+    ]
 
 
 def contents(cache: Cache) -> tuple[object, ...]:
@@ -72,25 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 Path(folder) / "joined.zarr",
             )
             parts.mkdir()
-            whole.append(extracted(given.src, one, given.extra))
-            shards = [
-                extracted(
-                    given.src,
-                    parts / f"{n}.zarr",
-                    [*given.extra, "--shard", f"{n}/{given.shards}", "--max-rejects", "1"],
-                )
-                for n in range(1, given.shards + 1)
-            ]
+            if number % 2:
+                whole.append(extracted(given.src, one, given.extra))
+            shards = in_shards(given, parts)
+            if not number % 2:
+                whole.append(extracted(given.src, one, given.extra))
             divided.append(sum(shards))
             began = time.perf_counter()
-            command = [
-                str(SCRIPTS / "onepass"),
-                "merge",
-                *map(str, sorted(parts.glob("*.zarr"))),
-                "--out",
-                str(joined),
-            ]
-            subprocess.run([*command, "--src", str(given.src)], check=True, capture_output=True)
+            listed = [source.id for source in discover(given.src).sources]
+            merge(sorted(parts.glob("*.zarr")), joined, listed=listed)
             merging.append(time.perf_counter() - began)
             with open_cache(one) as a, open_cache(joined) as b:
                 same = contents(a) == contents(b)

@@ -105,6 +105,35 @@ COSTLY = (
 
 left alone with one at the end, and `make quick` goes without them.
 """
+SLOWEST = (
+    "test_cli_extract.py",
+    "pipeline/backbones/test_parity.py",
+    "test_end_to_end.py",
+    "heads/test_absent_streams.py",
+    "pipeline/test_words.py",
+    "test_gpu_day.py",
+    "heads/trained/test_export.py",
+    "heads/training/test_jobs.py",
+    "heads/ablation/test_sweep.py",
+    "heads/test_docs_python.py",
+    "cache/objects/test_mirror.py",
+    "test_remote_out.py",
+    "test_spoken_words.py",
+    "pipeline/backbones/kinds/test_torchvision.py",
+    "heads/test_robustness.py",
+    "heads/training/test_portfolio.py",
+    "test_shards.py",
+    "pipeline/engines/test_on_ray.py",
+    "pipeline/backbones/kinds/test_transformers.py",
+    "pipeline/test_numbered.py",
+    "pipeline/backbones/test_heard.py",
+)
+"""The same where only slow tests are run: modules whose slow tests take more than 12 seconds."""
+every_kill = pytest.mark.skipif(
+    not os.environ.get("ONEPASS_EVERY_CRASH_POINT"),
+    reason="kills once more: ONEPASS_EVERY_CRASH_POINT=1 runs them",
+)
+"""For what is killed in the same way elsewhere, on another format or by another signal."""
 IN_MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 4 << 30
 WORKER_MODULES = ("pipeline.decoding.worker", "pipeline.decoding.decoders.pyav", "av", "cv2")
@@ -130,13 +159,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the costly tests and let them begin."""
     places = {TESTS / name: place for place, name in enumerate(COSTLY)}
     for item in items:
         if item.path in places:
             item.add_marker(pytest.mark.costly)
-    items.sort(key=lambda item: places.get(item.path, len(COSTLY)))
+    if config.option.markexpr == "slow":
+        places = {TESTS / name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import pytest
 from cache.reader import open_cache
 from pipeline.cli import extract as cli
 from tests.cli_entry import TINY_MODELS
+from tests.conftest import every_kill
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, restamped
 from tests.videos import write_video
 
@@ -263,7 +264,7 @@ def uninterrupted(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("suffix", ["zarr", pytest.param("h5", marks=every_kill)])
 def test_kill_9_at_random_moments_then_resume(
     suffix: str,
     many: Path,
@@ -309,7 +310,14 @@ def test_a_run_that_slept_too_long_leaves_its_cache_to_who_took_over(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=every_kill),
+        pytest.param(signal.SIGHUP, marks=every_kill),
+    ],
+)
 def test_ctrl_c_ends_with_130_and_resumes(
     number: signal.Signals, many: Path, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COSTLY
+from tests.conftest import COSTLY, SLOWEST
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "cache", "heads")
@@ -249,8 +249,9 @@ def test_every_module_has_its_test_file() -> None:
 
 
 def test_costly_tests_are_still_there() -> None:
-    assert not [name for name in COSTLY if not (REPOSITORY / "tests" / name).is_file()]
-    assert len(set(COSTLY)) == len(COSTLY)
+    for modules in (COSTLY, SLOWEST):
+        assert not [name for name in modules if not (REPOSITORY / "tests" / name).is_file()]
+        assert len(set(modules)) == len(modules)
 
 
 @pytest.mark.parametrize("test", COVERED_IN)

@@ -48,6 +48,7 @@ from pipeline.sources.shards import Shard
 from pipeline.sources.transcripts import with_transcripts
 from pipeline.sources.tree import SUBTITLES, discover
 from pipeline.verify import compare_video, verdicts
+from tests.conftest import every_kill
 from tests.pipeline.backbones.kinds.test_logmel import rewritten
 from tests.pipeline.trees import contents, run
 from tests.videos import write_truncated, write_video
@@ -454,7 +455,7 @@ def test_predict_reads_what_lies_beside_a_video_and_what_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("suffix", [pytest.param("zarr", marks=every_kill), "h5"])
 def test_a_killed_run_goes_on_to_the_same(src: Path, folder: Path, tmp_path: Path, suffix: str) -> None:
     data = tmp_path / "data"
     for n in range(24):

@@ -102,7 +102,7 @@ def test_one_file_one_timeline(toy_cache: Cache, settings: dict[str, object], tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", NEW)
+@pytest.mark.parametrize("settings", NEW[0:1] + NEW[2:4] + NEW[6:7] + NEW[8:9])
 def test_one_onnx_graph(toy_cache: Cache, settings: dict[str, object], tmp_path: Path) -> None:
     config = recipe(settings)
     head = TrainedHead.load(train_on(*loaded(toy_cache, config), config).save(tmp_path))

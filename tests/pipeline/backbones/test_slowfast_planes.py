@@ -15,7 +15,7 @@ from pipeline.backbones.kind import settle
 from pipeline.backbones.kinds.pytorchvideo import MEAN, STD, load_model
 from pipeline.backbones.slowfast import fold, slow_frame_index
 from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
-from tests.pipeline.backbones.kinds.checks import error_against_plain, loaded, saved, trained
+from tests.pipeline.backbones.kinds.checks import error_against_plain, every_network, loaded, saved, trained
 
 SIDE = 64
 
@@ -62,6 +62,7 @@ def test_every_frame_of_the_fast_pathway_counts_where_it_stands(blocks: Any) -> 
 
 
 @pytest.mark.slow
+@every_network
 def test_slowfast_r101_by_planes_is_the_published_network(tmp_path: Path) -> None:
     """The path of CUDA, run here: 101 layers, BatchNorms of a training, features against the network as published."""
     described = "a=pytorchvideo:slowfast_r101,weights="

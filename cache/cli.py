@@ -77,7 +77,10 @@ def sweep_command(
     older_than: Annotated[
         float,
         typer.Option(
-            min=0.0, metavar="HOURS", help="Leave what was written later, and everything if the record was."
+            min=0.0,
+            max=1e6,
+            metavar="HOURS",
+            help="Leave what was written later, and everything if the record was.",
         ),
     ] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,

@@ -184,6 +184,7 @@ def write_kobert(folder: Path, tokenizer_class: str = "XLNetTokenizer") -> Path:
             bos_piece="[CLS]",
             eos_piece="[SEP]",
         )
+    n_pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model")).get_piece_size()
     names = {"bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]"}
     tokens: dict[str, Any] = {f"{name}_token": token for name, token in names.items()}
     tokens["mask_token"] = {"content": "[MASK]", "single_word": False, "lstrip": True, "rstrip": False}
@@ -193,7 +194,7 @@ def write_kobert(folder: Path, tokenizer_class: str = "XLNetTokenizer") -> Path:
     said |= {"tokenizer_class": tokenizer_class, **tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24}
-    config = transformers.BertConfig(vocab_size=120, pad_token_id=1, max_position_embeddings=64, **sizes)
+    config = transformers.BertConfig(vocab_size=n_pieces, pad_token_id=1, max_position_embeddings=64, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformers.BertModel(config).save_pretrained(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from cache.errors import InputError
-from cache.objects.record import OBJECTS, RECORD_NAME
+from cache.objects.record import OBJECTS, RECORD_NAME, is_object_name
 from cache.objects.store import Objects, ObjectTrouble, StoredObject, open_objects, redacted, split
 
 
@@ -49,8 +50,9 @@ class Bucket:
         """When an object was put, by the store's clock, in nanoseconds since 1970."""
         return self._objects.look(self._prefix + name).mtime_ns
 
-    def clock_ns(self, probe: str) -> int:
+    def clock_ns(self) -> int:
         """What the store's clock says: the time of an object that is put, looked at and removed."""
+        probe = f"{uuid.uuid4().hex}.probe"
         self.write(probe, b"")
         now_ns = self.written_ns(probe)
         self.remove([probe])
@@ -59,11 +61,21 @@ class Bucket:
     def list_objects(self) -> Iterator[StoredObject]:
         """The pieces that are there, by their names relative to the address."""
         for one in self._objects.list(f"{self._prefix}{OBJECTS}"):
-            yield replace(one, key=one.key.removeprefix(self._prefix))
+            name = one.key.removeprefix(self._prefix)
+            if is_object_name(name):  # anything else there is somebody else's
+                yield replace(one, key=name)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove objects."""
-        self._objects.remove([self._prefix + name for name in names])
+        """Remove objects, if they are there."""
+        keys = [self._prefix + name for name in names]
+        try:
+            self._objects.remove(keys)
+        except ObjectTrouble as trouble:
+            if trouble.kind != "missing":
+                raise
+            if len(keys) > 1:  # where one is missing, a folder keeps those that follow
+                for name in keys:
+                    self.remove([name.removeprefix(self._prefix)])
 
     def read_record(self) -> tuple[bytes, str] | None:
         """The commit record and its etag (or generation), None where there is none."""

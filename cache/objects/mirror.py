@@ -17,7 +17,7 @@ import json
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,19 +166,24 @@ class Mirror:
             return
         listed = [(path, self._describe(path)) for path in self._local_files()]
         state = tuple(file for _, file in listed)
+        pieces = {span[0]: (path, span) for path, file in listed for span in file.spans()}
+        self._send(pieces, pieces.keys() - self._sent)
         if self._base is not None and state == self._base.record.files:
             return
-        lacking = {
-            span[0]: (path, span)
-            for path, file in listed
-            for span in file.spans()
-            if span[0] not in self._sent
-        }
-        in_parallel(lambda one: send(self.bucket, *one), lacking.values())
-        self._sent |= lacking.keys()
         self._replace_record(state)
         self._sent = _pieces(state)  # what no record names may be swept away
+        self._send(pieces, self._sent - self._there())  # or was, before the record named it
         self._save_state()
+
+    def _send(
+        self, pieces: Mapping[str, tuple[Path, tuple[str, int, int]]], lacking: Collection[str]
+    ) -> None:
+        in_parallel(lambda one: send(self.bucket, *one), [pieces[digest] for digest in lacking])
+        self._sent |= set(lacking)
+
+    def _there(self) -> set[str]:
+        """Pieces that lie at the address."""
+        return {one.key.rpartition("/")[2] for one in self.bucket.list_objects()}
 
     def _replace_record(self, state: tuple[StoredFile, ...]) -> None:
         n_videos, n_rejects = _count(self.path)
@@ -250,7 +255,7 @@ class Mirror:
                     files.remove(root)
             return
         self._base = found
-        self._sent = _pieces(found.record.files)
+        self._sent = _pieces(found.record.files) & self._there()
         self.path = self._folder / found.record.name
         if self._whole or continued != found.digest or not cache_exists(self.path):
             self._sync(found.record)

@@ -53,6 +53,12 @@ def object_name(digest: str) -> str:
     return f"{OBJECTS}/{digest}"
 
 
+def is_object_name(name: str) -> bool:
+    """Whether a piece can lie there."""
+    folder, _, digest = name.partition("/")
+    return folder == OBJECTS and _DIGEST.fullmatch(digest) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
     """One published state. writer: random, of one run. time: UTC, ISO. previous: digest of the record before, "" of the first.

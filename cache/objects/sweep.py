@@ -6,6 +6,7 @@ writes or fetches there: the record and what is removed must have been left alon
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from cache.errors import CacheCorrupt, CacheLocked, CacheNotFound
@@ -13,7 +14,6 @@ from cache.objects.bucket import Bucket
 from cache.objects.record import RECORD_NAME, CommitRecord, object_name
 
 OLDER_THAN_HOURS = 24.0
-PROBE = "sweep.probe"
 REMOVED_AT_A_TIME = 1000
 
 
@@ -31,8 +31,9 @@ class Swept:
 def sweep(url: str, *, older_than_hours: float = OLDER_THAN_HOURS, dry_run: bool = False) -> Swept:
     """Remove what the record at `url` does not name and nobody has written for `older_than_hours`.
 
-    dry_run: only count. Raises CacheNotFound where there is no record, CacheLocked where it is younger, CacheCorrupt where an
-    object that it names is missing (nothing is removed then) or another writer came meanwhile, and ObjectTrouble.
+    dry_run: only count, by this machine's clock. Raises CacheNotFound where there is no record, CacheLocked where it is
+    younger, CacheCorrupt where an object that it names is missing (nothing is removed then) or another writer came meanwhile,
+    and ObjectTrouble.
     """
     bucket = Bucket(url)
     before = bucket.read_record()
@@ -41,7 +42,7 @@ def sweep(url: str, *, older_than_hours: float = OLDER_THAN_HOURS, dry_run: bool
     where = f"{bucket.url}/{RECORD_NAME}"
     record = CommitRecord.from_bytes(before[0], where=where)
     named = {object_name(piece) for file in record.files for piece in file.pieces}
-    now_ns = bucket.clock_ns(PROBE)
+    now_ns = time.time_ns() if dry_run else bucket.clock_ns()
     youngest_ns = now_ns - int(older_than_hours * 3600e9)
     if bucket.written_ns(RECORD_NAME) > youngest_ns:
         hours = (now_ns - bucket.written_ns(RECORD_NAME)) / 3600e9
@@ -58,8 +59,12 @@ def sweep(url: str, *, older_than_hours: float = OLDER_THAN_HOURS, dry_run: bool
     old = [one for one in loose if one.mtime_ns <= youngest_ns]
     if not dry_run:
         for start in range(0, len(old), REMOVED_AT_A_TIME):
+            batch = {one.key for one in old[start : start + REMOVED_AT_A_TIME]}
+            still = [
+                one.key for one in bucket.list_objects() if one.key in batch and one.mtime_ns <= youngest_ns
+            ]  # another writer may have put one again
             _require_same(bucket, before[1])
-            bucket.remove(one.key for one in old[start : start + REMOVED_AT_A_TIME])
+            bucket.remove(still)
         _require_same(bucket, before[1])
     return Swept(
         record.sequence, len(named), len(old), sum(one.size_bytes for one in old), len(loose) - len(old)
@@ -70,6 +75,6 @@ def _require_same(bucket: Bucket, etag: str) -> None:
     found = bucket.read_record()
     if found is None or found[1] != etag:
         raise CacheCorrupt(
-            f"{bucket.url}: another writer published while it was swept: `onepass inspect` it, and extract again where an object "
-            "is missing"
+            f"{bucket.url}: another writer published while it was swept, and may lack an object that was removed: run what "
+            "published again, on the machine that has its working copy"
         )

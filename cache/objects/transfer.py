@@ -73,8 +73,8 @@ def _piece(bucket: Bucket, digest: str, length: int, *, of: str) -> bytes:
         if trouble.kind != "missing":
             raise
         raise CacheCorrupt(
-            f"{bucket.url}/{name} is missing, of which the commit record makes {of}: restore it, or extract again to another "
-            "address"
+            f"{bucket.url}/{name} is missing, of which the commit record makes {of}: run what wrote it again, on the machine "
+            "that has its working copy, restore it, or extract again to another address"
         ) from trouble
     data = data.ljust(length, b"\0")
     if digest_of(data) != digest:

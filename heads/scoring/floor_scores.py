@@ -49,7 +49,7 @@ def read_floor_scores(
     """Probabilities of videos by id, float64 [V], by the floor's name; NaN where a file has none.
 
     wanted: rows that must have one. Raises InputError for a file that cannot be read, lacks a column, holds what is no
-    probability, or lacks a wanted video.
+    probability or two of one video, or lacks a wanted one.
     """
     return {name: _read(Path(path), ids, wanted) for name, path in files.items()}
 
@@ -58,14 +58,18 @@ def _read(path: Path, ids: Sequence[str], wanted: npt.NDArray[np.int64]) -> Floa
     said = f"--floor-scores {path}"
     by_id: dict[str, float] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             column = next((name for name in COLUMNS if name in (rows.fieldnames or ())), "")
             if "id" not in (rows.fieldnames or ()) or not column:
                 raise InputError(f"{said}: needs the column id and one of {', '.join(COLUMNS)}")
             for row in rows:
                 if row[column]:  # a reject has none
-                    by_id[row["id"]] = _probability(row[column], f"{said}: {row['id']}")
+                    probability = _probability(row[column], f"{said}: {row['id']}")
+                    if by_id.setdefault(row["id"], probability) != probability:
+                        raise InputError(
+                            f"{said}: {row['id']} has two scores, {by_id[row['id']]} and {probability}"
+                        )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{said}: cannot be read ({reason})") from error

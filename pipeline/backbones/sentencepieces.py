@@ -20,6 +20,8 @@ FILES = (SPIECE_FILE, "sentencepiece.bpe.model", "tokenizer.model", "sentencepie
 PACKAGES = ("sentencepiece", "google.protobuf")
 KOBERT_CLASS = "KoBERTTokenizer"
 SAMPLE = 200
+LEAST_PIECES = 0.9
+"""Of the network's, that a tokenizer has: networks are padded by a few, a file that was cut short lacks many."""
 MOST_LOST = 0.5
 """Share of a tokenizer's own words that may be unknown to it; of one that is read right none is, but for a few odd pieces."""
 

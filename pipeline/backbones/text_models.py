@@ -20,7 +20,9 @@ from cache.errors import InputError, WeightsError
 from pipeline.backbones.choice import RANDOM, StreamChoice
 from pipeline.backbones.kind import Machine, Settled
 from pipeline.backbones.sentencepieces import (
+    FILES,
     KOBERT_CLASS,
+    LEAST_PIECES,
     SPIECE_FILE,
     composed,
     lacking_package,
@@ -326,13 +328,20 @@ def _tokenizer(choice: StreamChoice, where: str, n_known: int) -> Any:
             f"{_unavailable(choice, where, error)}; for text also its tokenizer's files"
         ) from error
     known = set(found.get_vocab().values()) - set(found.all_special_ids)
-    if not known or max(known) >= n_known:
+    enclosed = found("a", verbose=False)[
+        "input_ids"
+    ]  # with what encloses a text, which goes into the network too
+    if not known or max(*known, *enclosed) >= n_known:
         what = (
-            f"knows token {max(known)} and the network {n_known}"
+            f"knows token {max(*known, *enclosed)} and the network {n_known}"
             if known
             else "knows no word: are its files there?"
         )
         raise WeightsError(f"{said}: its tokenizer {what}")
+    if any(_file(where, name) for name in FILES) and len(found) < LEAST_PIECES * n_known:
+        raise WeightsError(
+            f"{said}: its tokenizer has {len(found)} pieces and the network {n_known}: is its sentencepiece model whole?"
+        )
     require_own_words(found, said)
     return found
 

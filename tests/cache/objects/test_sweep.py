@@ -13,7 +13,7 @@ from cache.objects.sweep import sweep
 from cache.reader import open_cache
 from onepass import app
 from tests.cache.builders import read_contents
-from tests.cache.objects.test_mirror import key, on_another_machine, record, run
+from tests.cache.objects.test_mirror import BATCHES, key, on_another_machine, record, run
 from tests.objects import Server
 
 HOUR = 3600
@@ -89,6 +89,7 @@ def test_a_writer_that_comes_meanwhile_is_noticed(
 
     def slowly(self: Bucket) -> object:
         yield from listed(self)
+        monkeypatch.setattr(Bucket, "list_objects", listed)
         run(url)
 
     monkeypatch.setattr(Bucket, "list_objects", slowly)
@@ -112,3 +113,60 @@ def test_from_the_command_line(bucket: Server, url: str, tmp_path: Path) -> None
         sweep(nowhere)
     run(f"file://{tmp_path}/store/v1.zarr")
     assert sweep(f"file://{tmp_path}/store/v1.zarr", older_than_hours=0).removed == n_loose
+
+
+def test_what_is_somebody_elses_stays(bucket: Server, url: str) -> None:
+    run(url)
+    run(f"{url}/objects/inner.zarr")
+    bucket.put(key(url, "objects/readme.txt"), b"mine")
+    aged(bucket, url, 25)
+    inner = {name for name in bucket.objects if "/inner.zarr/" in name or name.endswith("readme.txt")}
+    assert sweep(url).removed and inner <= set(bucket.objects)
+
+
+def test_what_another_writer_puts_again_meanwhile_stays(
+    bucket: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed as old, then sent once more by a run that has not named it yet."""
+    run(url)
+    aged(bucket, url, 25)
+    loose = lying(bucket, url) - named(bucket, url)
+    again = min(loose)
+    listed = Bucket.list_objects
+
+    def then(self: Bucket) -> object:
+        yield from list(listed(self))
+        monkeypatch.setattr(Bucket, "list_objects", listed)
+        bucket.put(again, bucket.objects[again][0], int(time.time()))
+
+    monkeypatch.setattr(Bucket, "list_objects", then)
+    sweep(url)
+    assert lying(bucket, url) == named(bucket, url) | {again}
+
+
+@pytest.mark.parametrize("how", ["before the record", "later"])
+def test_a_run_puts_back_what_was_swept_from_under_it(
+    bucket: Server, url: str, how: str, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine that has the working copy heals the address, with nothing new to publish."""
+    if how == "later":
+        wanted = read_contents(run(url))
+        for name in sorted(named(bucket, url))[:3]:
+            del bucket.objects[name]
+    else:
+        replaced = Bucket.replace_record
+
+        def swept(self: Bucket, data: bytes, etag: str | None) -> str:
+            for name in sorted(lying(bucket, url)):
+                del bucket.objects[name]
+            return replaced(self, data, etag)
+
+        monkeypatch.setattr(Bucket, "replace_record", swept)
+        wanted = read_contents(run(url, batches=BATCHES[:1]))
+        monkeypatch.setattr(Bucket, "replace_record", replaced)
+    if how == "later":
+        run(url)
+    assert named(bucket, url) <= lying(bucket, url)
+    on_another_machine(local, monkeypatch, "reader")
+    with open_cache(url) as cache:
+        assert cache.n_videos == len(wanted["videos"])

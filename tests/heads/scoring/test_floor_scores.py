@@ -16,6 +16,8 @@ def test_scores_are_joined_by_id(tmp_path: Path) -> None:
     file.write_text("id,label,probability_mean\nb.mp4,x,0.25\nother.mp4,,0.5\na.mp4,y,1\n")
     found = read_floor_scores(parse_floor_files([f"zero-shot={file}"]), IDS, ALL)
     assert found["zero-shot"].tolist() == [1.0, 0.25]
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")  # as spreadsheets write it
+    assert read_floor_scores({"z": file}, IDS, ALL)["z"].tolist() == [1.0, 0.25]
     file.write_text("id,probability\nb.mp4,0.25\na.mp4,\n")  # of predict: a reject has none
     found = read_floor_scores({"z": str(file)}, IDS, ALL[1:])
     assert np.isnan(found["z"][0]) and found["z"][1] == 0.25
@@ -29,6 +31,7 @@ def test_scores_are_joined_by_id(tmp_path: Path) -> None:
         ("id,probability\na.mp4,nan\n", "which is no probability"),
         ("id,score\na.mp4,0.5\n", "needs the column id and one of probability_mean, probability"),
         ("", "needs the column id"),
+        ("id,probability\na.mp4,0.5\nb.mp4,0.5\na.mp4,0.6\n", "a.mp4 has two scores, 0.5 and 0.6"),
     ],
 )
 def test_files_that_are_no_scores(text: str, says: str, tmp_path: Path) -> None:

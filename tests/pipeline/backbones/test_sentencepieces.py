@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,31 @@ def test_a_tokenizer_that_knows_none_of_its_own_words_is_refused(
     monkeypatch.setattr(text_models, "composed", lambda tokenizer: tokenizer)
     with pytest.raises(WeightsError, match=r"its tokenizer does not know \d+ of \d+ of its own words"):
         settle(parse_stream(f"text=transformers:{folder}"))
+
+
+def test_a_model_that_was_cut_short_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Between two pieces: sentencepiece itself reads what is left."""
+    import sentencepiece
+
+    whole = (folder / "spiece.model").read_bytes()
+    cut = shutil.copytree(folder, tmp_path / "cut")
+    for length in range(len(whole) // 2 if len(whole) < 2000 else 700, 0, -1):
+        (cut / "spiece.model").write_bytes(whole[:length])
+        with contextlib.suppress(RuntimeError, OSError):
+            if sentencepiece.SentencePieceProcessor(model_file=str(cut / "spiece.model")).get_piece_size():
+                break
+    with pytest.raises(
+        WeightsError, match=r"has \d+ pieces and the network \d+: is its sentencepiece model whole"
+    ):
+        settle(parse_stream(f"text=transformers:{cut}"))
+
+
+def test_enclosing_tokens_that_the_network_lacks_are_refused(folder: Path, tmp_path: Path) -> None:
+    small = shutil.copytree(folder, tmp_path / "small")
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] - 5}))
+    with pytest.raises(WeightsError, match=r"its tokenizer knows token \d+ and the network \d+"):
+        settle(parse_stream(f"text=transformers:{small}"))
 
 
 def test_a_package_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def test_the_threshold_curve_of_every_objective(objective: str) -> None:
     assert size(png) == (1080, 960)
 
 
+@pytest.mark.slow
 def test_scores_at_the_ends_are_drawn() -> None:
     for scores in (np.zeros(60), np.ones(60), LABELS.astype(np.float64)):
         choice = choose_threshold(LABELS, scores)

@@ -145,6 +145,7 @@ def test_the_folds_are_those_of_a_sweep(toy_cache: Cache, brief: TrainConfig, tm
         assert own.tolist() == [data.ids[row] for row in run.scored]
 
 
+@pytest.mark.slow
 def test_packs_and_repetition_change_nothing(
     toy_cache: Cache, brief: TrainConfig, jobs: list[list[FitJob]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

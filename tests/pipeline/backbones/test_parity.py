@@ -133,6 +133,7 @@ def test_clip_bf16(backbone: Loader, plain_clip: tuple[Any, Any]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_clip_token_does_not_depend_on_its_neighbours(backbone: Loader, precision: str) -> None:
     """Bit for bit: otherwise a resumed run, whose batches are cut elsewhere, would differ."""

@@ -113,6 +113,7 @@ def test_sound_is_added_later_as_if_it_had_been_there(src: Path, tmp_path: Path)
     assert absent(tmp_path / "later.zarr") == absent(tmp_path / "whole.zarr")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same(
     src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_weights_that_do_not_fit_or_cannot_be_had(
         model_of("x3d=pytorchvideo:x3d_xs")
 
 
+@pytest.mark.slow
 def test_it_is_extracted_verified_and_leads_back_to_the_choice(tmp_path: Path) -> None:
     src = tmp_path / "data"
     for number, seconds in enumerate((0.5, 1.2)):

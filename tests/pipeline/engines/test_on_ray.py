@@ -139,14 +139,20 @@ def test_ctrl_c_commits_and_the_same_command_goes_on(src: Path, tmp_path: Path, 
     config = settings(src, tmp_path / "all.zarr")
     parts = tmp_path / "all.zarr.parts"
 
+    ended = threading.Event()
+
     def interrupt() -> None:
         until = time.monotonic() + 240
         while time.monotonic() < until and not list(parts.glob("*.zarr/videos/id/c.0")):
-            time.sleep(0.05)
+            if ended.wait(0.05):
+                return  # a Ctrl-C now would end the tests
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    report, _ = on_cluster(config, RayEngine(address=cluster.address, shards=2))
+    try:
+        report, _ = on_cluster(config, RayEngine(address=cluster.address, shards=2))
+    finally:
+        ended.set()
     assert report.interrupted and report.adds_up and report.not_reached > 0
     assert not config.out.exists()
     with pytest.raises(InputError, match="was begun with 2 shards: go on with those"):

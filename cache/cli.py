@@ -87,11 +87,14 @@ def sweep_command(
 ) -> None:
     """Remove the objects of an address that its commit record does not name: what later publishes and lost runs left."""
     from cache.objects.address import remote_url
+    from cache.objects.store import as_location
     from cache.objects.sweep import sweep
 
     url = remote_url(address)
     if url is None or url.startswith("http"):
-        raise InputError(f"{address}: only an s3://, gs:// or az:// address of a cache has objects to sweep")
+        raise InputError(
+            f"{as_location(address)}: only an s3://, gs:// or az:// address of a cache has objects to sweep"
+        )
     found = sweep(url, older_than_hours=older_than, dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
     typer.echo(

@@ -171,9 +171,12 @@ class Mirror:
         if self._base is not None and state == self._base.record.files:
             return
         self._replace_record(state)
-        self._sent = _pieces(state)  # what no record names may be swept away
-        self._send(pieces, self._sent - self._there())  # or was, before the record named it
         self._save_state()
+        self._sent = set()  # nothing is known to be there until it was looked at: trouble here is made good by the next publish
+        self._sent = (
+            pieces.keys() & self._there()
+        )  # what no record names may be swept away, or was, before this one named it
+        self._send(pieces, pieces.keys() - self._sent)
 
     def _send(
         self, pieces: Mapping[str, tuple[Path, tuple[str, int, int]]], lacking: Collection[str]

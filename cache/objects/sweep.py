@@ -44,8 +44,9 @@ def sweep(url: str, *, older_than_hours: float = OLDER_THAN_HOURS, dry_run: bool
     named = {object_name(piece) for file in record.files for piece in file.pieces}
     now_ns = time.time_ns() if dry_run else bucket.clock_ns()
     youngest_ns = now_ns - int(older_than_hours * 3600e9)
-    if bucket.written_ns(RECORD_NAME) > youngest_ns:
-        hours = (now_ns - bucket.written_ns(RECORD_NAME)) / 3600e9
+    written_ns = bucket.written_ns(RECORD_NAME)
+    if written_ns > youngest_ns:
+        hours = (now_ns - written_ns) / 3600e9
         raise CacheLocked(
             f"{where}: was written {hours:.1f} h ago by {record.host}, and a run may be at work there; sweep when it has been "
             f"left alone for {older_than_hours:g} h, or say --older-than where you know that nobody writes or reads there"

@@ -8,11 +8,13 @@ from typer.testing import CliRunner
 
 from cache.errors import CacheCorrupt, CacheLocked, CacheNotFound
 from cache.objects.bucket import Bucket
+from cache.objects.mirror import Mirror
 from cache.objects.record import RECORD_NAME
+from cache.objects.store import ObjectTrouble
 from cache.objects.sweep import sweep
 from cache.reader import open_cache
 from onepass import app
-from tests.cache.builders import read_contents
+from tests.cache.builders import make_video, open_writer, read_contents
 from tests.cache.objects.test_mirror import BATCHES, key, on_another_machine, record, run
 from tests.objects import Server
 
@@ -170,3 +172,23 @@ def test_a_run_puts_back_what_was_swept_from_under_it(
     on_another_machine(local, monkeypatch, "reader")
     with open_cache(url) as cache:
         assert cache.n_videos == len(wanted["videos"])
+
+
+def test_what_could_not_be_looked_at_after_a_publish_is_made_good_by_the_next(
+    bucket: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is in place, an object that it names was swept away, and the storage does not answer just then."""
+    with Mirror.open(url, every_seconds=0) as mirror:
+        with open_writer(mirror.path) as writer:
+            writer.commit([make_video("a.mp4")], [])
+        there = Mirror._there
+
+        def silent(self: Mirror) -> set[str]:
+            del bucket.objects[min(lying(bucket, url))]
+            raise ObjectTrouble("no answer in time", "passing")
+
+        monkeypatch.setattr(Mirror, "_there", silent)
+        mirror.publish_if_due()
+        monkeypatch.setattr(Mirror, "_there", there)
+        assert named(bucket, url) - lying(bucket, url)
+    assert named(bucket, url) <= lying(bucket, url)

@@ -134,7 +134,7 @@ def main() -> None:
     plain_config = BackboneConfig.of(asked, weights="random", device="cpu", runtime="torch", precision="fp32")
     plain = list(load_backbones(plain_config).values())
     flops = {backbone.name: token_flops(backbone) for backbone in plain}
-    native = config.resolved_precision() == "bf16" and cpu_has_bf16()
+    native = cpu_has_bf16() and any(one.fingerprint()["precision"] == "bf16" for one in fast.values())
     precision: Precision = "bf16" if native else "fp32"
     cores = len(os.sched_getaffinity(0))
     prints = next(iter(fast.values())).fingerprint()

@@ -148,8 +148,6 @@ def _extract(
             report,
             backbones,
             devices=config.backbones.torch_devices(),
-            precision=config.backbones.resolved_precision(),
-            runtime=str(next(iter(backbones.values())).fingerprint()["runtime"]),
             workers=config.pool.workers,
         )
     return report
@@ -343,7 +341,7 @@ def describe(
     prints = {name: backbone.fingerprint() for name, backbone in backbones.items()}
     report.weights = {name: weights_name(fields) for name, fields in prints.items()}
     report.device = ", ".join(map(str, config.backbones.torch_devices()))
-    report.precision = config.backbones.resolved_precision()
+    report.precision = _precisions(prints)
     for name, fields in prints.items():
         console.print(
             f"stream {name}: {fields['model']}, weights {report.weights[name]}, {fields['precision']} on {report.device}, "
@@ -354,6 +352,15 @@ def describe(
     report.note = " ".join(filter(None, (backbone.note for backbone in backbones.values())))
     if report.note:
         console.print(f"note: {report.note}", highlight=False, markup=False)
+
+
+def _precisions(prints: Mapping[str, Mapping[str, object]]) -> str:
+    """What the features were made in, by stream where they differ."""
+    of = {name: str(fields["precision"]) for name, fields in prints.items()}
+    alike = set(of.values())
+    return (
+        alike.pop() if len(alike) == 1 else ", ".join(f"{name} {precision}" for name, precision in of.items())
+    )
 
 
 @contextlib.contextmanager

@@ -157,7 +157,9 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device, *, said: str = "") -> Precision:
-    """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU.
+    """`auto`: bf16 where the processor or GPU multiplies it natively, else fp16 on a GPU and fp32 on a CPU; streams that do not
+
+    bear it are loaded in fp32 after all (`trial.py`).
 
     said: how it was given, where not as `--precision`. Raises InputError with it.
     """

@@ -27,9 +27,9 @@ MAX_BATCH = 4096
 class BackboneConfig:
     """Streams, and where they run. device: auto, cpu, cuda, cuda:N, several by commas, or all.
 
-    precision: auto, fp32, bf16 or fp16. runtime: auto, torch or openvino. batch_sizes: windows a forward pass by stream; what
-    is not named has its own constant. gpu_engine: graph or eager, with the same features, or compile, which is a runtime of its
-    own. A stream's own precision and runtime win.
+    precision: auto, fp32, bf16 or fp16; auto is fp32 for a stream that does not bear less (`trial.py`). runtime: auto, torch or
+    openvino. batch_sizes: windows a forward pass by stream; what is not named has its own constant. gpu_engine: graph or eager,
+    with the same features, or compile, which is a runtime of its own. A stream's own precision and runtime win.
     """
 
     streams: tuple[StreamChoice, ...] = field(default_factory=partial(choose_streams, DEFAULT_STREAMS))
@@ -148,7 +148,30 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
             for precision in sorted({machine.precision for machine in machines.values()}):
                 require_sound(device, precision)
     with library_noise_dropped():
-        return {one.choice.name: _load(one, machines[one.choice.name], devices) for one in settled}
+        return {
+            one.choice.name: _load_tried(one, machines[one.choice.name], devices, config) for one in settled
+        }
+
+
+def _load_tried(
+    settled: Settled, machine: Machine, devices: Sequence[torch.device], config: BackboneConfig
+) -> Backbone:
+    """A stream's model; in float32 where nobody named a precision and in less it does not keep the parity bound."""
+    backbone = _load(settled, machine, devices)
+    named = settled.choice.precision or config.precision
+    if named not in ("", "auto") or backbone.fingerprint()["precision"] == "fp32":
+        return backbone
+    from pipeline.backbones.trial import TRIAL_COSINE, worst_cosine
+
+    cosine = worst_cosine(backbone, devices[0])
+    if cosine >= TRIAL_COSINE:
+        return backbone
+    said = (
+        f"{settled.choice.name} runs in fp32: in {machine.precision} a trial moved its features to a cosine of {cosine:.4f}, and "
+        f"auto asks for {TRIAL_COSINE:g}."
+    )
+    note = " ".join(filter(None, (settled.note, said)))
+    return _load(replace(settled, note=note), replace(machine, precision="fp32"), devices)
 
 
 def _load(settled: Settled, machine: Machine, devices: Sequence[torch.device]) -> Backbone:

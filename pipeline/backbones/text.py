@@ -7,6 +7,7 @@ tokens counted from 1 (0: none; the memory of a batch begins as zeros, and what 
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -104,8 +105,10 @@ class TextBackbone:
         self._group = GROUP[machine.device.type == "cuda"]
         self._dtype = DTYPES[machine.precision]
         self.batching = Batching(machine.batch_size or BATCH)
+        plain = machine.device.type == "cpu" and self._dtype == torch.float32
         with torch.inference_mode(False):
-            module = network.module.to(machine.device, self._dtype)
+            module = network.module if plain else copy.deepcopy(network.module)
+            module = module.to(machine.device, self._dtype)
         self._module = module
         self.dim = int(self._pass(self._row("").to(machine.device)[None]).shape[1])
 
@@ -171,7 +174,7 @@ class TextBackbone:
 
     @torch.inference_mode()
     def embed_plainly(self, frames: Sequence[Any]) -> NDArray[np.float32]:
-        """One piece of text through the library's own tokenizer and the network. float32 [D]; for streams on the CPU in fp32."""
+        """One piece of text through the library's own tokenizer and the float32 network, on the CPU. float32 [D]."""
         features: NDArray[np.float32] = self._network.plainly(frames[0]).float().numpy()
         return features
 

@@ -144,10 +144,11 @@ def verify_command(
     for failure in failures:
         console.print(f"could not be compared: {failure}")
     if failures or misplaced or not all(verdict.ok for verdict in results):
+        coarse = any(not verdict.ok and verdict.precision != "fp32" for verdict in results)
         raise ParityError(
             f"{cache}: {sum(not v.ok for v in results)} of {len(results)} streams below the bound, {len(failures)} of "
             f"{len(chosen)} videos could not be compared, {len(misplaced)} with misplaced tokens; "
-            "extract again, or check that --src is the source of this cache"
+            f"extract again{' with --precision fp32' * coarse}, or check that --src is the source of this cache"
         )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache.process.cores import usable_cores
-from pipeline.backbones.base import DTYPES, Backbone, Precision, cpu_has_bf16, exact_float32
+from pipeline.backbones.base import DTYPES, Backbone, Precision, exact_float32
 from pipeline.reporting.report import ExtractReport
 
 RATE_SIDE = 4096
@@ -61,17 +61,22 @@ def profile_lines(
     backbones: Mapping[str, Backbone],
     *,
     devices: Sequence[torch.device],
-    precision: Precision,
-    runtime: str,
     workers: int,
 ) -> list[str]:
-    """The profile of a run that stored something; measures the machine's matrix rate (some seconds)."""
+    """The profile of a run that stored something; measures the machine's matrix rates (some seconds a precision)."""
     wall = max(report.seconds - report.setup_seconds, 1e-9)
     device = devices[0]
-    rate = matrix_rate(device, precision) * (1 if device.type == "cpu" else len(devices))  # CPUs share cores
     flops = {name: token_flops(backbone) * report.tokens.get(name, 0) for name, backbone in backbones.items()}
-    cores = usable_cores()
-    total, busy = sum(flops.values()), report.model_seconds
+    made = {name: backbone.fingerprint() for name, backbone in backbones.items()}
+    shared = 1 if device.type == "cpu" else len(devices)  # CPUs share cores
+    precisions: list[Precision] = sorted(
+        {made[name]["precision"] for name in flops if flops[name]} or {"fp32"}
+    )
+    rates = {precision: matrix_rate(device, precision) * shared for precision in precisions}
+    cores, busy = usable_cores(), report.model_seconds
+    total = sum(flops.values())
+    fastest = sum(flops[name] / rates[made[name]["precision"]] for name in flops if flops[name])
+    heaviest = made[max(flops, key=lambda name: flops[name])]
     lines = [
         f"profile    {wall:.1f} s after start-up; {workers} decode workers on {cores} cores",
         f"  decode    {report.decode_seconds:8.1f} s in the workers, {report.decode_wait_seconds:.1f} s waiting for a slot",
@@ -81,17 +86,18 @@ def profile_lines(
         lines.append(
             f"  {name:<9} {seconds:8.1f} s ({seconds / wall:.0%}) with a pass under way, {flops[name] / 1e12:.2f} TFLOP"
         )
-    achieved = total / max(busy, 1e-9)
+    busy = max(busy, 1e-9)
+    told = ", ".join(f"{precision} {rate / 1e9:.0f} GFLOP/s" for precision, rate in rates.items())
     lines.append(
-        f"  models    {busy:8.1f} s ({busy / wall:.0%}) with any pass under way, {achieved / 1e9:.0f} GFLOP/s = "
-        f"{achieved / rate:.0%} of the {precision} matrix rate ({rate / 1e9:.0f} GFLOP/s)"
+        f"  models    {busy:8.1f} s ({busy / wall:.0%}) with any pass under way, {total / busy / 1e9:.0f} GFLOP/s = "
+        f"{fastest / busy:.0%} of the matrix rate ({told})"
     )
     lines.append(f"  write     {report.write_seconds:8.1f} s")
-    limit = report.decode_seconds / cores + total / rate
+    limit = report.decode_seconds / cores + fastest
     lines.append(
         f"  ceiling   {limit:8.1f} s = decode / cores + FLOPs / matrix rate; reached {limit / wall:.0%} of it"
     )
-    lines.append(f"change first: {_advice(report, wall, device, precision, runtime, workers, cores)}")
+    lines.append(f"change first: {_advice(report, wall, device, heaviest['runtime'], workers, cores)}")
     return lines
 
 
@@ -99,7 +105,6 @@ def _advice(
     report: ExtractReport,
     wall: float,
     device: torch.device,
-    precision: Precision,
     runtime: str,
     workers: int,
     cores: int,
@@ -110,8 +115,6 @@ def _advice(
         if workers < cores:
             return f"--workers {cores}: the models waited for frames while cores were free"
         return "more cores, or videos of a lower resolution: decoding is what limits this run"
-    if device.type == "cpu" and precision == "fp32" and cpu_has_bf16():
-        return "--precision bf16: this processor multiplies it natively"
     if device.type == "cpu" and runtime == "torch":
         return "--runtime openvino (pip install 'onepass[openvino]'): it fuses what torch runs apart"
     if device.type == "cpu":

@@ -41,7 +41,6 @@ def on_device(device: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> FakeDevice
 
     monkeypatch.setattr(run_module, "load_backbones", load)
     monkeypatch.setattr(BackboneConfig, "torch_device", lambda _: CUDA)
-    monkeypatch.setattr(BackboneConfig, "resolved_precision", lambda _: "fp32")
     return device
 
 

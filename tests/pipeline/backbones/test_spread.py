@@ -131,7 +131,6 @@ def two_devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
 
     monkeypatch.setattr(run_module, "load_backbones", load)
     monkeypatch.setattr(BackboneConfig, "torch_devices", lambda _: (CUDA, CUDA))
-    monkeypatch.setattr(BackboneConfig, "resolved_precision", lambda _: "fp32")
     monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
     with fake_cuda(monkeypatch) as found:
         yield found

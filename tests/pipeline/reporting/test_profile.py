@@ -24,16 +24,14 @@ def lines(monkeypatch: pytest.MonkeyPatch, **changes: float) -> list[str]:
     report.decode_seconds, report.write_seconds = 30.0, 1.0
     for name, value in changes.items():
         setattr(report, name, value)
-    return profile.profile_lines(
-        report, tiny_backbones(), devices=(CPU,), precision="fp32", runtime="torch", workers=2
-    )
+    return profile.profile_lines(report, tiny_backbones(), devices=(CPU,), workers=2)
 
 
 def test_times_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n".join(lines(monkeypatch))
     assert "100.0 s after start-up; 2 decode workers" in text
     assert "60.0 s (60%) with a pass under way, 0.04 TFLOP" in text
-    assert "75.0 s (75%) with any pass under way, 1 GFLOP/s = 67% of the fp32 matrix rate" in text
+    assert "75.0 s (75%) with any pass under way, 1 GFLOP/s = 67% of the matrix rate (fp32 " in text
     assert f"{30 / usable_cores() + 50:8.1f} s = decode / cores + FLOPs / matrix rate" in text
     assert lines(monkeypatch)[-1].startswith("change first: ")
 

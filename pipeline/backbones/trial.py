@@ -1,0 +1,110 @@
+"""Whether a stream keeps the parity bound in less than float32: asked of what nobody named a precision for.
+
+Some networks do not. The real weights of EfficientNet-Lite0 in bf16 move the features of surveillance clips to a cosine of 0.9954
+(0.996 in torch), those of ViT-B-32 and SlowFast of random weights to 0.99994 and 0.999996. So a few made-up windows go both ways,
+through the stream as it would run and through the model as published in float32, before a video is read. Pictures have the
+spectrum of photographs, amplitude over frequency: on them EfficientNet-Lite0 gives 0.9970 to 0.9980.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbones.base import MIN_COSINE, Backbone
+from pipeline.backbones.text import Piece, TextBackbone
+from pipeline.decoding.decode import StreamPlan
+from pipeline.decoding.frames import RgbFrame, prepare_frame
+
+TRIAL_COSINE = 1 - (1 - MIN_COSINE) / 2
+"""Asked of the worst window: real ones may lie further off than made-up ones, so half of what the parity bound lets pass."""
+N_SINGLE, N_WINDOWS = 8, 1
+"""Windows of one frame, of sound or of words; and of several frames, of which one costs a second on two cores."""
+HEIGHT, WIDTH, STEP = 240, 320, 3
+"""Pixels of a picture, and how far it moves from one frame to the next."""
+TEXTS = (
+    "Yes.",
+    "Stop it, please stop!",
+    "I will kill you if you ever come here again.",
+    "Nice weather today, shall we go for a walk along the river?",
+    "The man in the red jacket hit him with a bottle and ran towards the station.",
+    "no no no no",
+    "그만해, 하지 마.",
+    "Flight 372 departs at 17:45 from gate B12; passengers are asked to board now, with their passes ready.",
+)
+
+
+def worst_cosine(backbone: Backbone, device: torch.device) -> float:
+    """Smallest cosine between features of made-up windows by the stream as it runs and by the model plainly. NaN is no number.
+
+    device: where its batches lie.
+    """
+    given = list(_windows(backbone))
+    plain = np.stack([backbone.embed_plainly(window) for window, _ in given]).astype(np.float64)
+    found = _embedded(backbone, np.stack([row for _, row in given]), device).astype(np.float64)
+    products = np.sum(found * plain, axis=1)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(plain, axis=1)
+    return float(np.min(products / np.maximum(lengths, 1e-30)))
+
+
+def _embedded(backbone: Backbone, rows: NDArray[Any], device: torch.device) -> NDArray[np.float32]:
+    """Through whole batches, as a run's: the last one filled up."""
+    size = backbone.batching.batch_size
+    filled = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % size, axis=0)])
+    parts = [
+        backbone.embed(torch.from_numpy(filled[first : first + size]).to(device))
+        for first in range(0, len(filled), size)
+    ]
+    return np.asarray(torch.cat(parts)[: len(rows)].cpu(), dtype=np.float32)
+
+
+def _windows(backbone: Backbone) -> Iterator[tuple[list[Any], NDArray[Any]]]:
+    """What `embed_plainly` takes, and the row that a decode worker would hand over."""
+    plan, rng = backbone.plan, np.random.default_rng(0)
+    if isinstance(backbone, TextBackbone):
+        for text in TEXTS:
+            yield [text], backbone.rows([Piece(0.0, 1.0, text)])[0]
+        return
+    for _ in range(N_SINGLE if plan.sampling.window == 1 or plan.sound else N_WINDOWS):
+        if plan.sound is not None:
+            samples = _sound(rng, plan.sampling.window)
+            yield [samples], _row(plan, samples)
+        else:
+            frames = _pictures(rng, plan.sampling.window)
+            yield list(frames), _row(plan, [prepare_frame(frame, plan.frames) for frame in frames])
+
+
+def _row(plan: StreamPlan, window: Any) -> NDArray[Any]:
+    row = np.empty(plan.token_shape, plan.token_dtype)
+    plan.fill(window, row)
+    return row
+
+
+def _pictures(rng: np.random.Generator, n_frames: int) -> list[RgbFrame]:
+    """Frames of a picture that moves: grey with a tint, contrast and brightness drawn once."""
+    height, width = HEIGHT + STEP * n_frames, WIDTH + STEP * n_frames
+    grey, *tints = (_pink(rng, (height, width)) for _ in range(4))
+    values = np.stack([grey + 0.3 * tint for tint in tints], axis=-1)
+    levels = values * rng.uniform(30, 70) + rng.uniform(80, 170)
+    picture = np.clip(levels, 0, 255).astype(np.uint8)
+    starts = range(0, STEP * n_frames, STEP)
+    return [np.ascontiguousarray(picture[at : at + HEIGHT, at : at + WIDTH]) for at in starts]
+
+
+def _sound(rng: np.random.Generator, n_samples: int) -> NDArray[np.float32]:
+    """Samples that swell and fade, at most 0.5."""
+    swell = np.abs(np.interp(np.linspace(0, 8, n_samples), np.arange(9), rng.standard_normal(9)))
+    samples = _pink(rng, (1, n_samples))[0] * swell
+    return np.asarray(0.5 * samples / max(float(np.abs(samples).max()), 1e-9), dtype=np.float32)
+
+
+def _pink(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Noise whose amplitude falls as one over the frequency, of unit variance."""
+    down, across = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    frequency = np.maximum(np.hypot(down, across), 1 / max(shape))
+    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) / frequency, s=shape)
+    return np.asarray((noise - noise.mean()) / noise.std(), dtype=np.float64)

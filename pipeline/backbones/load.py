@@ -157,20 +157,30 @@ def _load_tried(
     settled: Settled, machine: Machine, devices: Sequence[torch.device], config: BackboneConfig
 ) -> Backbone:
     """A stream's model; in float32 where nobody named a precision and in less it does not keep the parity bound."""
-    backbone = _load(settled, machine, devices)
-    named = settled.choice.precision or config.precision
-    if named not in ("", "auto") or backbone.fingerprint()["precision"] == "fp32":
-        return backbone
-    from pipeline.backbones.trial import TRIAL_COSINE, worst_cosine
+    choice = settled.choice
+    named = choice.precision or config.precision
+    try:
+        backbone = _load(settled, machine, devices)
+    except NotImplementedError as error:  # an operation that torch does not have in it
+        if machine.precision == "fp32":
+            raise
+        why = f"{choice.model} does not run in {machine.precision} on {devices[0]} ({str(error).splitlines()[0]})"
+        if named != "auto":
+            flag = choice.setting("precision", named) if choice.precision else f"--precision {named}"
+            raise InputError(f"{flag}: {why}; use fp32") from error
+    else:
+        if named != "auto" or backbone.fingerprint()["precision"] == "fp32":
+            return backbone
+        from pipeline.backbones.trial import TRIAL_COSINE, worst_cosine
 
-    cosine = worst_cosine(backbone, devices[0])
-    if cosine >= TRIAL_COSINE:
-        return backbone
-    said = (
-        f"{settled.choice.name} runs in fp32: in {machine.precision} a trial moved its features to a cosine of {cosine:.4f}, and "
-        f"auto asks for {TRIAL_COSINE:g}."
-    )
-    note = " ".join(filter(None, (settled.note, said)))
+        cosine = worst_cosine(backbone, devices[0])
+        if cosine >= TRIAL_COSINE:
+            return backbone
+        why = (
+            f"in {machine.precision} a trial moved its features to a cosine of {cosine:.4f}, and auto asks for "
+            f"{TRIAL_COSINE:g}"
+        )
+    note = " ".join(filter(None, (settled.note, f"{choice.name} runs in fp32: {why}.")))
     return _load(replace(settled, note=note), replace(machine, precision="fp32"), devices)
 
 

@@ -73,6 +73,8 @@ class NetworkBackbone:
             formats = {4: torch.channels_last, 5: torch.channels_last_3d}
             memory = formats[ranks.pop()] if len(ranks) == 1 else torch.preserve_format
             self._module = module.to(device, self._dtype).to(memory_format=memory)
+            if device.type == "cpu" and self._dtype != torch.float32:
+                _pool_in_float32(self._module)
         shape, blank_dtype = self.plan.token_shape, torch.from_numpy(np.empty(0, self.plan.token_dtype)).dtype
         batch = network.batch or (WINDOW_BATCH if self.plan.sampling.window > 1 else FRAME_BATCH)
         self._engine = Engine(
@@ -125,3 +127,23 @@ class NetworkBackbone:
             "runtime": machine.runtime,
             "libraries": library_versions(*libraries),
         }
+
+
+class _Float32Pool(torch.nn.Module):
+    """A pool that computes in float32 whatever it is given."""
+
+    def __init__(self, pool: torch.nn.Module) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self._pool(x.to(torch.float32))
+        return pooled.to(x.dtype)
+
+
+def _pool_in_float32(module: torch.nn.Module) -> None:
+    """In place: torch has no avg_pool3d for bfloat16 on a CPU."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.AvgPool3d):
+                setattr(parent, name, _Float32Pool(child))

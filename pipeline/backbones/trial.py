@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones.base import MIN_COSINE, Backbone
-from pipeline.backbones.text import Piece, TextBackbone
+from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import RgbFrame, prepare_frame
+from pipeline.decoding.words import Cue, Words
 
 TRIAL_COSINE = 1 - (1 - MIN_COSINE) / 2
 """Asked of the worst window: real ones may lie further off than made-up ones, so half of what the parity bound lets pass."""
@@ -67,7 +68,8 @@ def _windows(backbone: Backbone) -> Iterator[tuple[list[Any], NDArray[Any]]]:
     plan, rng = backbone.plan, np.random.default_rng(0)
     if isinstance(backbone, TextBackbone):
         for text in TEXTS:
-            yield [text], backbone.rows([Piece(0.0, 1.0, text)])[0]
+            for piece in backbone.pieces(Words((Cue(0.0, 1.0, text),)))[:1]:  # no more of it than fits
+                yield [piece.text], backbone.rows([piece])[0]
         return
     for _ in range(N_SINGLE if plan.sampling.window == 1 or plan.sound else N_WINDOWS):
         if plan.sound is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import InputError
 from pipeline.backbones import base, trial
 from pipeline.backbones.load import BackboneConfig, load_backbones
 from pipeline.backbones.trial import TRIAL_COSINE, worst_cosine
@@ -76,6 +77,20 @@ def test_words_and_their_reference(bf16_here: None, tried: list[float]) -> None:
     assert worst_cosine(plain, CPU) > 0.999999
 
 
+@pytest.mark.parametrize("limit", [24, 9, 3])
+def test_texts_longer_than_the_encoder(
+    limit: int, bf16_here: None, tried: list[float], tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    from tests.words import write_encoder
+
+    folder = write_encoder(tmp_path / "m")
+    (folder / "sentence_bert_config.json").write_text(f'{{"max_seq_length": {limit}}}', encoding="utf-8")
+    text = loaded(f"text=transformers:{folder}")["text"]
+    assert [cosine >= TRIAL_COSINE for cosine in tried] == [True]
+    assert text.fingerprint()["precision"] == "bf16" and text.plan.words.max_tokens == limit
+
+
 def test_sound(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tests.pipeline.backbones.hearing_models import save
@@ -99,3 +114,37 @@ def test_no_number_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TinyBackbone, "embed", broken)
     assert not worst_cosine(backbone, CPU) >= TRIAL_COSINE
+
+
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network with an operation that torch does not have in bfloat16."""
+
+    def gelu(*given: Any, **settings: Any) -> Any:
+        if given[0].dtype == torch.bfloat16:
+            raise NotImplementedError("\"gelu\" not implemented for 'BFloat16'\nand a stack")
+        return real(*given, **settings)
+
+    real = torch.nn.functional.gelu
+    monkeypatch.setattr(torch.nn.functional, "gelu", gelu)
+
+
+def test_a_network_that_cannot_run_in_it_runs_in_fp32(
+    bf16_here: None, tried: list[float], lacking: None, tiny_model: str
+) -> None:
+    clip = loaded(f"clip=open_clip:{tiny_model},weights=random")["clip"]
+    assert not tried and clip.fingerprint()["precision"] == "fp32"
+    assert clip.note == (
+        f"clip runs in fp32: {tiny_model} does not run in bf16 on cpu (\"gelu\" not implemented for 'BFloat16')."
+    )
+
+
+def test_one_that_cannot_run_in_the_precision_that_was_named(lacking: None, tiny_model: str) -> None:
+    for stream, flag in (("", "--precision bf16"), (",precision=bf16", "--stream clip: precision=bf16")):
+        with pytest.raises(InputError) as caught:
+            loaded(
+                f"clip=open_clip:{tiny_model},weights=random{stream}",
+                **{} if stream else {"precision": "bf16"},
+            )
+        assert str(caught.value).startswith(f"{flag}: {tiny_model} does not run in bf16 on cpu (")
+        assert str(caught.value).endswith("; use fp32")

@@ -22,6 +22,7 @@ from pipeline.backbones.kinds.pytorchvideo import (
     without_projection,
 )
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints, load_backbones
+from pipeline.backbones.trial import worst_cosine
 from pipeline.verify import compare_video, verdicts
 from tests.pipeline.backbones.kinds.checks import (
     counted_gflop,
@@ -61,6 +62,13 @@ def test_a_file_of_the_zoo_is_run_as_plainly(runtime: str, checkpoint: Path) -> 
     assert fields["weights"]["tag"] == "file" and "seed" not in fields["weights"]
     assert fields["sampling"] == {"fps": 2.5, "window": 4, "stride": 4, "choice": "nearest"}
     assert fields["preprocessing"]["size"] == 182
+
+
+def test_a_pool_that_torch_lacks_in_bf16_is_computed_in_float32(checkpoint: Path) -> None:
+    """On a CPU; the others of the zoo but SlowFast and MViT have the same one, and so has torchvision's s3d."""
+    backbone = loaded(f"x3d=pytorchvideo:x3d_xs,weights={checkpoint}", runtime="torch", precision="bf16")
+    assert backbone.fingerprint()["precision"] == "bf16"
+    assert worst_cosine(backbone, torch.device("cpu")) > 0.999
 
 
 def test_the_feature_is_what_the_published_network_projects() -> None:

@@ -92,7 +92,11 @@ def require_same(
             "or give the option that accepts other library versions."
         )
     else:
-        remedy = "Features made in different ways are never mixed: use the same settings, or another cache."
+        alone = [field.split(":")[0] for field in fields] == ["precision"] and "precision" in found
+        how = f" (--precision {found['precision']} makes what is there)" if alone else ""
+        remedy = (
+            f"Features made in different ways are never mixed: use the same settings{how}, or another cache."
+        )
     raise FingerprintMismatch(f"stream {stream} differs from {where}: {'; '.join(fields)}. {remedy}")
 
 

@@ -41,6 +41,9 @@ TELLING_SHARE = 0.05
 """A token's length without the mean, as a share of its length, from which on the centred cosine says something in its precision:
 below, what rounding may change is as large as what is left. fp32 tokens are stored as float16, good to 3e-4; bf16 was seen at
 1e-2 (docs/gpu.md)."""
+TELLING_ROUNDINGS = 10
+"""And from how many times the distance that half of the stream's tokens keep from their plain features: 7.1 times is a centred
+cosine of 0.99. A network whose tokens are alike (mobilevit_xxs, random weights) would fail by the rounding alone that it may."""
 CENTRE_VIDEOS = 64
 """Stored videos whose mean is taken off."""
 TOKENS_A_VIDEO = 12
@@ -59,7 +62,8 @@ class Comparison:
     cosine: float
     relative_error: float
     centred_cosine: float = math.nan
-    """NaN where the token hardly differs from the stream's mean."""
+    centred_share: float = 0.0
+    """Length without the stream's mean over length: where it is small, the cosine without the mean says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +253,11 @@ def _compared(
 ) -> tuple[list[Comparison], list[str]]:
     """Tokens of one stream of one video against their plain features, and what is misplaced in words."""
     stored, video_id = cache.tokens(name, index), cache.videos.row(index).id
-    telling = TELLING_SHARES.get(str(cache.streams[name].fingerprint["precision"]), TELLING_SHARE)
     found = []
     for token, vector in sorted(plain.items()):
         one = _compare(video_id, name, token, stored.values[token], vector)
-        centred = _centred_cosine(stored.values[token], vector, centre, telling)
-        found.append(replace(one, centred_cosine=centred))
+        centred, share = _centred(stored.values[token], vector, centre)
+        found.append(replace(one, centred_cosine=centred, centred_share=share))
     misplaced = misplaced_tokens(stored.values, plain)
     return found, [f"{name}: {misplaced}"] if misplaced else []
 
@@ -317,14 +320,13 @@ def stream_centres(cache: Cache) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def _centred_cosine(
-    stored: NDArray[Any], plain: NDArray[np.float32], centre: NDArray[np.float64], telling: float
-) -> float:
+def _centred(
+    stored: NDArray[Any], plain: NDArray[np.float32], centre: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Cosine without the mean, and the share of the token's length that is left."""
     a, b = stored.astype(np.float64) - centre, plain.astype(np.float64) - centre
-    length = float(np.linalg.norm(b))
-    if length < telling * float(np.linalg.norm(plain.astype(np.float64))):
-        return math.nan
-    return float(a @ b / max(float(np.linalg.norm(a)) * length, 1e-30))
+    length, whole = float(np.linalg.norm(b)), float(np.linalg.norm(plain.astype(np.float64)))
+    return float(a @ b / max(float(np.linalg.norm(a)) * length, 1e-30)), length / max(whole, 1e-30)
 
 
 def choose_tokens(n_tokens: int, rng: np.random.Generator) -> list[int]:
@@ -432,10 +434,16 @@ def verdicts(cache: Cache, comparisons: list[Comparison]) -> list[StreamVerdict]
         # NaN is worse than any number, also where min() would pass over it
         worst_cosine = float(np.min([c.cosine for c in mine])) if mine else float("nan")
         worst_error = float(np.max([c.relative_error for c in mine])) if mine else float("nan")
-        centred = [c.centred_cosine for c in mine if not math.isnan(c.centred_cosine)]
-        worst_centred = min(centred, default=math.nan)
         precision = str(info.fingerprint.get("precision", "unknown"))
+        telling = _telling_share(precision, mine)
+        centred = [c.centred_cosine for c in mine if c.centred_share >= telling]
+        worst_centred = min(centred, default=math.nan)
         found.append(
             StreamVerdict(name, precision, len(mine), worst_cosine, worst_error, worst_centred, len(centred))
         )
     return found
+
+
+def _telling_share(precision: str, compared: list[Comparison]) -> float:
+    apart = [math.sqrt(max(0.0, 2 - 2 * one.cosine)) for one in compared] or [0.0]
+    return max(TELLING_SHARES.get(precision, TELLING_SHARE), TELLING_ROUNDINGS * float(np.median(apart)))

@@ -42,9 +42,9 @@ def loaded(*streams: str, **settings: Any) -> dict[str, Any]:
 
 
 def test_real_weights_that_bf16_moves_too_far_run_in_fp32(bf16_here: None, tried: list[float]) -> None:
-    """The packaged network of pictures: 0.9954 on surveillance clips, where the bound is 0.999."""
+    """The packaged network of pictures: 0.9918 on surveillance clips, where the bound is 0.999, and the trial comes near that."""
     image = loaded("image")["image"]
-    assert [0.99 < cosine < TRIAL_COSINE for cosine in tried] == [True]
+    assert [0.99 < cosine < 0.9965 for cosine in tried] == [True]
     assert image.fingerprint()["precision"] == "fp32"
     assert image.note.startswith("image runs in fp32: in bf16 a trial moved its features to a cosine of 0.99")
     assert worst_cosine(image, CPU) > 0.999999

@@ -77,7 +77,7 @@ REJECT_REASONS: Mapping[str, str] = MappingProxyType(
         "bad-label": "the label is not one of the two classes",
         "unlabelled": "no label was found and labels were required",
         "duplicate-content": "the same bytes are already stored under another id",
-        "non-finite-features": "a backbone returned NaN or infinity",
+        "non-finite-features": "a backbone returned NaN, infinity, or what float16 cannot hold",
         "constant-features": "a backbone returned a constant vector",
         "missing-file": "the file is listed but does not exist",
         "unreadable-file": "the file could not be read: permission, I/O error, a lost mount",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.schema import Reject, StreamTokens, TokenDtype, VideoFeatures, VideoRow, storable_text
-from pipeline.backbones.base import Backbone
+from pipeline.backbones.base import MAX_RELATIVE_ERROR, Backbone
 from pipeline.decoding.sampling import token_spans
 from pipeline.decoding.sound import sound_spans
 from pipeline.decoding.trouble import Stamp
@@ -131,6 +131,9 @@ class Assembler:
                 detail = f"{name}: values up to {np.abs(exact).max():.3g} exceed float16; use --dtype float32"
             elif (values == values[:, :1]).all(axis=1).any():
                 problem, detail = "constant-features", f"{name}: a token has the same value in every place"
+            elif (blurred := _blurred(values, exact)).any():
+                most = float(np.abs(exact[blurred]).max())
+                detail = f"{name}: values up to {most:.3g} are too small for float16; use --dtype float32"
             if detail:
                 return reject(item, problem, detail, digest=message.digest)
             tokens[name] = StreamTokens(values=values, spans=span)
@@ -157,6 +160,11 @@ class Assembler:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def _blurred(values: NDArray[np.floating], exact: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tokens [T] whose stored values are further off than the parity bound: float16 holds small numbers by a few bits."""
+    return np.asarray(np.abs(values - exact).max(axis=1) > MAX_RELATIVE_ERROR * np.abs(exact).max(axis=1))
 
 
 def _as_read(item: Input, stamp: Stamp | None) -> Input:

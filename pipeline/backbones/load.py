@@ -180,6 +180,7 @@ def _load_tried(
             f"in {machine.precision} a trial moved its features to a cosine of {cosine:.4f}, and auto asks for "
             f"{TRIAL_COSINE:g}"
         )
+        del backbone  # a device may not have room for both
     note = " ".join(filter(None, (settled.note, f"{choice.name} runs in fp32: {why}.")))
     return _load(replace(settled, note=note), replace(machine, precision="fp32"), devices)
 

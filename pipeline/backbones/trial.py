@@ -24,8 +24,8 @@ from pipeline.decoding.words import Cue, Words
 
 TRIAL_COSINE = 1 - (1 - MIN_COSINE) / 2
 """Asked of the worst window: real ones may lie further off than made-up ones, so half of what the parity bound lets pass."""
-N_SINGLE, N_WINDOWS = 8, 1
-"""Windows of one frame, of sound or of words; and of several frames, of which one costs a second on two cores."""
+N_SINGLE, N_SOUND, N_WINDOWS = 8, 2, 1
+"""Windows of one frame; of sound (eight of AST's took a minute and a half on two busy cores); and of several frames."""
 HEIGHT, WIDTH, STEP = 240, 320, 3
 """Pixels of a picture, and how far it moves from one frame to the next."""
 LIGHTS = ((5, 40), (50, 120), (5, 110), (15, 200), (30, 40), (90, 110), (5, 200), (50, 80))
@@ -74,7 +74,8 @@ def _windows(backbone: Backbone) -> Iterator[tuple[list[Any], NDArray[Any]]]:
             for piece in backbone.pieces(Words((Cue(0.0, 1.0, text),)))[:1]:  # no more of it than fits
                 yield [piece.text], backbone.rows([piece])[0]
         return
-    for turn in range(N_SINGLE if plan.sampling.window == 1 or plan.sound else N_WINDOWS):
+    several = N_WINDOWS if plan.sampling.window > 1 else N_SINGLE
+    for turn in range(N_SOUND if plan.sound else several):
         if plan.sound is not None:
             samples = _sound(rng, plan.sampling.window)
             yield [samples], _row(plan, samples)

@@ -8,6 +8,7 @@ spectrum of photographs, amplitude over frequency: on them EfficientNet-Lite0 gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones.base import MIN_COSINE, Backbone
-from pipeline.backbones.text import Piece, TextBackbone
+from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import RgbFrame, prepare_frame
+from pipeline.decoding.words import Cue, Words
 
 TRIAL_COSINE = 1 - (1 - MIN_COSINE) / 2
 """Asked of the worst window: real ones may lie further off than made-up ones, so half of what the parity bound lets pass."""
@@ -39,11 +41,13 @@ TEXTS = (
 
 
 def worst_cosine(backbone: Backbone, device: torch.device) -> float:
-    """Smallest cosine between features of made-up windows by the stream as it runs and by the model plainly. NaN is no number.
+    """Smallest cosine between features of made-up windows by the stream as it runs and by the model plainly.
 
-    device: where its batches lie.
+    device: where its batches lie. NaN where a feature is no number, and where none of the texts is a word to the tokenizer.
     """
     given = list(_windows(backbone))
+    if not given:
+        return math.nan
     plain = np.stack([backbone.embed_plainly(window) for window, _ in given]).astype(np.float64)
     found = _embedded(backbone, np.stack([row for _, row in given]), device).astype(np.float64)
     products = np.sum(found * plain, axis=1)
@@ -66,8 +70,9 @@ def _windows(backbone: Backbone) -> Iterator[tuple[list[Any], NDArray[Any]]]:
     """What `embed_plainly` takes, and the row that a decode worker would hand over."""
     plan, rng = backbone.plan, np.random.default_rng(0)
     if isinstance(backbone, TextBackbone):
-        for text in TEXTS:
-            yield [text], backbone.rows([Piece(0.0, 1.0, text)])[0]
+        cues = tuple(Cue(0.0, 1.0, text, timed=False) for text in TEXTS)  # which are split and not joined
+        for piece in backbone.pieces(Words(cues)):
+            yield [piece.text], backbone.rows([piece])[0]
         return
     for _ in range(N_SINGLE if plan.sampling.window == 1 or plan.sound else N_WINDOWS):
         if plan.sound is not None:

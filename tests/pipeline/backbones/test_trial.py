@@ -76,6 +76,17 @@ def test_words_and_their_reference(bf16_here: None, tried: list[float]) -> None:
     assert worst_cosine(plain, CPU) > 0.999999
 
 
+@pytest.mark.parametrize("longest", [64, 12])
+def test_texts_that_do_not_fit_the_encoder_are_split(tmp_path: Path, longest: int) -> None:
+    """A tokenizer of letters, to which most of the texts are too long."""
+    pytest.importorskip("transformers")
+    from tests.words import write_encoder
+
+    folder = write_encoder(tmp_path / "tiny", longest=longest)
+    read = loaded(f"t=transformers:{folder}", precision="fp32")["t"]
+    assert worst_cosine(read, CPU) > 0.999999
+
+
 def test_sound(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from tests.pipeline.backbones.hearing_models import save

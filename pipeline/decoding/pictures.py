@@ -126,6 +126,8 @@ def second_opinion(
             with closing(open_frames(path, decoder)) as first, closing(source) as second:
                 difference, equal = compare(first, second, wanted)
                 lost = second.n_errors > first.n_errors  # it found the file's times broken, or lost frames
+                if not second.n_frames:  # OpenCV opens AV1 and has no decoder for it
+                    raise DecodeProblem("no-frames", "it opens the file and gives no picture")
         except (DecodeProblem, ImportError) as problem:
             said.append(f"{other}: {getattr(problem, 'detail', problem)}")
             continue

@@ -98,6 +98,15 @@ def test_nobody_agrees_on_what_nobody_else_reads(tmp_path: Path) -> None:
     assert "decord: decord is not used for avi files" in said
 
 
+def test_a_decoder_that_gives_no_picture_does_not_disagree(tmp_path: Path) -> None:
+    """OpenCV opens AV1 and, as it is built, decodes none of it."""
+    path = write_numbered(tmp_path / "a.mp4", codec="libsvtav1", n_frames=5)
+    opinion, disagreed, said = second_opinion(path, "pyav", range(5), still=False)
+    assert not disagreed
+    assert opinion is not None or "opencv: it opens the file and gives no picture; decord: " in said
+    assert "video_reader" not in said  # decord's own words, not its line of C++
+
+
 def test_an_unknown_decoder_is_named() -> None:
     with pytest.raises(DecodeProblem, match="stored with decoder 'imported'"):
         known_decoder("imported")

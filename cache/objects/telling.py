@@ -105,8 +105,12 @@ def cloud_of(url: str) -> Cloud:
 def endpoint_trouble(url: str) -> str:
     """What is wrong with the endpoint that the environment names for the store of a URL, "" where nothing is."""
     for name in cloud_of(url).endpoints:
-        found = urlsplit(os.environ.get(name, "http://host"))
-        if found.scheme not in ("http", "https") or not found.netloc:
+        try:
+            found = urlsplit(os.environ.get(name, "http://host"))
+            usable = found.scheme in ("http", "https") and bool(found.hostname)
+        except ValueError:
+            usable = False
+        if not usable:
             return f"{name} in the environment is no http:// or https:// address"
     return ""
 
@@ -127,7 +131,7 @@ def told(error: BaseException, url: str) -> Told:
     names = {each.__name__ for each in type(error).__mro__}
     status, code = _STATUS.search(text), _CODE.search(text)
     said = " ".join(part[1] for part in (status, code) if part)
-    if "token request" in text or "169.254.169.254" in text:
+    if cloud.credentials and ("token request" in text or "169.254.169.254" in text):
         return _of_token(text, cloud, said)
     if "AlreadyExistsError" in names:
         return Told("is there already", "exists")

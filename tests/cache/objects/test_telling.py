@@ -21,6 +21,8 @@ ENDPOINT = {**ACCOUNT, "AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:1/account", "
         ("az://c", {**ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": f"{SECRET}!"}, "AZURE_STORAGE_ACCOUNT_KEY is no key"),
         ("az://c", {**ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": SECRET}, "AZURE_STORAGE_SAS_TOKEN is no shared access"),
         ("az://c", {**ENDPOINT, "AZURE_STORAGE_ENDPOINT": "here"}, "AZURE_STORAGE_ENDPOINT in the environment is no"),
+        ("s3://b", {"AWS_ENDPOINT_URL": ""}, "AWS_ENDPOINT_URL in the environment is no http:// or https:// address"),
+        ("s3://b", {"AWS_ENDPOINT_URL": "http://[::1"}, "AWS_ENDPOINT_URL in the environment is no http:// or"),
         ("az://c", ENDPOINT, "the endpoint is http://, which AZURE_ALLOW_HTTP=true allows"),
         ("az://c", {"AZURE_STORAGE_USE_EMULATOR": "perhaps"}, "neither true nor false"),
         ("gs://b", {"GOOGLE_SERVICE_ACCOUNT": "/none.json"}, "the file that GOOGLE_SERVICE_ACCOUNT names cannot be"),
@@ -74,6 +76,11 @@ def test_no_credentials_are_told_from_those_that_are_refused(
     found = told(GenericError(ASKING.format(host, how.format(SECRET))), url)
     assert found.kind == kind and found.text.startswith(text)
     assert SECRET not in found.text + found.todo and "\n" not in found.text
+
+
+def test_a_web_server_has_no_credentials() -> None:
+    text = "Error performing GET http://169.254.169.254/x in 1ms - kind: Connect"
+    assert told(GenericError(text), "http://169.254.169.254/x").text == "no connection to 169.254.169.254"
 
 
 def test_a_missing_bucket_is_not_a_missing_object() -> None:

@@ -46,7 +46,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[str] = []
         self.before_get: Callable[[str], None] = lambda _: None
         self.page = 1000
-        self.ranges = self.quoted = True
+        self.ranges = self.quoted = self.offsets = True
         self.generations: Counter[str] = Counter()
         self.hang_seconds = 3.0
         self.lock = threading.Lock()
@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(2)
 
     def _list(self, query: dict[str, str]) -> None:
-        after = query.get("continuation-token") or query.get("start-after") or ""
+        after = query.get("continuation-token") or (self.server.offsets and query.get("start-after")) or ""
         keys = sorted(key for key in self.server.objects if key.startswith(query.get("prefix", "")))
         keys = [key for key in keys if key > after]
         page, more = keys[: self.server.page], keys[self.server.page :]
@@ -249,7 +249,7 @@ def emptied(server: Server, patch: pytest.MonkeyPatch) -> Server:
     for memory in (server.objects, server.faults, server.asked, server.headers):
         memory.clear()
     server.before_get = lambda _: None
-    server.page, server.quoted = 1000, True
+    server.page, server.quoted, server.offsets = 1000, True, True
     return server
 
 

@@ -133,13 +133,14 @@ class Objects:
         failed = 0
         self._first_asked = self._first_asked or time.monotonic()
         while True:
+            after = last or ""  # not every server heeds an offset
             try:
                 pages = obstore.list(
                     self._store, prefix=prefix or None, offset=last, chunk_size=LISTED_AT_A_TIME
                 )
                 for page in pages:
-                    yield from (_described(one, self.url) for one in page)
-                    last, failed = page[-1]["path"] if page else last, 0
+                    yield from (_described(one, self.url) for one in page if one["path"] > after)
+                    last, failed = max(last or "", page[-1]["path"]) if page else last, 0
                 self._has_answered = True
                 return
             except _errors() as error:

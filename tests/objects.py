@@ -1,13 +1,16 @@
 """A bucket of S3 in this process, for tests: what obstore asks of one, and the faults that a real one has on bad days.
 
-`faults[key]` are consumed a request each: "503", "403", "404", "cut" (half the body, then the connection ends), "hang" (the
-answer comes after `hang_seconds`), "lost" (a put is done, its answer never comes); the key of a listing is "". `asked` counts
-requests by method and key.
+Google's XML API is the same but for generations, which are counted here. `faults[key]` are consumed a request each:
+"503", "403", "404", "404 NoSuchBucket" (the store's code), "cut" (half the body, then the connection ends), "hang" (the answer
+comes after `hang_seconds`), "lost" (a put is done, its answer never comes); the key of a listing is "". `asked` counts requests
+by method and key.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import threading
 import time
@@ -43,7 +46,8 @@ class Server(ThreadingHTTPServer):
         self.headers: list[str] = []
         self.before_get: Callable[[str], None] = lambda _: None
         self.page = 1000
-        self.ranges = True
+        self.ranges = self.quoted = self.offsets = True
+        self.generations: Counter[str] = Counter()
         self.hang_seconds = 3.0
         self.lock = threading.Lock()
 
@@ -56,6 +60,7 @@ class Server(ThreadingHTTPServer):
 
     def put(self, key: str, data: bytes, changed: int = 1_700_000_000) -> None:
         self.objects[key] = (data, changed)
+        self.generations[key] += 1
 
     def put_tree(self, root: Path, prefix: str) -> None:
         """Every file below a folder, with the file's time of change."""
@@ -106,8 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         key, query, fault = self._begin()
         if fault == "hang":
             time.sleep(self.server.hang_seconds)
-        if fault.isdigit():
-            self._refuse(int(fault))
+        if fault[:3].isdigit():
+            self._refuse(int(fault[:3]), fault[4:])
         elif "list-type" in query:
             self._list(query)
         else:
@@ -127,6 +132,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(412)
             return
         common = {"ETag": etag, "Last_Modified": formatdate(changed, usegmt=True)}
+        common["x_goog_generation"] = str(self.server.generations[key])
         asked = self.headers.get("Range") if self.server.ranges else None
         status, body = 200, data
         if asked:
@@ -145,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(2)
 
     def _list(self, query: dict[str, str]) -> None:
-        after = query.get("continuation-token") or query.get("start-after") or ""
+        after = query.get("continuation-token") or (self.server.offsets and query.get("start-after")) or ""
         keys = sorted(key for key in self.server.objects if key.startswith(query.get("prefix", "")))
         keys = [key for key in keys if key > after]
         page, more = keys[: self.server.page], keys[self.server.page :]
@@ -154,9 +160,10 @@ class Handler(BaseHTTPRequestHandler):
             data, changed = self.server.objects[key]
             when = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(changed))
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            mark = "&quot;" if self.server.quoted else ""
             rows.append(
                 f"<Contents><Key>{escape(key)}</Key><LastModified>{when}</LastModified>"
-                f"<ETag>&quot;{etag}&quot;</ETag><Size>{len(data)}</Size></Contents>"
+                f"<ETag>{mark}{etag}{mark}</ETag><Size>{len(data)}</Size></Contents>"
             )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         self._answer(
@@ -173,22 +180,34 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if fault == "hang":
             time.sleep(self.server.hang_seconds)
-        if fault.isdigit():
-            self._refuse(int(fault))
+        if fault[:3].isdigit():
+            self._refuse(int(fault[:3]), fault[4:])
             return
         with self.server.lock:  # of two conditional puts at one moment one holds
             there = self.server.objects.get(key)
             etag = there and f'"{hashlib.md5(there[0], usedforsecurity=False).hexdigest()}"'
             holds = not (self.headers.get("If-None-Match") and there)
+            generation = self.server.generations[key] if there else 0
+            holds = holds and self.headers.get("x-goog-if-generation-match", str(generation)) == str(
+                generation
+            )
             if holds := holds and self.headers.get("If-Match", etag) == etag:
                 self.server.put(key, body, int(time.time()))
+                generation = self.server.generations[key]
         if fault == "lost":
             self.close_connection = True
             self.connection.shutdown(2)
         elif holds:
-            self._answer(200, ETag=f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
+            etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+            self._answer(200, ETag=etag, x_goog_generation=str(generation))
         else:
             self._refuse(412)
+
+    def do_DELETE(self) -> None:
+        """As Google does it, an object at a time."""
+        key, _, _ = self._begin()
+        there = self.server.objects.pop(key, None)
+        self._answer(204 if there else 404)
 
     def do_POST(self) -> None:
         """Several objects are deleted."""
@@ -230,7 +249,7 @@ def emptied(server: Server, patch: pytest.MonkeyPatch) -> Server:
     for memory in (server.objects, server.faults, server.asked, server.headers):
         memory.clear()
     server.before_get = lambda _: None
-    server.page = 1000
+    server.page, server.quoted, server.offsets = 1000, True, True
     return server
 
 
@@ -242,3 +261,14 @@ def point_at(address: str, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
     patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     patch.delenv("AWS_SESSION_TOKEN", raising=False)
+
+
+def point_google_at(address: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """The environment that leads obstore's store of gs:// to a server, by a service account as its makers' own tests have it."""
+    account = {"gcs_base_url": address, "disable_oauth": True, "client_email": "", "private_key": SECRET}
+    path = folder / "account.json"
+    path.write_text(json.dumps({**account, "private_key_id": KEY_ID}), encoding="utf-8")
+    for name in [name for name in os.environ if name.startswith("GOOGLE_")]:
+        patch.delenv(name)
+    patch.setenv("GOOGLE_SERVICE_ACCOUNT", str(path))
+    patch.setenv("GOOGLE_ALLOW_HTTP", "true")

@@ -214,7 +214,8 @@ COVERED_IN = {
     "pipeline/decoding/test_hearing.py": "pipeline/decoding/plain_sound pipeline/decoding/sound",
     "pipeline/decoding/test_reading.py": "pipeline/decoding/plain_words pipeline/decoding/words",
     "pipeline/backbones/test_text.py": "pipeline/backbones/text_keys",
-    "pipeline/test_words.py": "pipeline/decoding/other_media pipeline/backbones/plain_text pipeline/sources/read_transcripts",
+    "pipeline/test_words.py": "pipeline/decoding/other_media pipeline/sources/read_transcripts",
+    "pipeline/test_verify_words.py": "pipeline/backbones/plain_text",
     "pipeline/backbones/test_slowfast_planes.py": "pipeline/backbones/slowfast",
     "pipeline/decoding/decoders/test_base.py": (
         "pipeline/decoding/decoders/decord pipeline/decoding/decoders/opencv pipeline/decoding/decoders/pyav "

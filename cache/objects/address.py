@@ -12,7 +12,8 @@ from cache.objects.store import as_location, redacted
 
 _STORES = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
-    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_USE_EMULATOR"),
+    "GOOGLE_BASE_URL",
 )
 """Variables that say which store an address is looked for in; names and addresses, no secrets."""
 _FOLDER = re.compile(r"file:/+(?=[^/])")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cache.errors import InputError
+from cache.errors import CacheNotFound, InputError
 from cache.objects.record import OBJECTS, RECORD_NAME, is_object_name
 from cache.objects.store import Objects, ObjectTrouble, StoredObject, open_objects, redacted, split
 
@@ -18,8 +18,11 @@ from cache.objects.store import Objects, ObjectTrouble, StoredObject, open_objec
 class Bucket:
     """One address. `name`: its last part, which is the name of the cache. Methods raise ObjectTrouble."""
 
-    def __init__(self, url: str) -> None:
-        """Asks nothing of the store yet. Raises InputError for an address that cannot be, and where obstore is missing."""
+    def __init__(self, url: str, *, make: bool = True) -> None:
+        """Asks nothing of the store yet. make: a folder that stands for a bucket is made where it is not there.
+
+        Raises InputError for an address that cannot be, and where obstore is missing, and CacheNotFound for a missing folder.
+        """
         self.url = redacted(url)
         if re.search("[?#]", url):
             raise InputError(
@@ -29,6 +32,8 @@ class Bucket:
         self._folder: Path | None = None
         if url.startswith("file://"):
             self._folder = Path(url.removeprefix("file://"))
+            if not make and not self._folder.is_dir():
+                raise CacheNotFound(f"{self.url}: there is no such folder, so no cache")
             self._objects, self._prefix = _open_folder(self._folder), ""
         else:
             _, key = split(url)
@@ -73,12 +78,12 @@ class Bucket:
         except ObjectTrouble as trouble:
             if trouble.kind != "missing":
                 raise
-            if len(keys) > 1:  # where one is missing, a folder keeps those that follow
+            if len(keys) > 1:  # where one is missing, those that follow may be left
                 for name in keys:
                     self.remove([name.removeprefix(self._prefix)])
 
     def read_record(self) -> tuple[bytes, str] | None:
-        """The commit record and its etag (or generation), None where there is none."""
+        """The commit record and its etag (or generation), None where there is none. A bucket that is not there is trouble."""
         try:
             data, found = self._objects.read_all(self._prefix + RECORD_NAME)
             return data, found.condition

@@ -36,7 +36,7 @@ def local_copies(paths: Sequence[Path]) -> list[Path]:
 
 
 def _local_copy(url: str) -> Path:
-    bucket = Bucket(url)
+    bucket = Bucket(url, make=False)
     root = objects_folder()
     data = _read_record(bucket)
     while True:

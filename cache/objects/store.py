@@ -13,6 +13,7 @@ import posixpath
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from cache.errors import InputError
+from cache.objects.telling import CLOUDS, Kind, endpoint_trouble, told, told_at_opening
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 TRIES = 7
@@ -29,16 +31,13 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 8.0
 """Before the second try; doubled before each further one. Half of a wait is drawn at random."""
 REQUEST_SECONDS, CONNECT_SECONDS, SILENT_SECONDS = 300.0, 10.0, 20.0
 """A request with its whole answer, the connection alone, and the longest silence: whatever takes longer is tried again."""
+UNANSWERED_SECONDS = 30.0
+"""A store that has not answered once is given up after so long, whatever tries are left: its address is wrong, or the network."""
 LISTED_AT_A_TIME = 1000
 
-Kind = Literal["missing", "denied", "changed", "exists", "passing", "unusable", "stopped"]
 Result = TypeVar("Result")
 
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,2}}(?=[^/])", re.IGNORECASE)  # pathlib makes one slash of two
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_PASSING = ("408", "429", "500", "502", "503", "504")
-_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
 _DICE = random.Random()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,8 +45,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class ObjectTrouble(InputError):
     """What went wrong with a store or an object, in one line. kind: `passing` is what another try may mend;
 
-    `missing`: no such object or bucket. `denied`: no credentials, or not enough. `changed`: the object is not the one that was
-    asked for (If-Match). `exists`: it was to be created and is there. `stopped`: the run was told to end.
+    `missing`: no such object. `no-bucket`: no such bucket. `denied`: no credentials, or not enough. `changed`: the object is not
+    the one that was asked for (If-Match). `exists`: it was to be created and is there. `stopped`: the run was told to end.
     """
 
     def __init__(self, text: str, kind: Kind) -> None:
@@ -62,7 +61,7 @@ class ObjectTrouble(InputError):
 class StoredObject:
     """An object as a listing tells of it: key, size, time of change in nanoseconds since 1970, and etag ("" where unknown).
 
-    condition: by which `put` knows it again: the etag, on Google Cloud Storage the generation.
+    condition: by which `put` knows it again: the etag, on Google Cloud Storage the generation, which a listing does not tell.
     """
 
     key: str
@@ -120,6 +119,7 @@ class Objects:
         self.url = url
         self._store = store
         self._stop = stop or threading.Event()
+        self._has_answered, self._first_asked = False, 0.0
 
     def name(self, key: str) -> str:
         """The object's URL."""
@@ -131,14 +131,17 @@ class Objects:
 
         last: str | None = None
         failed = 0
+        self._first_asked = self._first_asked or time.monotonic()
         while True:
+            after = last or ""  # not every server heeds an offset
             try:
                 pages = obstore.list(
                     self._store, prefix=prefix or None, offset=last, chunk_size=LISTED_AT_A_TIME
                 )
                 for page in pages:
-                    yield from map(_described, page)
-                    last, failed = page[-1]["path"] if page else last, 0
+                    yield from (_described(one, self.url) for one in page if one["path"] > after)
+                    last, failed = max(last or "", page[-1]["path"]) if page else last, 0
+                self._has_answered = True
                 return
             except _errors() as error:
                 failed += 1
@@ -148,7 +151,7 @@ class Objects:
         """What an object is now."""
         import obstore
 
-        return _described(self._again(key, lambda: obstore.head(self._store, key)))
+        return _described(self._again(key, lambda: obstore.head(self._store, key)), self.url)
 
     def read(self, key: str, start: int, end: int, etag: str = "") -> tuple[bytes, StoredObject]:
         """Bytes `start` to `end` of an object, fewer only where it ends before, and what the object is.
@@ -196,7 +199,7 @@ class Objects:
         return self._again(key, put, tries=1 if create or etag else TRIES)
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Remove objects. One that is not there is trouble (`missing`) in a folder, none in a bucket."""
+        """Remove objects. One that is not there is trouble (`missing`), but on S3, and what follows it may be left."""
         import obstore
 
         if keys:
@@ -204,19 +207,27 @@ class Objects:
 
     def _again(self, key: str, call: Callable[[], Result], tries: int | None = None) -> Result:
         failed = 0
+        self._first_asked = self._first_asked or time.monotonic()
         while True:
             try:
-                return call()
+                result = call()
+                self._has_answered = True
+                return result
             except _errors() as error:
                 failed += 1
                 self._bear(error, self.name(key), failed, tries)
 
     def _bear(self, error: BaseException, what: str, failed: int, tries: int | None = None) -> None:
-        """Wait after trouble that may pass. Raises ObjectTrouble where it does not, or was borne often enough."""
-        text, kind = _told(error)
-        if kind != "passing" or failed >= (tries or TRIES):
+        """Wait after trouble that may pass. Raises ObjectTrouble where it does not, or was borne often or long enough."""
+        found = told(error, self.url)
+        self._has_answered |= not found.away
+        given_up = not self._has_answered and time.monotonic() - self._first_asked > UNANSWERED_SECONDS
+        if found.kind != "passing" or failed >= (tries or TRIES) or given_up:
             often = f", {failed} times" if failed > 1 else ""
-            raise ObjectTrouble(f"{what}: {text}{often}", kind) from None  # its own text may hold secrets
+            todo = f"; {found.todo}" if found.todo else ""
+            raise ObjectTrouble(
+                f"{what}: {found.text}{often}{todo}", found.kind
+            ) from None  # its own text may hold secrets
         wait = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (failed - 1))
         if self._stop.wait(wait * _DICE.uniform(0.5, 1.0)):
             raise ObjectTrouble(f"{what}: the run was told to end", "stopped") from None
@@ -239,7 +250,9 @@ def open_objects(url: str, stop: threading.Event | None = None) -> Objects:
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=SILENT_SECONDS),
         "allow_http": store_url.startswith("http://")
-        or any(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in _ALLOW_HTTP),
+        or any(
+            os.environ.get(cloud.allow_http, "").lower() in ("1", "true", "yes") for cloud in CLOUDS.values()
+        ),
     }
     none = timedelta()
     retry: Any = {
@@ -247,13 +260,15 @@ def open_objects(url: str, stop: threading.Event | None = None) -> Objects:
         "retry_timeout": timedelta(seconds=REQUEST_SECONDS),
         "backoff": {"init_backoff": none, "max_backoff": none, "base": 2},
     }
+    if wrong := endpoint_trouble(store_url):  # of which the library makes a panic
+        raise ObjectTrouble(f"{store_url}: {wrong}", "unusable")
     make: Any = HTTPStore.from_url if store_url.startswith("http") else from_url
     expected: tuple[type[BaseException], ...] = (*_errors(), ValueError)
     try:
         store = make(store_url, client_options=client, retry_config=retry)
     except expected as error:
-        text, kind = _told(error)
-        raise ObjectTrouble(f"{store_url}: {text}", kind) from None
+        found = told_at_opening(error, store_url)
+        raise ObjectTrouble(f"{store_url}: {found.text}", found.kind) from None
     return Objects(store_url, store, stop)
 
 
@@ -264,72 +279,21 @@ def _errors() -> tuple[type[BaseException], ...]:
     return (BaseError, OSError)
 
 
-def _told(error: BaseException) -> tuple[str, Kind]:
-    """What an error says, from its type, its status and the store's code alone: its own text may hold URLs and keys."""
-    text = str(error)
-    names = {each.__name__ for each in type(error).__mro__}
-    status = _STATUS.search(text)
-    code = _CODE.search(text)
-    told = " ".join(part[1] for part in (status, code) if part)
-    if "169.254.169.254" in text or "token request" in text:
-        return (
-            "no credentials were found (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for "
-            "a public bucket)",
-            "denied",
-        )
-    if "AlreadyExistsError" in names:
-        return "is there already", "exists"
-    if "PreconditionError" in names:
-        return "is not what it was", "changed"
-    if "FileNotFoundError" in names or (status and status[1] == "404"):
-        return f"is not there ({told or '404'})", "missing"
-    if names & {"PermissionDeniedError", "UnauthenticatedError"} or (status and status[1] in ("401", "403")):
-        return f"access was denied ({told or '403'}); check the credentials in the environment", "denied"
-    if "NotSupportedError" in names:
-        return (
-            "the server gives no parts of an object (Range), so that only small ones can be read",
-            "unusable",
-        )
-    if "InvalidPathError" in names:
-        path = re.search(r'[Pp]ath:? "([^"\n]{1,200})"', text)
-        where = f" {path[1]!r}" if path else ""
-        return f"the key{where} cannot be named (an empty part, '.', '..' or a control character)", "unusable"
-    if status:
-        return f"the store answered {told}", "passing" if status[1] in _PASSING else "unusable"
-    for sign, why in _SETTINGS:
-        if sign in text:
-            return why, "unusable"
-    cause = next((why for sign, why in _CAUSES if sign in text), "")
-    if cause or "GenericError" in names or isinstance(error, OSError):
-        return cause or "the connection failed or the answer was cut", "passing"
-    return f"cannot be used ({type(error).__name__})", "unusable"
-
-
-_SETTINGS = (
-    ("BadScheme", "the endpoint is http://, which AWS_ALLOW_HTTP=true allows"),
-    ("Account must be specified", "no account was named (AZURE_STORAGE_ACCOUNT_NAME)"),
-)
-_CAUSES = (
-    ("kind: Connect", "no connection"),
-    ("kind: Timeout", "no answer in time"),
-    ("TimedOut", "no answer in time"),
-)
-
-
 def _condition(url: str) -> Literal["e_tag", "version"]:
     return "version" if url.startswith("gs:") else "e_tag"
 
 
-def _described(meta: Any, url: str = "") -> StoredObject:
+def _described(meta: Any, url: str) -> StoredObject:
     """Of obstore's mapping. Times are whole microseconds, so that no float rounds them."""
     changed = (meta["last_modified"] - _EPOCH) // timedelta(microseconds=1) * 1000
-    return StoredObject(
-        str(meta["path"]),
-        int(meta["size"]),
-        int(changed),
-        str(meta["e_tag"] or ""),
-        str(meta[_condition(url)] or ""),
-    )
+    etag = _quoted(str(meta["e_tag"] or ""))
+    condition = etag if _condition(url) == "e_tag" else str(meta["version"] or "")
+    return StoredObject(str(meta["path"]), int(meta["size"]), int(changed), etag, condition)
+
+
+def _quoted(etag: str) -> str:
+    """An etag as answers for the object itself give it: listings of Azure leave the quotation marks out."""
+    return f'"{etag}"' if etag and not etag.endswith('"') else etag
 
 
 def base_name(url: str) -> str:

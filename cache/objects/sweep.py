@@ -35,7 +35,7 @@ def sweep(url: str, *, older_than_hours: float = OLDER_THAN_HOURS, dry_run: bool
     younger, CacheCorrupt where an object that it names is missing (nothing is removed then) or another writer came meanwhile,
     and ObjectTrouble.
     """
-    bucket = Bucket(url)
+    bucket = Bucket(url, make=False)
     before = bucket.read_record()
     if before is None:
         raise CacheNotFound(f"{bucket.url}: no {RECORD_NAME} is there, so no cache")

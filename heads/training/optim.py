@@ -14,7 +14,7 @@ from cache.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
 BF16_WORTHWHILE_WIDTH = 512
-"""auto uses bf16 from this token width on: below it, casting costs more than the faster products save."""
+"""auto uses bf16 on a GPU from this token width on: below it, casting costs more than the faster products save."""
 CLIP_EPS = 1e-6
 """Added to the norm, as `torch.nn.utils.clip_grad_norm_` does."""
 
@@ -106,18 +106,12 @@ def clip_divisor(parameters: Sequence[Tensor], clip_norm: float) -> Tensor:
     return divisor
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """True where bf16 matrix products are faster than float32: CPUs with AVX512-BF16 or AMX, GPUs from Ampere
-    on.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
 def uses_bf16(precision: Precision, *, width: int, device: torch.device) -> bool:
-    """Whether training autocasts to bf16, for tokens of `width`."""
+    """Whether training autocasts to bf16, for tokens of `width`. auto: never on a CPU, so that a head does not depend on whether
+
+    the processor multiplies it; what it saves there is in docs/evaluation.md. On CUDA from compute capability 8.0 (Ampere) on.
+    """
     if precision == "auto":
-        return width >= BF16_WORTHWHILE_WIDTH and has_fast_bf16(device)
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return width >= BF16_WORTHWHILE_WIDTH and fast
     return precision == "bf16"

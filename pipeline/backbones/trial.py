@@ -9,6 +9,7 @@ gives 0.9932 (0.9952), where contrasts of daylight gave 0.9978.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,11 +44,13 @@ TEXTS = (
 
 
 def worst_cosine(backbone: Backbone, device: torch.device) -> float:
-    """Smallest cosine between features of made-up windows by the stream as it runs and by the model plainly. NaN is no number.
+    """Smallest cosine between features of made-up windows by the stream as it runs and by the model plainly.
 
-    device: where its batches lie.
+    device: where its batches lie. NaN where a feature is no number, and where none of the texts is a word to the tokenizer.
     """
     given = list(_windows(backbone))
+    if not given:
+        return math.nan
     plain = np.stack([backbone.embed_plainly(window) for window, _ in given]).astype(np.float64)
     found = _embedded(backbone, np.stack([row for _, row in given]), device).astype(np.float64)
     products = np.sum(found * plain, axis=1)
@@ -70,9 +73,9 @@ def _windows(backbone: Backbone) -> Iterator[tuple[list[Any], NDArray[Any]]]:
     """What `embed_plainly` takes, and the row that a decode worker would hand over."""
     plan, rng = backbone.plan, np.random.default_rng(0)
     if isinstance(backbone, TextBackbone):
-        for text in TEXTS:
-            for piece in backbone.pieces(Words((Cue(0.0, 1.0, text),)))[:1]:  # no more of it than fits
-                yield [piece.text], backbone.rows([piece])[0]
+        cues = tuple(Cue(0.0, 1.0, text, timed=False) for text in TEXTS)  # which are split and not joined
+        for piece in backbone.pieces(Words(cues)):
+            yield [piece.text], backbone.rows([piece])[0]
         return
     several = N_WINDOWS if plan.sampling.window > 1 else N_SINGLE
     for turn in range(N_SOUND if plan.sound else several):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,11 @@ from pipeline.decoding.frames import RgbFrame
 SAME_SECONDS = 2e-3
 """Times of one frame from two decoders differ by rounding to milliseconds at most."""
 SAME_LEVELS = 4.0
-"""Grey levels by which one picture may differ on average: two FFmpegs convert colours with other roundings."""
+"""Grey levels by which one picture may differ on average: decoders convert colours with other roundings. Where they scale chroma
+with other filters too, as for 10 bits, both pictures are converted with one of them, which left 0 to 0.3 (2.4 at odd widths); as
+each converts it they must then be alike in greys and in squares, where right ones differed by 3.1 at most, another range by 5."""
+SQUARE = 8
+"""Side in pixels of squares whose means are compared."""
 NEIGHBOUR_SHARE = 0.8
 """A picture that is nearer than this share of its own difference to a neighbour of its place stands in the wrong place."""
 OTHERS: Mapping[DecoderName, tuple[DecoderName, ...]] = {
@@ -37,6 +43,8 @@ OTHERS: Mapping[DecoderName, tuple[DecoderName, ...]] = {
     "opencv": ("pyav", "decord"),
 }
 """Who is asked about what a decoder stored, in this order."""
+_TwoWays = tuple[RgbFrame, RgbFrame]
+"""A picture as its decoder converts it to RGB, and as the one that it is compared with does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +134,8 @@ def second_opinion(
             with closing(open_frames(path, decoder)) as first, closing(source) as second:
                 difference, equal = compare(first, second, wanted)
                 lost = second.n_errors > first.n_errors  # it found the file's times broken, or lost frames
+                if not second.n_frames:  # OpenCV opens AV1 and has no decoder for it
+                    raise DecodeProblem("no-frames", "it opens the file and gives no picture")
         except (DecodeProblem, ImportError) as problem:
             said.append(f"{other}: {getattr(problem, 'detail', problem)}")
             continue
@@ -143,20 +153,55 @@ def compare(first: FrameSource, second: FrameSource, wanted: Collection[int]) ->
     counts are complete.
     """
     ours, theirs = iter(first), iter(second)
-    found = _compare(ours, theirs, wanted)
+    found = _compare(ours, theirs, wanted, (first.decoder, second.decoder))
     for rest in (ours, theirs):
         for _ in rest:
             pass
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Placed:
+    """Our picture of one place, theirs of it and of the place before: as each converts it, and both converted alike."""
+
+    number: int
+    seconds: float
+    ours: _TwoWays
+    here: _TwoWays
+    before: _TwoWays | None
+
+    def wrong(self, after: _TwoWays | None) -> str:
+        """What is wrong with the picture, "" for nothing, in the way in which it fits best, wherever it fits."""
+        alike = self.ours[0] is not self.ours[1] or self.here[0] is not self.here[1]
+        distances = [
+            [
+                math.inf if at is None else difference(self.ours[way], at[way])
+                for at in (self.here, self.before, after)
+            ]
+            for way in range(1 + alike)
+        ]
+        best = min(distances, key=min)
+        own, to_before, to_after = best
+        if not own <= SAME_LEVELS:
+            return f"another picture in frame {self.number}, at {self.seconds:.3f} s"
+        for distance, other in ((to_before, self.number - 1), (to_after, self.number + 1)):
+            if distance < NEIGHBOUR_SHARE * own:
+                return f"the picture of frame {self.number} is that of frame {other}"
+        if best is not distances[0] and not _difference_of_colours(self.ours[0], self.here[0]) <= SAME_LEVELS:
+            return f"other colours in frame {self.number}, at {self.seconds:.3f} s"
+        return ""
+
+
 def _compare(
-    ours: Iterator[FrameRef], theirs: Iterator[FrameRef], wanted: Collection[int]
+    ours: Iterator[FrameRef],
+    theirs: Iterator[FrameRef],
+    wanted: Collection[int],
+    names: tuple[DecoderName, DecoderName],
 ) -> tuple[str, bool]:
     equal = True
     number = -1
-    pending: tuple[int, RgbFrame, float] | None = None
-    before: RgbFrame | None = None
+    waiting: _Placed | None = None
+    before: _TwoWays | None = None
     while True:
         a, b = next(ours, None), next(theirs, None)
         if a is None or b is None:
@@ -165,21 +210,23 @@ def _compare(
         if abs(a.pts_seconds - b.pts_seconds) > SAME_SECONDS:
             return f"frame {number} is at {b.pts_seconds:.3f} s, not at {a.pts_seconds:.3f} s", False
         near = [n in wanted for n in (number - 1, number, number + 1)]
-        theirs_here = b.rgb() if any(near) else None
-        if pending is not None and theirs_here is not None:
-            if difference(pending[1], theirs_here) < NEIGHBOUR_SHARE * pending[2]:
-                return f"the picture of frame {pending[0]} is that of frame {number}", False
-            pending = None
-        if near[1] and theirs_here is not None:
+        here = None
+        if any(near):
+            shown, alike = b.rgb(), b.rgb_as(names[0])
+            here = shown, shown if alike is None else alike
+        if waiting is not None and (wrong := waiting.wrong(here)):
+            return wrong, False
+        waiting = None
+        if near[1] and here is not None:
             picture = a.rgb()
-            own = difference(picture, theirs_here)
-            equal &= own == 0
-            if not own <= SAME_LEVELS:
-                return f"another picture in frame {number}, at {a.pts_seconds:.3f} s", False
-            if before is not None and difference(picture, before) < NEIGHBOUR_SHARE * own:
-                return f"the picture of frame {number} is that of frame {number - 1}", False
-            pending = (number, picture, own)
-        before = theirs_here
+            same = difference(picture, here[0]) == 0
+            alike = None if same else a.rgb_as(names[1])
+            ours_here = picture, picture if alike is None else alike
+            waiting = _Placed(number, a.pts_seconds, ours_here, here, before)
+            equal &= same
+        before = here
+    if waiting is not None and (wrong := waiting.wrong(None)):
+        return wrong, False
     if (a is None) != (b is None):
         rest = sum(1 for _ in (ours if b is None else theirs)) + 1
         return (
@@ -194,3 +241,11 @@ def difference(a: RgbFrame, b: RgbFrame) -> float:
     if a.shape != b.shape:
         return float("inf")
     return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+def _difference_of_colours(a: RgbFrame, b: RgbFrame) -> float:
+    """The same where filters for chroma hardly show: of greys, or of the means of squares. a, b: of one shape."""
+    height, width = (max(1, side // SQUARE) for side in a.shape[:2])
+    small = [cv2.resize(x.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) for x in (a, b)]
+    grey = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY).astype(np.int16) for x in (a, b)]
+    return max(float(np.abs(x - y).mean()) for x, y in (small, grey))

@@ -35,6 +35,7 @@ from pipeline.verify import (
     plain_token_count,
     verdicts,
 )
+from tests.pipeline.fine_colours import fine_noise, write_pictures
 from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import GOOD, make_tree, run
 from tests.videos import write_video
@@ -328,6 +329,19 @@ def test_tokens_may_share_a_frame(decoder: str, src: Path, capsys: pytest.Captur
         run(folder, src.parent / f"slow_{decoder}.zarr", decoder=decoder)
     verify(src.parent / f"slow_{decoder}.zarr", folder)
     assert "frames confirmed by" in capsys.readouterr().out
+
+
+def test_10_bits_with_colours_as_fine_as_noise_are_confirmed(
+    src: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = src.parent / "ten_bit"
+    folder.mkdir()
+    write_pictures(folder / "a.mp4", fine_noise(10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
+        run(folder, src.parent / "ten_bit.zarr")
+    verify(src.parent / "ten_bit.zarr", folder)
+    assert "frames confirmed by opencv" in capsys.readouterr().out
 
 
 def test_pairs_of_neighbours_are_chosen_from_a_long_video() -> None:

@@ -49,13 +49,15 @@ class Declared:
 class FrameRef:
     """One decoded frame: time since the first frame, time of the next one (None at the end), and a way to get its pixels.
 
-    luma: None where the decoder does not give it.
+    luma: None where the decoder does not give it. rgb_as: the same picture converted as another decoder has it converted
+    (`conversion.py`), None where this one cannot say.
     """
 
     pts_seconds: float
     next_pts_seconds: float | None
     rgb: Callable[[], RgbFrame]
     luma: Callable[[], Luma | None] = lambda: None
+    rgb_as: Callable[[DecoderName], RgbFrame | None] = lambda decoder: None
 
 
 class FrameSource(Protocol):

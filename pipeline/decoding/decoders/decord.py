@@ -96,4 +96,4 @@ def _same(picture: RgbFrame) -> RgbFrame:
 def _plain(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if "Error:" in line or "ERROR" in line]
     text = lines[-1] if lines else (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text.split("Error:", 1)[-1].strip()
+    return text.split("Error:", 1)[-1].split(" ERROR ", 1)[-1].strip()

@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
+from pipeline.decoding.decoders.conversion import converted_as
 from pipeline.decoding.decoders.orientation import Orientation
 from pipeline.decoding.decoders.reordering import holds_decoding_times
 from pipeline.decoding.decoders.streams import choose_stream, open_container, plain_reason
@@ -85,7 +86,7 @@ class PyAVFrames:
             if held is None:
                 self._look_at(frame)
             else:
-                yield FrameRef(held[0], pts, self._converter(held[1]), partial(_luma, held[1]))
+                yield self._shown(held[1], held[0], pts)
             held = (pts, frame)
         self.n_errors += timeline.repairs
         self.first_seconds = None if raw else timeline.first_seconds
@@ -102,7 +103,7 @@ class PyAVFrames:
         shown = _seconds(held[1], held[1].duration)
         still = self.n_frames == 1 and rate <= 0 and shown <= 0
         self.tail_seconds = 0.0 if still else timeline.tail(shown)
-        yield FrameRef(held[0], None, self._converter(held[1]), partial(_luma, held[1]))
+        yield self._shown(held[1], held[0], None)
 
     def _in_order(self) -> Iterator[Timed[Any]]:
         """The frames of a stream without a container, one after the other: what passes for their times there is FFmpeg's
@@ -178,6 +179,10 @@ class PyAVFrames:
         if len(self.messages) < 5:
             self.messages.append(plain_reason(error))
 
+    def _shown(self, frame: Any, pts: float, following: float | None) -> FrameRef:
+        luma, rgb_as = partial(_luma, frame), partial(_rgb_as, frame)
+        return FrameRef(pts, following, self._converter(frame), luma, rgb_as)
+
     def _converter(self, frame: Any) -> Callable[[], RgbFrame]:
         def rgb() -> RgbFrame:
             try:
@@ -195,6 +200,11 @@ class PyAVFrames:
     def close(self) -> None:
         """Free the decoder."""
         self.container.close()
+
+
+def _rgb_as(frame: Any, decoder: DecoderName) -> RgbFrame | None:
+    pixels = converted_as(frame, decoder)
+    return None if pixels is None else Orientation.of_frame(frame).apply(pixels)
 
 
 def _luma(frame: Any) -> Luma | None:

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import obstore
 import pytest
 
-from cache.errors import InputError
+from cache.errors import CacheNotFound, InputError
 from cache.objects.bucket import Bucket
+from cache.objects.mirror import Mirror
+from cache.objects.record import object_name
 from cache.objects.store import ObjectTrouble
-from tests.objects import Server
+from cache.objects.sweep import sweep
+from cache.reader import open_cache
+from tests.objects import BUCKET, Server, point_google_at
 
 
-@pytest.mark.parametrize("kind", ["s3", "file"])
+@pytest.mark.parametrize("kind", ["s3", "gs", "file"])
 def test_a_record_is_replaced_by_whoever_knows_it(
     kind: str, bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Bucket(f"s3://bucket/{kind}/v1.zarr" if kind == "s3" else f"file://{tmp_path}/v1.zarr")
+    point_google_at(bucket.address, tmp_path, monkeypatch)
+    place = Bucket(f"file://{tmp_path}/v1.zarr" if kind == "file" else f"{kind}://{BUCKET}/{kind}/v1.zarr")
     assert place.name == "v1.zarr" and place.read_record() is None
     first = place.replace_record(b"1", None)
     assert place.read_record() == (b"1", first)
@@ -30,30 +31,56 @@ def test_a_record_is_replaced_by_whoever_knows_it(
     assert place.read_record() == (b"22", second)
 
 
-def test_google_cloud_storage_goes_by_generations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its library asks for the generation of what is replaced, not for the etag."""
-    asked: list[Any] = []
+def test_google_cloud_storage_goes_by_generations(
+    bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by etags, which are equal where contents are: a record that was replaced by its like is another one."""
+    point_google_at(bucket.address, tmp_path, monkeypatch)
+    place = Bucket(f"gs://{BUCKET}/v1.zarr")
+    first = place.replace_record(b"1", None)
+    second = place.replace_record(b"2", first)
+    assert place.replace_record(b"1", second) == str(int(first) + 2)
+    with pytest.raises(ObjectTrouble) as caught:
+        place.replace_record(b"3", first)
+    assert caught.value.kind == "changed" and place.read_record() == (b"1", str(int(first) + 2))
 
-    meta = {
-        "path": "v1.zarr/commit.json",
-        "size": 1,
-        "e_tag": "etag",
-        "version": "17",
-        "last_modified": datetime(2026, 1, 1, tzinfo=UTC),
-    }
-    answer = SimpleNamespace(meta=meta, bytes=lambda: b"1")
 
-    def put(_: Any, key: str, data: bytes, **options: Any) -> dict[str, str]:
-        asked.append((key, options["mode"]))
-        return {"e_tag": "other", "version": "18"}
+@pytest.mark.parametrize("kind", ["s3", "gs", "file"])
+def test_what_is_gone_already_stops_no_removal(
+    kind: str, bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_google_at(bucket.address, tmp_path, monkeypatch)
+    place = Bucket(f"file://{tmp_path}/v1.zarr" if kind == "file" else f"{kind}://{BUCKET}/v1.zarr")
+    names = [object_name(f"{n:064x}") for n in range(4)]
+    for name in names[1:]:
+        place.write(name, b"x")
+    assert sorted(one.key for one in place.list_objects()) == names[1:]
+    place.remove(names)
+    assert not list(place.list_objects())
 
-    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
-    monkeypatch.setattr(obstore, "get", lambda *_, **__: answer)
-    monkeypatch.setattr(obstore, "put", put)
-    place = Bucket("gs://bucket/v1.zarr")
-    assert place.read_record() == (b"1", "17")
-    assert place.replace_record(b"2", "17") == "18"
-    assert asked == [("v1.zarr/commit.json", {"version": "17"})]
+
+def test_a_bucket_that_is_not_there_is_no_empty_one(
+    bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_google_at(bucket.address, tmp_path, monkeypatch)
+    for scheme in ("s3", "gs"):
+        url = f"{scheme}://{BUCKET}/v1.zarr"
+        for touch in (Mirror.open, sweep, open_cache):
+            bucket.faults["v1.zarr/commit.json"].append("404 NoSuchBucket")
+            with pytest.raises(ObjectTrouble) as caught:
+                touch(url)
+            said = (
+                f"{url}/commit.json: there is no such bucket (404 NoSuchBucket); make it, or correct its name"
+            )
+            assert (caught.value.kind, str(caught.value)) == ("no-bucket", said)
+
+
+def test_a_folder_that_is_not_there_is_not_made_to_be_read(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/none/v1.zarr"
+    for touch in (sweep, open_cache):
+        with pytest.raises(CacheNotFound, match=rf"^{url}: there is no such folder"):
+            touch(url)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_address_that_cannot_be_is_one_line(tmp_path: Path) -> None:

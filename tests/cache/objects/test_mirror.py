@@ -20,7 +20,7 @@ from cache.objects.record import RECORD_NAME, CommitRecord, digest_of
 from cache.objects.store import ObjectTrouble
 from tests.cache.builders import make_reject, make_video, open_writer, read_contents, write_cache
 from tests.cache.crashing import Killed, dying_after
-from tests.objects import BUCKET, Server, point_at
+from tests.objects import BUCKET, Server, point_at, point_google_at
 
 BATCHES = (["a.mp4", "b.mp4"], ["c.mp4"], ["d.mp4"])
 
@@ -151,6 +151,18 @@ def race(url: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_at_one_moment(bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         race(url.replace("v1", f"v{number}"), local, monkeypatch)
+
+
+def test_on_google_cloud_storage(
+    bucket: Server, url: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_google_at(bucket.address, tmp_path, monkeypatch)
+    url = url.replace("s3:", "gs:")
+    whole = read_contents(run(url))
+    assert record(bucket, url).sequence == len(BATCHES)
+    on_another_machine(local, monkeypatch, "other")
+    assert read_contents(run(url)) == read_contents(Path(url)) == whole
+    race(url.replace("v1", "v2"), local, monkeypatch)
 
 
 @pytest.mark.slow

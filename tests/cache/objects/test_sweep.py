@@ -110,9 +110,9 @@ def test_from_the_command_line(bucket: Server, url: str, tmp_path: Path) -> None
         told.exit_code == 0 and f"; {n_loose} others (" in told.output and "would be removed" in told.output
     )
     assert f" {n_loose} others (" in CliRunner().invoke(app, ["sweep", url]).output
-    nowhere = f"file://{tmp_path}/store/none.zarr"
+    (tmp_path / "store/none.zarr").mkdir(parents=True)
     with pytest.raises(CacheNotFound, match=r"no commit.json is there"):
-        sweep(nowhere)
+        sweep(f"file://{tmp_path}/store/none.zarr")
     run(f"file://{tmp_path}/store/v1.zarr")
     assert sweep(f"file://{tmp_path}/store/v1.zarr", older_than_hours=0).removed == n_loose
 

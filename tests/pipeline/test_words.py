@@ -183,7 +183,7 @@ def test_an_interrupted_run_goes_on_to_the_same(
     src: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     loaded = load_backbones(both(folder))
-    monkeypatch.setattr("pipeline.run.load_backbones", lambda _: loaded)
+    monkeypatch.setattr("pipeline.run.load_backbones", lambda *_, **__: loaded)
     run(src, tmp_path / f"whole.{suffix}", backbones=both(folder), keep_text=True)
 
     def cut(flow: Flow) -> None:

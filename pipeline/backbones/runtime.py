@@ -3,23 +3,14 @@ addition and activation into one pass over memory.
 
 OpenVINO runs several forward passes side by side, each on its share of the cores. One pass on all cores waits in every layer for
 the slowest core, and decode workers make some core slow all the time.
-
-Converting a model for OpenVINO takes seconds, so the result is kept in the user's cache folder, under a name that changes with
-the weights, the shapes and the library versions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,16 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from pipeline.backbones.base import Pending, Precision, library_versions
+from pipeline.backbones.base import Pending, Precision
 from pipeline.backbones.choice import RUNTIMES
+from pipeline.backbones.converted import converted
 
 Runtime = Literal["torch", "openvino", "compile"]
 HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $XDG_CACHE_HOME/onepass, else ~/.cache/onepass."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onepass"
 
 
 def resolve_runtime(runtime: str, device: torch.device, *, said: str = "") -> Runtime:
@@ -100,21 +87,9 @@ class OpenVinoModel:
     ) -> None:
         import openvino
 
-        versions = library_versions("openvino", "torch")
-        identity = json.dumps([key, list(example.shape), str(example.dtype), versions], sort_keys=True)
-        name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-        path = cache_folder() / "openvino" / f"{name}.xml"
         core = openvino.Core()
-        model: Any = None
-        if path.exists():
-            with contextlib.suppress(RuntimeError):  # a damaged file is made again
-                model = core.read_model(path)
-        if model is None:
-            model = _convert(make_module(), example)
-            with contextlib.suppress(OSError):  # no room or no right to keep it: convert again next time
-                _keep(model, path)
         compiled = core.compile_model(
-            model,
+            converted(core, make_module, example, key),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -178,45 +153,3 @@ def wait_for(passes: Sequence[_Pass]) -> None:
     for one in passes:
         if one.busy:
             one.features()
-
-
-def _convert(module: torch.nn.Module, example: torch.Tensor) -> Any:
-    import openvino
-
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator cannot be traced
-    try:
-        with torch.no_grad(), _telemetry_declined():
-            model = openvino.convert_model(module.eval(), example_input=example, input=[list(example.shape)])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
-    return model
-
-
-@contextlib.contextmanager
-def _telemetry_declined() -> Iterator[None]:
-    """OpenVINO's converter tells its makers of every model, through a dozen forks; a moderator's machine tells nobody."""
-    try:
-        import openvino_telemetry
-        from openvino.tools.ovc.telemetry_stub import Telemetry
-    except ImportError:  # its own stub is used then
-        yield
-        return
-    own = openvino_telemetry.Telemetry
-    openvino_telemetry.Telemetry = Telemetry
-    try:
-        yield
-    finally:
-        openvino_telemetry.Telemetry = own
-
-
-def _keep(model: Any, path: Path) -> None:
-    """Write both files under temporary names; the .xml, whose presence counts, is renamed last."""
-    import openvino
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = Path(folder) / "model.xml"
-        openvino.save_model(model, part, compress_to_fp16=False)
-        part.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        part.replace(path)

@@ -171,8 +171,8 @@ def test_openvino(
     """The other runtime holds the same bound, and a converted model read from disk gives the same bits."""
     pytest.importorskip("openvino")
     from pipeline.backbones.base import cpu_has_bf16
+    from pipeline.backbones.converted import cache_folder
     from pipeline.backbones.load import BackboneConfig, load_backbones
-    from pipeline.backbones.runtime import cache_folder
 
     if precision == "bf16" and not cpu_has_bf16():
         pytest.skip("this CPU does not multiply bfloat16")

@@ -93,7 +93,7 @@ def require_same(
         )
     else:
         alone = [field.split(":")[0] for field in fields] == ["precision"] and "precision" in found
-        how = f" (--precision {found['precision']} makes what is there)" if alone else ""
+        how = f" (extract --precision {found['precision']} makes what is there)" if alone else ""
         remedy = (
             f"Features made in different ways are never mixed: use the same settings{how}, or another cache."
         )

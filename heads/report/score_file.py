@@ -106,6 +106,8 @@ def score_lines(rows: Sequence[Row], head: TrainedHead) -> list[str]:
         f"{len(rows) - len(scored)} rejected; weights {head.info.weights}"
     )
     highest = sorted(scored, key=lambda row: -row["probability"])[:5]
+    if len(scored) > len(highest):
+        first += f"; the {len(highest)} highest:"
     return [first, *(f"  {row['probability']:.4f} {row['decision']} {row['id']}" for row in highest)]
 
 

@@ -22,6 +22,8 @@ import torch
 from pipeline.backbones.base import library_versions
 
 UNUSED_SECONDS = 30 * 24 * 3600.0
+LONGEST_SECONDS = 24 * 3600.0
+"""Of writing a model: a folder of parts that is older is a killed process's."""
 FILES = (".xml", ".bin")
 DIGEST = ".sha256"
 
@@ -43,7 +45,9 @@ def converted(core: Any, make_module: Callable[[], torch.nn.Module], example: to
                 os.utime(path.with_suffix(DIGEST))
             return model
     model = _convert(make_module(), example)
-    with contextlib.suppress(OSError):  # no room or no right to keep it: converted again next time
+    with contextlib.suppress(
+        OSError, RuntimeError
+    ):  # no room (OpenVINO's own error) or no right: converted again next time
         _keep(model, path)
         _remove_unused(path.parent)
     return model
@@ -99,17 +103,20 @@ def _keep(model: Any, path: Path) -> None:
         openvino.save_model(model, part.with_suffix(".xml"), compress_to_fp16=False)
         part.with_suffix(DIGEST).write_text(_digest(part), encoding="ascii")
         for suffix in (*reversed(FILES), DIGEST):
+            if path.with_suffix(suffix).is_dir():
+                _remove([path.with_suffix(suffix)])
             part.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
 def _remove_unused(folder: Path) -> None:
     """Also what was kept without a digest, and parts that a killed process left."""
-    before = time.time() - UNUSED_SECONDS
+    now = time.time()
     by_stem: dict[str, list[Path]] = {}
     for path in folder.iterdir():
         by_stem.setdefault(path.stem, []).append(path)
     for paths in by_stem.values():
-        if max(path.stat().st_mtime for path in paths) < before:
+        age = now - max(path.stat().st_mtime for path in paths)
+        if age > UNUSED_SECONDS or (age > LONGEST_SECONDS and all(path.is_dir() for path in paths)):
             _remove(paths)
 
 

@@ -148,7 +148,8 @@ def verify_command(
         raise ParityError(
             f"{cache}: {sum(not v.ok for v in results)} of {len(results)} streams below the bound, {len(failures)} of "
             f"{len(chosen)} videos could not be compared, {len(misplaced)} with misplaced tokens; "
-            f"extract again{' with --precision fp32' * coarse}, or check that --src is the source of this cache"
+            f"extract again{' into another --out, with --precision fp32' * coarse}, or check that --src is the source of "
+            "this cache"
         )
 
 

@@ -42,7 +42,7 @@ def test_a_mismatch_names_stream_place_fields_and_remedy() -> None:
     message = str(caught.value)
     for part in ("stream clip", "cache/v1.zarr", "precision: fp32 here, bf16 there", "another cache"):
         assert part in message
-    assert "the same settings (--precision bf16 makes what is there), or" in message
+    assert "the same settings (extract --precision bf16 makes what is there), or" in message
     assert "accepts" not in message
     with pytest.raises(FingerprintMismatch) as caught:
         require_same(HERE, there | {"model": "other"}, where="cache/v1.zarr")

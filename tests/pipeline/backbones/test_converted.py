@@ -42,7 +42,7 @@ def test_a_kept_model_gives_the_same_bits(own_cache: Path, conversions: list[obj
     assert sorted(path.suffix for path in own_cache.iterdir()) == [".bin", ".sha256", ".xml"]
 
 
-@pytest.mark.parametrize("damage", ["zeros", "cut", "no digest", "no text", "no weights"])
+@pytest.mark.parametrize("damage", ["zeros", "cut", "no digest", "no text", "no weights", "a folder"])
 def test_a_damaged_one_is_made_again(damage: str, own_cache: Path, conversions: list[object]) -> None:
     """Zeros in the place of weights are read without a complaint."""
     expected = engine("openvino")(frames(2))
@@ -53,6 +53,9 @@ def test_a_damaged_one_is_made_again(damage: str, own_cache: Path, conversions: 
         weights.write_bytes(weights.read_bytes()[:-4])
     elif damage == "no text":
         digest.write_bytes(b"\xff\xfe")
+    elif damage == "a folder":
+        weights.unlink()
+        (weights / "in").mkdir(parents=True)
     else:
         (digest if damage == "no digest" else weights).unlink()
     assert torch.equal(engine("openvino")(frames(2)), expected) and len(conversions) == 2
@@ -71,6 +74,29 @@ def test_what_nobody_used_for_a_month_goes(own_cache: Path) -> None:
     engine("openvino")
     assert sorted(path.stem for path in own_cache.iterdir()).count("used") == 3
     assert not [path for path in own_cache.iterdir() if path.stem in ("old", "tmpkilled")]
+
+
+def test_parts_of_a_killed_process_go_after_a_day(own_cache: Path) -> None:
+    for name, days in (("tmpold", 1.5), ("tmpnew", 0.5)):
+        (own_cache / name).mkdir(parents=True)
+        os.utime(own_cache / name, (time.time() - days * 86400,) * 2)
+    engine("openvino")
+    assert [path.name for path in own_cache.iterdir() if path.is_dir()] == ["tmpnew"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("basic_ios::clear: iostream error"), OSError(28, "no space")])
+def test_a_full_disk_costs_a_conversion_and_no_more(
+    error: Exception, own_cache: Path, conversions: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's own error for it is a RuntimeError."""
+    import openvino
+
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    assert engine("openvino")(frames(2)).shape == (2, 4) and len(conversions) == 1
+    assert not list(own_cache.iterdir())
 
 
 def test_where_nothing_can_be_kept_it_runs_all_the_same(own_cache: Path, conversions: list[object]) -> None:

@@ -96,7 +96,7 @@ def _extract(
         resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
         if backbones is None:
-            backbones = load_backbones(config.backbones, made=_made_in(config.out))
+            backbones = load_backbones(config.backbones, made=made_in(config.out))
         describe(backbones, config, report, console)
         all_ids = [source.id for source in tree.videos]
         plans = [backbone.plan for backbone in backbones.values()]
@@ -153,7 +153,7 @@ def _extract(
     return report
 
 
-def _made_in(out: Path) -> dict[str, str]:
+def made_in(out: Path) -> dict[str, str]:
     """The precision of each stream of a cache that is there."""
     if not cache_exists(out):
         return {}

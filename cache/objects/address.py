@@ -9,11 +9,11 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.objects.store import as_location, redacted
+from cache.objects.telling import CLOUDS
 
 _STORES = (
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
-    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_USE_EMULATOR"),
-    "GOOGLE_BASE_URL",
+    *(name for cloud in CLOUDS.values() for name in (*cloud.names, *cloud.endpoints)),
+    "AZURE_STORAGE_USE_EMULATOR",
 )
 """Variables that say which store an address is looked for in; names and addresses, no secrets."""
 _FOLDER = re.compile(r"file:/+(?=[^/])")

@@ -72,15 +72,15 @@ class Bucket:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects, if they are there."""
-        keys = [self._prefix + name for name in names]
+        wanted = list(names)
         try:
-            self._objects.remove(keys)
+            self._objects.remove([self._prefix + name for name in wanted])
         except ObjectTrouble as trouble:
             if trouble.kind != "missing":
                 raise
-            if len(keys) > 1:  # where one is missing, those that follow may be left
-                for name in keys:
-                    self.remove([name.removeprefix(self._prefix)])
+            if len(wanted) > 1:  # where one is missing, those that follow may be left
+                for name in wanted:
+                    self.remove([name])
 
     def read_record(self) -> tuple[bytes, str] | None:
         """The commit record and its etag (or generation), None where there is none. A bucket that is not there is trouble."""

@@ -13,12 +13,13 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cache.stores import files
 from pipeline.backbones.base import library_versions
 
 UNUSED_SECONDS = 30 * 24 * 3600.0
@@ -104,7 +105,7 @@ def _keep(model: Any, path: Path) -> None:
         part.with_suffix(DIGEST).write_text(_digest(part), encoding="ascii")
         for suffix in (*reversed(FILES), DIGEST):
             if path.with_suffix(suffix).is_dir():
-                _remove([path.with_suffix(suffix)])
+                files.remove(path.with_suffix(suffix))
             part.with_suffix(suffix).replace(path.with_suffix(suffix))
 
 
@@ -117,13 +118,5 @@ def _remove_unused(folder: Path) -> None:
     for paths in by_stem.values():
         age = now - max(path.stat().st_mtime for path in paths)
         if age > UNUSED_SECONDS or (age > LONGEST_SECONDS and all(path.is_dir() for path in paths)):
-            _remove(paths)
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            _remove(list(path.iterdir()))
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
+            for path in paths:
+                files.remove(path)

@@ -162,12 +162,9 @@ def _continued(config: BackboneConfig, made: Mapping[str, str]) -> dict[str, Pre
     """Precisions of streams that go on as they were made."""
     found: dict[str, Precision] = {}
     for choice in config.streams:
-        own = config.resolved_precision(choice)
-        if (choice.precision or config.precision) == "auto" and choice.name in made:
-            if made[choice.name] == own:
-                found[choice.name] = own
-            elif made[choice.name] == "fp32":
-                found[choice.name] = "fp32"
+        if (choice.precision or config.precision) == "auto":
+            possible: tuple[Precision, ...] = (config.resolved_precision(choice), "fp32")
+            found.update((choice.name, one) for one in possible if one == made.get(choice.name))
     return found
 
 

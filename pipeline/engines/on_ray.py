@@ -28,7 +28,7 @@ from pipeline.config import ExtractConfig, labelled_sources
 from pipeline.counts import FlowCounts
 from pipeline.engines.parts import Part, PartsFolder, PartsTable
 from pipeline.reporting.report import ExtractReport
-from pipeline.run import extract, stop_on_signal
+from pipeline.run import extract, made_in, stop_on_signal
 from pipeline.sources.shards import Shard, first_of_plan, parse_shard
 from pipeline.sources.tree import discover
 
@@ -293,8 +293,24 @@ def _absolute(path: Any) -> Any:
     return None if path is None else Path(path).resolve()
 
 
-_LOADED: list[tuple[BackboneConfig, Mapping[str, Backbone]]] = []
-"""Models of the last shard that this process extracted: Ray keeps processes for the next one."""
+_LOADED: list[tuple[BackboneConfig, Mapping[str, str], Mapping[str, Backbone]]] = []
+"""Models of the last shard that this process extracted, and the precisions of its part, none for a new one: Ray keeps processes
+
+for the next shard.
+"""
+
+
+def _loaded(config: ExtractConfig) -> Mapping[str, Backbone]:
+    """Those of the last shard where they are as asked for, in the precisions of a part that was begun."""
+    made = made_in(config.out)
+    for backbones_config, of, backbones in _LOADED:
+        here = {name: str(one.fingerprint()["precision"]) for name, one in backbones.items()}
+        if backbones_config == config.backbones and (made == of or (made and here | made == here)):
+            return backbones
+    _LOADED.clear()
+    backbones = load_backbones(config.backbones, made=made)
+    _LOADED.append((config.backbones, made, backbones))
+    return backbones
 
 
 def extract_shard(config: ExtractConfig, folder: PartsFolder, log: Path, plan: Path | None) -> Ended:
@@ -310,10 +326,7 @@ def extract_shard(config: ExtractConfig, folder: PartsFolder, log: Path, plan: P
             config = replace(config, shard=parse_shard(str(config.shard), plan))
         with log.open("a", encoding="utf-8") as file:
             console = make_console(file=file, width=200)
-            if not _LOADED or _LOADED[0][0] != config.backbones:
-                _LOADED.clear()
-                _LOADED[:] = [(config.backbones, load_backbones(config.backbones))]
-            report = extract(config, console=console, backbones=_LOADED[0][1])
+            report = extract(config, console=console, backbones=_loaded(config))
             for line in report.lines():
                 console.print(line, highlight=False, markup=False)
         return Ended(host, report=report)

@@ -21,7 +21,7 @@ from gpu_steps.machine import ceilings, environment
 from gpu_steps.nvdec import nvdec
 from gpu_steps.passes import bitwise, load, parity, profiled, runner, speed
 from gpu_steps.videos import videos
-from gpu_steps.whole import command_line, extraction, memory, tests, verify
+from gpu_steps.whole import command_line, extraction, memory, parent, tests, verify
 
 STEPS = (
     Step("environment", environment, 5),
@@ -33,6 +33,7 @@ STEPS = (
     Step("load", load, 30),
     Step("memory", memory, 60, after=("videos", "load")),
     Step("fp16", fp16, 30, after=("ceilings",)),
+    Step("parent", parent, 25, after=("videos", "load")),
     Step("parity", parity, 60, after=("videos", "load")),
     Step("bitwise", bitwise, 15, after=("load",)),
     Step("runner", runner, 20, after=("load",)),

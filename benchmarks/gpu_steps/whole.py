@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 import statistics
 import sys
 import threading
@@ -156,6 +158,45 @@ def extract_set(day: Day, name: str, count: int, workers: int) -> dict[str, Any]
     }
     day.kept["cache"], day.kept["paths"] = out, {s.id: s.path for s in listed}
     return runs
+
+
+def parent(day: Day) -> dict[str, Any]:
+    """What the process behind the pool spends a window: with stand-ins on this machine's cores, and where it goes on the device.
+
+    The second is by cProfile, which slows what it looks at: its order counts, the time is `extraction`'s.
+    """
+    import parent as alone
+
+    from pipeline.decoding.pool import default_workers
+
+    folder = day.work / "parent"
+    sources = alone.make_sources(folder, videos=4 if day.args.tiny else 400, seconds=5)
+    windows, processor, wall = alone.extraction(
+        sources, default_workers(), folder / f"{time.time_ns()}.zarr", lent_seconds=0.001
+    )
+    found: dict[str, Any] = {
+        "stand_in_ms_a_window": 1000 * processor / windows,
+        "stand_in_windows_s": windows / wall,
+    }
+    day.keep("parent", found)
+    name = next(iter(day.kept["sets"]))
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        told = extract_set(day, name, 1 if day.args.tiny else 300, default_workers())
+    finally:
+        profile.disable()
+    rows = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined]
+    most = sorted(rows, key=lambda row: -row[1][2])[:16]
+    calls = {
+        f"{Path(file).name}:{line} {call}": {
+            "calls": n,
+            "own_s": round(own, 3),
+            "with_below_s": round(total, 3),
+        }
+        for (file, line, call), (_, n, own, total, _) in most
+    }
+    return {**found, "set": name, "windows": told["tokens"].get("slowfast", 0), "calls": calls}
 
 
 def memory(day: Day) -> dict[str, Any]:

@@ -246,15 +246,19 @@ PORTABLE = 1
 """cudaHostRegisterPortable: pinned for every device of the process."""
 
 
-def pin_memory(view: Any) -> Callable[[], None]:
+def pin_memory(view: Any) -> Callable[[], None] | None:
     """Make a block of host memory (a memoryview) one that a CUDA device copies from without the processor.
 
-    The answer undoes it. Where the driver refuses, copies still work, slower, through memory of the driver's own.
+    The answer undoes it. None: the driver refuses; copies still work, slower, through memory of the driver's own.
     """
     address = np.frombuffer(view, dtype=np.uint8).ctypes.data
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     if int(runtime.cudaHostRegister(address, view.nbytes, PORTABLE)) != 0:
-        return lambda: None
+        with contextlib.suppress(
+            RuntimeError
+        ):  # CUDA keeps the refusal, and the next kernel would be blamed for it
+            torch.zeros(1, device="cuda")
+        return None
 
     def unpin() -> None:
         runtime.cudaHostUnregister(address)

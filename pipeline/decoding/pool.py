@@ -79,8 +79,8 @@ class PoolSettings:
             raise ValueError(f"the deadline must be positive, got {self.deadline_seconds}")
 
 
-Pin = Callable[[Any], Callable[[], None]]
-"""Makes a block of shared memory (a memoryview) readable by a device without the processor; the answer undoes it."""
+Pin = Callable[[Any], Callable[[], None] | None]
+"""Pins a block of shared memory (a memoryview): a device reads it without the processor. The answer undoes it; None: refused."""
 
 
 @dataclass(slots=True)
@@ -162,6 +162,7 @@ class DecodePool:
         self._starts_over: Counter[int] = Counter()
         self._lent: list[_Lent] = []
         self._unpins: list[Callable[[], None]] = []
+        self._unpinned = 0
         self._last_watch = 0.0
         self._false_starts = 0
         self.restarts = 0
@@ -181,7 +182,10 @@ class DecodePool:
 
     @property
     def note(self) -> str:
-        """What a user should know of where frames pass through; empty where they stay in memory."""
+        """What a user should know of where frames pass through; empty where they stay in memory that the device reads."""
+        return "; ".join(filter(None, (self._room_note(), self._pin_note())))
+
+    def _room_note(self) -> str:
         beside = [item.memory.folder for item in self._workers if item.memory.folder != SHARED_MEMORY]
         if not beside or not SHARED_MEMORY.is_dir():
             return ""
@@ -189,6 +193,14 @@ class DecodePool:
             f"{SHARED_MEMORY} has no room for the frames of {len(beside)} of {len(self._workers)} decode workers: they pass "
             f"through {beside[0]}, which may be a disk. {self.shared_bytes >> 20} MiB are needed (in a container: --shm-size="
             f"{(self.shared_bytes >> 20) + 64}m), or fewer --workers"
+        )
+
+    def _pin_note(self) -> str:
+        if not self._unpinned:
+            return ""
+        return (
+            f"the driver does not pin the memory of {self._unpinned} of {len(self._workers)} decode workers: windows reach the "
+            "device through this process, which is slower (in a container or a sandbox: is locked memory limited, ulimit -l?)"
         )
 
     @property
@@ -366,7 +378,9 @@ class DecodePool:
             old = None  # its memory is still being read
         memory = old.memory if old else SharedBlock(settings.slot_bytes * settings.n_slots)
         if self._pin is not None and old is None:
-            self._unpins.append(self._pin(memory.view))
+            unpin = self._pin(memory.view)
+            self._unpinned += unpin is None
+            self._unpins += [unpin] if unpin else []
         pulse: Any = SharedBlock(8, "d")
         pulse.view[0] = time.monotonic()
         noise_path = self._scratch.path / f"worker-{index}.txt"

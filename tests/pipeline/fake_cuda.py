@@ -23,10 +23,16 @@ CPU = torch.device("cpu")
 
 @dataclass
 class FakeDevice:
-    """What was asked of the device. slow: queries that an event answers with no. budget_bytes: memory there is."""
+    """What was asked of the device. slow: queries that an event answers with no. budget_bytes: memory there is. pins: blocks of
+
+    host memory that it can read by itself.
+    """
 
     slow: int = 3
     budget_bytes: int = 1 << 40
+    pins: int = 1 << 40
+    last_error: str = ""
+    """Of a call that failed: the next work is blamed for it, once."""
     streams: list[FakeStream] = field(default_factory=list)
     current: FakeStream | None = None
     registered: set[int] = field(default_factory=set)
@@ -99,6 +105,9 @@ class _AsCpu(TorchFunctionMode):
         on_device = "device" in kwargs and torch.device(kwargs["device"]).type == "cuda"
         if on_device:
             kwargs["device"] = CPU
+            if said := self._device.last_error:
+                self._device.last_error = ""
+                raise RuntimeError(f"CUDA error: {said}")
         kwargs.pop("pin_memory", None)
         if function is torch.Tensor.copy_ and kwargs.pop("non_blocking", False):
             target, source = args
@@ -119,6 +128,9 @@ class _Cudart:
 
     def cudaHostRegister(self, address: int, _bytes: int, _flags: int) -> int:
         assert address not in self._device.registered, "the same memory was pinned twice"
+        if self._device.ever_registered >= self._device.pins:
+            self._device.last_error = "operation not supported"
+            return 801
         self._device.registered.add(address)
         self._device.ever_registered += 1
         return 0

@@ -64,9 +64,14 @@ def _tree_files() -> dict[str, bytes]:
 
 
 def run(
-    src: Path | str, out: Path, *, streams: tuple[str, ...] = ("clip", "slowfast"), **changes: Any
+    src: Path | str,
+    out: Path,
+    *,
+    streams: tuple[str, ...] = ("clip", "slowfast"),
+    printed: io.StringIO | None = None,
+    **changes: Any,
 ) -> ExtractReport:
-    """One extraction with one worker; what it printed is dropped."""
+    """One extraction with one worker; what it prints goes to `printed`."""
     settings: dict[str, Any] = {
         "backbones": BackboneConfig.of(streams=streams, clip_weights="random", slowfast_weights="random"),
         "pool": PoolSettings(workers=1),
@@ -74,7 +79,7 @@ def run(
         "max_rejects": 1.0,
     }
     config = ExtractConfig(src=src, out=out, **(settings | changes))
-    return extract(config, console=Console(file=io.StringIO(), width=200))
+    return extract(config, console=Console(file=printed or io.StringIO(), width=200))
 
 
 def contents(path: Path) -> dict[str, Any]:

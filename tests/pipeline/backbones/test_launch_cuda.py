@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -108,6 +109,24 @@ def test_a_cache_made_on_the_device_is_the_one_made_without(
     monkeypatch.setattr(run_module, "load_backbones", lambda config, **_: tiny_backbones(*config.names))
     run(src, tmp_path / "plain.zarr", **kept)
     assert contents(tmp_path / "device.zarr")["videos"] == contents(tmp_path / "plain.zarr")["videos"]
+
+
+@pytest.mark.parametrize("pins", [0, 1])
+def test_memory_that_the_driver_does_not_pin_is_said_and_harms_nothing(
+    tmp_path: Path, on_device: FakeDevice, monkeypatch: pytest.MonkeyPatch, pins: int
+) -> None:
+    """Nor is the next work blamed for the refusal, which CUDA keeps until somebody asks."""
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
+    on_device.pins = pins
+    src = tmp_path / "data"
+    src.mkdir()
+    fakes.write_names(src, "quiet_a.mp4", "long3_b.mp4")
+    printed = io.StringIO()
+    report = run(src, tmp_path / "c.zarr", pool=PoolSettings(workers=2), printed=printed)
+    assert report.adds_up and report.stored_now == 2
+    said = f"note: the driver does not pin the memory of {2 - pins} of 2 decode workers"
+    assert said in printed.getvalue()
+    assert on_device.ever_registered == pins and not on_device.registered and not on_device.last_error
 
 
 def test_streams_are_kept_from_flow_to_flow(

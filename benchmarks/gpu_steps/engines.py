@@ -18,6 +18,7 @@ CASES = (
     ("slowfast", "compile", 16),
     ("clip", "graph", 128),
     ("clip", "compile", 128),
+    ("slowfast", "graph searched", 16),
     ("slowfast", "compile apart", 16),
     ("slowfast", "eager", 16),
     ("clip", "eager", 128),
@@ -27,7 +28,7 @@ CASES = (
 )
 """Stream, engine and batch size, what is least known first. `compile apart`: SlowFast's bias, shortcut and ReLU are left to
 
-the compiler.
+the compiler. `graph searched`: cuDNN times its kernels for each shape and takes the fastest, which may be another one tomorrow.
 """
 SMALL = "clip=timm:test_vit,weights=random"
 """Stands for CLIP where a processor tries the step out."""
@@ -72,12 +73,23 @@ def convolutions_apart(apart: bool) -> Iterator[None]:
         slowfast_planes.FUSED_WHEN_COMPILED = True
 
 
+@contextlib.contextmanager
+def kernels_searched(searched: bool) -> Iterator[None]:
+    import torch
+
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, searched
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def measured(day: Day, name: str, engine: str, size: int, precision: str) -> tuple[dict[str, Any], Any]:
     """One engine at one batch size: load and compile, speed, launch, parity, bits. And the backbone."""
     import torch
 
     began = time.perf_counter()
-    with convolutions_apart(engine == "compile apart"):
+    with convolutions_apart(engine == "compile apart"), kernels_searched(engine == "graph searched"):
         stream = SMALL if day.args.tiny else name
         own = backbones(day, precision, stream, size, engine.split()[0])[name]
     sync(day)

@@ -194,33 +194,38 @@ def bound_seconds(batch: int, tflops: float, tb_s: float) -> float:
 def convolutions(day: Day) -> dict[str, Any]:
     """Each convolution of SlowFast alone as it is run, beside its own bytes and products: which of them are far from both.
 
-    Alike ones stand in one row. `rest_ms` is what a pass takes beside them: stems' gathering, pools, joins, means.
+    Alike ones stand in one row. `rest_ms` is what a pass takes beside them: stems' gathering, pools, joins; `rest_bytes_ms` what
+    the bytes of that would take.
     """
     import torch
 
+    from gpu_steps.moved import Moved
     from pipeline.backbones import slowfast_planes as planes
 
     size, side = (1, 32) if day.args.tiny else (16, 256)
     seen: list[tuple[Any, ...]] = []
+    moved = Moved()
     real, bare = planes._convolve, planes._unbiased
 
     def watch_convolve(x: Any, conv: Any, plus: Any, relu: bool) -> Any:
         seen.append((real, (x, conv, plus, relu), conv, x, plus))
-        return real(x, conv, plus, relu)
+        with moved.aside():
+            return real(x, conv, plus, relu)
 
     def watch_bare(conv: Any, x: Any) -> Any:
         seen.append((bare, (conv, x), conv, x, None))
-        return bare(conv, x)
+        with moved.aside():
+            return bare(conv, x)
 
     own = planes_of(day, size, side)
     planes._convolve, planes._unbiased = watch_convolve, watch_bare  # type: ignore[assignment]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), moved:
             own()
     finally:
         planes._convolve, planes._unbiased = real, bare
     rows: dict[str, dict[str, Any]] = {}
-    peak, moved = day.kept["tflops"] * 1e12, day.kept.get("tb_s", 0.05) * 1e12
+    peak, bandwidth = day.kept["tflops"] * 1e12, day.kept.get("tb_s", 0.05) * 1e12
     with torch.inference_mode():
         for run, given, conv, x, plus in seen:
             out = run(*given)
@@ -234,7 +239,7 @@ def convolutions(day: Day) -> dict[str, Any]:
             row = rows.setdefault(key, {"calls": 0, "ms": 0.0, "bytes_ms": 0.0, "products_ms": 0.0})
             row["calls"] += 1
             row["ms"] += ms
-            row["bytes_ms"] += size_bytes / moved * 1e3
+            row["bytes_ms"] += size_bytes / bandwidth * 1e3
             row["products_ms"] += flop / peak * 1e3
     lost = {key: row["ms"] - max(row["bytes_ms"], row["products_ms"]) for key, row in rows.items()}
     whole = rate(day, own, seconds=0.5) * 1e3
@@ -244,6 +249,10 @@ def convolutions(day: Day) -> dict[str, Any]:
         "pass_ms_one_by_one": whole,
         "convolutions_ms": together,
         "rest_ms": whole - together,
+        "rest_bytes_ms": sum(moved.n_bytes.values()) / bandwidth * 1e3,
+        "rest_mb": {
+            key: round(n / 1e6, 1) for key, n in sorted(moved.n_bytes.items(), key=lambda item: -item[1])[:12]
+        },
         "bound_ms": sum(max(row["bytes_ms"], row["products_ms"]) for row in rows.values()),
         "kinds": len(rows),
         "most_lost": {key: rows[key] for key in sorted(lost, key=lambda key: -lost[key])[:MOST_ROWS]},

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -96,7 +97,8 @@ def _extract(
         resolved = _spelt_as_stored(resolved, config.out)
         redo = _to_redo(config, resolved, missing, console)
         if backbones is None:
-            backbones = load_backbones(config.backbones, made=made_in(config.out))
+            say = partial(console.print, highlight=False, markup=False)
+            backbones = load_backbones(config.backbones, made=made_in(config.out), say=say)
         describe(backbones, config, report, console)
         all_ids = [source.id for source in tree.videos]
         plans = [backbone.plan for backbone in backbones.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -122,11 +122,17 @@ def config_from_fingerprints(
     return BackboneConfig(tuple(streams), device=device)
 
 
-def load_backbones(config: BackboneConfig, *, made: Mapping[str, str] | None = None) -> dict[str, Backbone]:
+def load_backbones(
+    config: BackboneConfig,
+    *,
+    made: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Backbone]:
     """Load what `config.streams` names. Raises InputError, WeightsError, DeviceError.
 
     Preprocessing is settled for all before weights are loaded for one. made: the precision of streams that more is made of, which
-    auto takes, without a trial, where it is one that auto could have come to on this device.
+    auto takes, without a trial, where it is one that auto could have come to on this device. say: gets a line where a trial takes
+    long.
     """
     devices = config.torch_devices()
     settled = config.settled()
@@ -154,7 +160,7 @@ def load_backbones(config: BackboneConfig, *, made: Mapping[str, str] | None = N
         for one in settled:
             name = one.choice.name
             named = continued.get(name) or one.choice.precision or config.precision
-            found[name] = _load_tried(one, machines[name], devices, named)
+            found[name] = _load_tried(one, machines[name], devices, named, say)
         return found
 
 
@@ -168,7 +174,13 @@ def _continued(config: BackboneConfig, made: Mapping[str, str]) -> dict[str, Pre
     return found
 
 
-def _load_tried(settled: Settled, machine: Machine, devices: Sequence[torch.device], named: str) -> Backbone:
+def _load_tried(
+    settled: Settled,
+    machine: Machine,
+    devices: Sequence[torch.device],
+    named: str,
+    say: Callable[[str], None],
+) -> Backbone:
     """A stream's model; in float32 where nobody named a precision and in less it does not keep the parity bound."""
     choice = settled.choice
     try:
@@ -183,9 +195,10 @@ def _load_tried(settled: Settled, machine: Machine, devices: Sequence[torch.devi
     else:
         if named != "auto" or backbone.fingerprint()["precision"] == "fp32":
             return backbone
-        from pipeline.backbones.trial import TRIAL_COSINE, worst_cosine
+        from pipeline.backbones.trial import TRIAL_COSINE, told_if_slow, worst_cosine
 
-        cosine = worst_cosine(backbone, devices[0])
+        with told_if_slow(backbone, machine.precision, say):
+            cosine = worst_cosine(backbone, devices[0])
         if cosine >= TRIAL_COSINE:
             return backbone
         why = (

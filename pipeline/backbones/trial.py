@@ -9,8 +9,10 @@ gives 0.9932 (0.9952), where contrasts of daylight gave 0.9978.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ N_SINGLE, N_SOUND, N_WINDOWS = 8, 2, 1
 """Windows of one frame; of sound (eight of AST's took a minute and a half on two busy cores); and of several frames."""
 HEIGHT, WIDTH, STEP = 240, 320, 3
 """Pixels of a picture, and how far it moves from one frame to the next."""
+SILENT_SECONDS = 3.0
+"""A trial that takes longer is told: a large model's windows take minutes in float32 on few cores."""
 LIGHTS = ((5, 40), (50, 120), (5, 110), (15, 200), (30, 40), (90, 110), (5, 200), (50, 80))
 """Contrast and brightness of a window, in turn: grey levels. Dull dark pictures move most: those of a camera at night."""
 TEXTS = (
@@ -56,6 +60,22 @@ def worst_cosine(backbone: Backbone, device: torch.device) -> float:
     products = np.sum(found * plain, axis=1)
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(plain, axis=1)
     return float(np.min(products / np.maximum(lengths, 1e-30)))
+
+
+@contextlib.contextmanager
+def told_if_slow(backbone: Backbone, precision: str, say: Callable[[str], None]) -> Iterator[None]:
+    """`say` gets a line about the trial once that has lasted a while, and what leaves it out."""
+    line = (
+        f"{backbone.name}: trying {precision} on made-up windows beside float32 on the CPU, once for a cache; --precision fp32 "
+        f"or {precision} goes without"
+    )
+    timer = threading.Timer(SILENT_SECONDS, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _embedded(backbone: Backbone, rows: NDArray[Any], device: torch.device) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,28 @@ def test_words_and_their_reference(bf16_here: None, tried: list[float]) -> None:
     a, b = (one.embed_plainly([trial.TEXTS[1]]) for one in (text, plain))
     np.testing.assert_array_equal(a, b)
     assert worst_cosine(plain, CPU) > 0.999999
+
+
+@pytest.mark.parametrize(("silent_seconds", "told"), [(0.05, True), (60.0, False)])
+def test_a_trial_that_takes_long_is_told(
+    silent_seconds: float, told: bool, bf16_here: None, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*given: Any) -> float:
+        time.sleep(0.5)
+        return worst_cosine(*given)
+
+    monkeypatch.setattr(trial, "SILENT_SECONDS", silent_seconds)
+    monkeypatch.setattr(trial, "worst_cosine", slow)
+    lines: list[str] = []
+    config = BackboneConfig.of(
+        (f"clip=open_clip:{tiny_model},weights=random",), device="cpu", runtime="torch"
+    )
+    load_backbones(config, say=lines.append)
+    said = (
+        "clip: trying bf16 on made-up windows beside float32 on the CPU, once for a cache; --precision fp32 or bf16 goes "
+        "without"
+    )
+    assert lines == ([said] if told else [])
 
 
 @pytest.mark.parametrize("longest", [64, 12])

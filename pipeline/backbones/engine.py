@@ -6,13 +6,14 @@ Shapes: B batch, T frames, H W pixels, C channels, D feature width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
+from cache.errors import DeviceError
 from pipeline.backbones.base import Batching, GpuEngine, Precision, exact_float32, memory_full
 from pipeline.backbones.compiled import compiled
-from pipeline.backbones.graph import GraphedForward
+from pipeline.backbones.graph import GraphedForward, NotRecorded
 from pipeline.backbones.runtime import Forward, OpenVinoModel, Runtime
 
 Blank = Callable[[int], torch.Tensor]
@@ -48,7 +49,7 @@ class Engine:
         gpu_engine: GpuEngine = "graph",
     ) -> None:
         self._forward, self._blank = forward, blank
-        self._precision = precision
+        self._precision, self._device = precision, device
         self.queue: OpenVinoModel | None = None
         self._graph: GraphedForward | None = None
         self.batching = batching_for(batch_size, runtime=runtime)
@@ -70,7 +71,7 @@ class Engine:
             return self.queue(frames_BTHWC.numpy())
         if self._graph is not None:
             return torch.cat([self._whole(part) for part in torch.split(frames_BTHWC, self._graph.shape[0])])
-        with self._exactly():
+        with self._surroundings():
             return self._forward(frames_BTHWC)
 
     def _whole(self, frames_BTHWC: torch.Tensor) -> torch.Tensor:
@@ -82,20 +83,35 @@ class Engine:
         padded[: len(frames_BTHWC)] = frames_BTHWC
         return self._graph(padded)[: len(frames_BTHWC)]
 
-    def _exactly(self) -> contextlib.AbstractContextManager[None]:
-        return exact_float32() if self._precision == "fp32" else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """float32 that is float32; and what a network makes of itself, such as positions, is made on the device: a copy from the
+
+        host cannot be recorded.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._precision == "fp32":
+                stack.enter_context(exact_float32())
+            if self._device.type != "cpu":
+                stack.enter_context(self._device)
+            yield
 
     @torch.inference_mode()
     def _recorded(self, name: str, device: torch.device, *, compile_it: bool) -> GraphedForward:
         blank = self._blank(self.batching.batch_size)
         try:
-            with torch.cuda.device(device), self._exactly():
+            with torch.cuda.device(device), self._surroundings():
                 forward = self._forward
                 if compile_it:
                     forward = compiled(forward, blank, name=name, precision=self._precision)
                 return GraphedForward(forward, blank)
         except torch.cuda.OutOfMemoryError as error:
             raise memory_full(name, self.batching.batch_size) from error
+        except NotRecorded as error:
+            raise DeviceError(
+                f"{name} cannot be recorded with torch {torch.__version__} on {device} ({error}): use --gpu-engine eager, whose "
+                "features have the same bits"
+            ) from error
 
     def feature_width(self) -> int:
         """D, found by a forward pass of zeros."""

@@ -38,15 +38,39 @@ class GraphedForward:
         return self._features.clone()
 
 
+class NotRecorded(Exception):
+    """A pass asks for something that cannot be recorded, such as a value or memory of the host; the first thing, in words."""
+
+
 def capture(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
-    """Record what `run` does on CUDA: a function that does it again, and the tensor that holds its result."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    """Record what `run` does on the current CUDA device: a function that does it again, and the tensor that holds its result.
+
+    On a stream of its own: torch's own one is of the device that recorded first, and records nothing of another. With a cuBLAS
+    workspace of its own: those are kept by stream, and two recordings with the same one would write it at the same time, or
+    after one of them gave it back (pytorch/pytorch#193402). Raises NotRecorded.
+    """
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
             run()
-    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        features = run()
+    first: RuntimeError | None = None
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        # what other threads of the process allocate meanwhile is their own affair
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            try:
+                features = run()
+            except RuntimeError as error:
+                first = error
+                raise
+    except RuntimeError as error:  # the end of a recording that has failed fails too, and says less
+        first = first or error
+        if isinstance(first, torch.cuda.OutOfMemoryError):
+            raise first from None
+        raise NotRecorded(str(first).partition("\n")[0]) from first
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
     return graph.replay, features

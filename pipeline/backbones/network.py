@@ -73,6 +73,8 @@ class NetworkBackbone:
             formats = {4: torch.channels_last, 5: torch.channels_last_3d}
             memory = formats[ranks.pop()] if len(ranks) == 1 else torch.preserve_format
             self._module = module.to(device, self._dtype).to(memory_format=memory)
+            if device.type != "cpu":
+                _bring_along(self._module, device)
             if device.type == "cpu" and self._dtype != torch.float32:
                 _pool_in_float32(self._module)
         shape, blank_dtype = self.plan.token_shape, torch.from_numpy(np.empty(0, self.plan.token_dtype)).dtype
@@ -127,6 +129,14 @@ class NetworkBackbone:
             "runtime": machine.runtime,
             "libraries": library_versions(*libraries),
         }
+
+
+def _bring_along(module: torch.nn.Module, device: torch.device) -> None:
+    """In place: tensors that are neither parameters nor buffers, which `Module.to` leaves on the host (VideoMAE's positions)."""
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, value.to(device))
 
 
 class _Float32Pool(torch.nn.Module):

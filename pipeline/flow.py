@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ class Flow:
         self._names = tuple(backbones)
         self._plans = tuple(backbone.plan for backbone in backbones.values())
         self._models = BusyTime()
-        self._pin = pin_memory if device.type == "cuda" else None
+        self._pin = partial(pin_memory, device=device) if device.type == "cuda" else None
         self._runners = {
             name: make_runner(backbone, device=device, clocks=(self._models,))
             for name, backbone in backbones.items()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ DTYPES: Mapping[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+_T = TypeVar("_T")
 
 SAME_PACKAGE: Mapping[str, tuple[str, ...]] = {
     "opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
@@ -117,7 +119,7 @@ def resolve_devices(device: str) -> tuple[torch.device, ...]:
     path without a GPU, for trials; it is not faster.
     """
     if device == "all":
-        if not torch.cuda.device_count():
+        if not torch.cuda.is_available():  # devices are counted also where the driver is too old for them
             raise InputError("--device all: torch sees no CUDA device here; use --device cpu or auto")
         device = ",".join(f"cuda:{number}" for number in range(torch.cuda.device_count()))
     names = [name.strip() for name in device.split(",")]
@@ -143,14 +145,14 @@ def resolve_device(device: str) -> torch.device:
     """`auto` takes CUDA where there is one. Raises InputError for another type and where the named device is missing."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
     try:
         found = torch.device(device)
     except RuntimeError:
         found = torch.device("meta")
     if found.type not in ("cpu", "cuda"):
         raise InputError(f"--device {device}: choose auto, cpu, cuda or cuda:N")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch sees no CUDA device here; use --device cpu or auto")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {device}: torch sees {torch.cuda.device_count()} CUDA devices here")
     return found
@@ -200,20 +202,88 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exact_float32() -> Iterator[None]:
-    """float32 is float32: cuDNN's default for it on a GPU is TF32, whose 10 bits of mantissa cost up to 4e-4 here."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    """float32 is float32: cuDNN's default for it on a GPU is TF32, whose 10 bits of mantissa cost up to 4e-4 here.
+
+    torch says it by two sets of names since 2.9, and raises where they contradict each other: both are set, and both given back.
+    """
+    newer = [(one, one.fp32_precision) for one in _float32_of_operations()]
+    matmul = _or_none(torch.get_float32_matmul_precision)
+    cudnn = _or_none(lambda: torch.backends.cudnn.allow_tf32)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    for one, _ in newer:
+        one.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn is not None:
+            torch.backends.cudnn.allow_tf32 = cudnn
+        for one, before in newer:
+            one.fp32_precision = before
 
 
-def memory_full(name: str, batch_size: int) -> DeviceError:
-    """What to say where a batch does not fit into the device's memory."""
+def _float32_of_operations() -> list[Any]:
+    """torch's objects whose `fp32_precision` says in what convolutions and products are computed; none before 2.9."""
+    backends = torch.backends
+    places = (
+        (backends.cudnn, "conv"),
+        (backends.cudnn, "rnn"),
+        (backends.cuda, "matmul"),
+        (backends.mkldnn, "matmul"),
+    )
+    found = [getattr(backend, name, None) for backend, name in places]
+    return [one for one in found if hasattr(one, "fp32_precision")]
+
+
+def _or_none(ask: Callable[[], _T]) -> _T | None:
+    """What an older name says; None where a newer one contradicts it, which then holds."""
+    try:
+        return ask()
+    except RuntimeError:
+        return None
+
+
+@contextlib.contextmanager
+def device_trouble(device: torch.device, name: str, batch_size: int | None = None) -> Iterator[None]:
+    """Raises DeviceError where the device's memory is full and where it failed. name: of the stream. batch_size: None while its
+
+    model is loaded.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise memory_full(name, batch_size) from error
+    except NotImplementedError:  # an operation that torch lacks in a precision is no failure
+        raise
+    except RuntimeError as error:
+        raise_failure(device, error)
+        raise
+
+
+def raise_failure(device: torch.device, error: RuntimeError) -> None:
+    """Raise DeviceError where it is CUDA that says that something went wrong."""
+    said = str(error).partition("\n")[0]
+    if not any(word in said for word in ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")):
+        return
+    way_out = "see what the kernel says (dmesg | grep -i xid), then run the same command again, without that device if need be"
+    if "out of memory" in said:
+        way_out = "end what else runs there (nvidia-smi names it), then run the same command again"
+    elif "no kernel image" in said:
+        way_out = (
+            f"torch {torch.__version__} was not built for it; install a build that was, or use --device cpu"
+        )
+    raise DeviceError(f"the device {device} failed ({said}): {way_out}") from error
+
+
+def memory_full(name: str, batch_size: int | None = None) -> DeviceError:
+    """What to say where a batch does not fit into the device's memory; without its size, where loading a model does not."""
+    batches = "" if batch_size is None else f" in batches of {batch_size}"
+    smaller = "N, smaller than its own" if batch_size is None else max(1, batch_size // 2)
     return DeviceError(
-        f"the device has no memory for {name} in batches of {batch_size}: use --batch {name}={max(1, batch_size // 2)}, or end "
-        "what else runs there (nvidia-smi names it); what was whole is committed"
+        f"the device has no memory for {name}{batches}: use --batch {name}={smaller}, or end what else runs there (nvidia-smi "
+        "names it); what was whole is committed"
     )
 
 

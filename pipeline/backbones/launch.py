@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DeviceError
-from pipeline.backbones.base import Backbone, ForwardQueue, Pending, memory_full
+from pipeline.backbones.base import Backbone, ForwardQueue, Pending, device_trouble, raise_failure
 
 POLL_SECONDS = 0.005
 DEVICE_DEADLINE_SECONDS = 120.0
@@ -126,14 +126,17 @@ class CudaLauncher:
         for stream in (self._copies, self._passes):
             stream.wait_stream(torch.cuda.default_stream(device))  # weights move there
 
+    def _trouble(self) -> contextlib.AbstractContextManager[None]:
+        return device_trouble(self.device, self._backbone.name, self._backbone.batching.batch_size)
+
     def buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Device memory."""
-        with _device_trouble(self._backbone, self.device), torch.cuda.stream(self._copies):
+        with self._trouble(), torch.cuda.stream(self._copies):
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def fill(self, buffer: torch.Tensor, at: int, frames: NDArray[Any]) -> Callable[[], bool]:
         """Queue the copy; the answer says whether it is done."""
-        with _device_trouble(self._backbone, self.device), torch.cuda.stream(self._copies):
+        with self._trouble(), torch.cuda.stream(self._copies):
             buffer[at : at + len(frames)].copy_(torch.from_numpy(frames), non_blocking=True)
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record(self._copies)
@@ -141,7 +144,7 @@ class CudaLauncher:
 
     def launch(self, frames_BTHWC: torch.Tensor) -> Pending:
         """Queue the forward pass behind its copies, and the copy back."""
-        with _device_trouble(self._backbone, self.device), torch.cuda.stream(self._passes):
+        with self._trouble(), torch.cuda.stream(self._passes):
             if self._copied is not None:
                 self._passes.wait_event(self._copied)
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -168,29 +171,6 @@ def _streams(device: torch.device, name: str) -> tuple[Any, Any]:
     return _STREAMS[key]
 
 
-@contextlib.contextmanager
-def _device_trouble(backbone: Backbone, device: torch.device) -> Iterator[None]:
-    """Raises DeviceError where the device's memory is full and where it failed."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise memory_full(backbone.name, backbone.batching.batch_size) from error
-    except RuntimeError as error:
-        _raise_failure(device, error)
-        raise
-
-
-def _raise_failure(device: torch.device, error: RuntimeError) -> None:
-    """Raise DeviceError where it is CUDA that says that something went wrong."""
-    said = str(error).partition("\n")[0]
-    if not any(word in said for word in ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")):
-        return
-    raise DeviceError(
-        f"the device {device} failed ({said}): see what the kernel says (dmesg | grep -i xid), then run the same command again, "
-        "without that device if need be"
-    ) from error
-
-
 class _Waiting:
     """Something the device has yet to do, and since when. Raises DeviceError once it takes too long."""
 
@@ -202,7 +182,7 @@ class _Waiting:
             if self._event.query():
                 return True
         except RuntimeError as error:
-            _raise_failure(self._device, error)
+            raise_failure(self._device, error)
             raise
         if time.perf_counter() - self._since > DEVICE_DEADLINE_SECONDS:
             raise DeviceError(
@@ -246,21 +226,24 @@ PORTABLE = 1
 """cudaHostRegisterPortable: pinned for every device of the process."""
 
 
-def pin_memory(view: Any) -> Callable[[], None] | None:
+def pin_memory(view: Any, device: torch.device) -> Callable[[], None] | None:
     """Make a block of host memory (a memoryview) one that a CUDA device copies from without the processor.
 
-    The answer undoes it. None: the driver refuses; copies still work, slower, through memory of the driver's own.
+    The answer undoes it. None: the driver refuses; copies still work, slower, through memory of the driver's own. device: one of
+    those that copy; asked on another, CUDA would take memory there too.
     """
     address = np.frombuffer(view, dtype=np.uint8).ctypes.data
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    if int(runtime.cudaHostRegister(address, view.nbytes, PORTABLE)) != 0:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # CUDA keeps the refusal, and the next kernel would be blamed for it
-            torch.zeros(1, device="cuda")
-        return None
+    with torch.cuda.device(device):
+        if int(runtime.cudaHostRegister(address, view.nbytes, PORTABLE)) != 0:
+            with contextlib.suppress(RuntimeError):
+                torch.ones(
+                    1, device=device
+                )  # a kernel: CUDA keeps the refusal, and the next one is blamed for it
+            return None
 
     def unpin() -> None:
-        runtime.cudaHostUnregister(address)
+        with torch.cuda.device(device):
+            runtime.cudaHostUnregister(address)
 
     return unpin

@@ -212,12 +212,20 @@ def _load_tried(
 
 def _load(settled: Settled, machine: Machine, devices: Sequence[torch.device]) -> Backbone:
     """A stream's model on every device; on the first alone where workers make the features, and where it reads words."""
-    load = kind_named(settled.choice.kind).load
     if len(devices) == 1 or settled.plan.reduce or settled.plan.words:
-        return load(settled, machine)
+        return _load_on(settled, machine)
     from pipeline.backbones.spread import SpreadBackbone
 
-    return SpreadBackbone({str(device): load(settled, replace(machine, device=device)) for device in devices})
+    on = {str(device): _load_on(settled, replace(machine, device=device)) for device in devices}
+    return SpreadBackbone(on)
+
+
+def _load_on(settled: Settled, machine: Machine) -> Backbone:
+    """Of one device. Raises DeviceError where it fails or has no room for the model."""
+    from pipeline.backbones.base import device_trouble
+
+    with device_trouble(machine.device, settled.choice.name):
+        return kind_named(settled.choice.kind).load(settled, machine)
 
 
 def parse_batch_sizes(given: Sequence[str]) -> tuple[tuple[str, int], ...]:

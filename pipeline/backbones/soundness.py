@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from cache.errors import DeviceError
-from pipeline.backbones.base import DTYPES, Precision, device_name, exact_float32
+from pipeline.backbones.base import DTYPES, Precision, device_name, exact_float32, raise_failure
 from pipeline.backbones.slowfast_planes import Conv
 
 MOST_ERROR = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 2e-2}
@@ -23,13 +23,22 @@ CHANNELS, FRAMES, SIDE = 64, 4, 32
 
 @functools.cache
 def require_sound(device: torch.device, precision: Precision) -> None:
-    """Raises DeviceError where a convolution on the device is off by more than its precision explains."""
-    for what, error in _errors(device, precision).items():
-        if error <= MOST_ERROR[precision]:
+    """Raises DeviceError where a convolution on the device is off by more than its precision explains, or cannot be run."""
+    try:
+        errors = _errors(device, precision)
+    except RuntimeError as error:  # the first work that the device is given
+        raise_failure(device, error)
+        other = "--device cpu" if precision == "fp32" else "--precision fp32"
+        raise DeviceError(
+            f"the device {device} has no convolution in {precision} ({str(error).partition(chr(10))[0]}), with torch "
+            f"{torch.__version__}: install another version of torch, or use {other}"
+        ) from error
+    for what, off in errors.items():
+        if off <= MOST_ERROR[precision]:
             continue  # NaN is no small error
         cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         raise DeviceError(
-            f"{device_name(device)} computes convolutions wrongly in {precision} ({what}: relative error {error:.2g}, at most "
+            f"{device_name(device)} computes convolutions wrongly in {precision} ({what}: relative error {off:.2g}, at most "
             f"{MOST_ERROR[precision]:g}), with torch {torch.__version__} and cuDNN {cudnn}: install another version of torch, or "
             "use --precision fp32"
         )

@@ -111,6 +111,15 @@ def test_a_cache_made_on_the_device_is_the_one_made_without(
     assert contents(tmp_path / "device.zarr")["videos"] == contents(tmp_path / "plain.zarr")["videos"]
 
 
+def test_memory_is_pinned_on_the_device_that_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked on another one, CUDA takes half a gigabyte there, and fails where that one is full."""
+    with fake_cuda(monkeypatch) as device:
+        unpin = launch.pin_memory(memoryview(bytearray(64)), torch.device("cuda:1"))
+        assert unpin is not None and device.ever_registered == 1
+        unpin()
+    assert not device.registered and device.asked == {"cuda:1"}
+
+
 @pytest.mark.parametrize("pins", [0, 1])
 def test_memory_that_the_driver_does_not_pin_is_said_and_harms_nothing(
     tmp_path: Path, on_device: FakeDevice, monkeypatch: pytest.MonkeyPatch, pins: int
@@ -140,6 +149,13 @@ def test_streams_are_kept_from_flow_to_flow(
         fakes.write_names(src, f"quiet_{number}.mp4")
         run(src, tmp_path / "c.zarr", pool=PoolSettings(workers=1))
     assert len(on_device.streams) == 4  # copies and passes of two backbones
+
+
+def test_weights_that_are_on_their_way_are_waited_for(device: FakeDevice) -> None:
+    """They move on the default stream, and the streams of a runner start none of their work behind it."""
+    StreamRunner(TinyBackbone(PLANS[1], batch_size=1), device=CUDA)
+    assert len(device.streams) == 2
+    assert all(torch.cuda.default_stream() in stream.waited_for for stream in device.streams)
 
 
 def test_a_full_device_is_a_sentence(device: FakeDevice) -> None:

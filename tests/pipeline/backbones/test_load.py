@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cache.errors import InputError, WeightsError
+from cache.errors import DeviceError, InputError, WeightsError
 from cache.fingerprint import is_random, weights_name
+from pipeline.backbones import base, soundness
 from pipeline.backbones.kind import settle
 from pipeline.backbones.kinds import open_clip as clip
 from pipeline.backbones.kinds import pytorchvideo
@@ -338,3 +339,52 @@ def test_a_batch_that_was_asked_for_is_taken(tiny_model: str) -> None:
         batch_sizes=parse_batch_sizes(["clip=3"]),
     )
     assert load_backbones(config)["clip"].batching.batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory."),
+            "the device has no memory for clip: use --batch clip=N",
+        ),
+        (
+            RuntimeError("CUDA error: misaligned address\nmore"),
+            r"the device cpu failed .CUDA error: misaligned address.",
+        ),
+    ],
+)
+def test_a_device_in_trouble_while_a_model_is_loaded_is_a_sentence(
+    error: RuntimeError, said: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.nn.Module, "to", fails)
+    with pytest.raises(DeviceError, match=said):
+        tiny_clip(tiny_model, clip_weights="random")
+
+
+def test_every_device_is_asked_for_sound_convolutions_before_a_model_is_loaded(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def require_sound(device: torch.device, precision: str) -> None:
+        asked.append((str(device), precision))
+        if len(asked) == 4:
+            raise DeviceError("computes convolutions wrongly")
+
+    monkeypatch.setattr(soundness, "require_sound", require_sound)
+    monkeypatch.setattr(base, "resolve_devices", lambda _: (torch.device("cuda:0"), torch.device("cuda:1")))
+    config = BackboneConfig.of(
+        (
+            f"a=open_clip:{tiny_model},weights=random,precision=bf16",
+            f"b=open_clip:{tiny_model},weights=random",
+        ),
+        device="all",
+        precision="fp32",
+    )
+    with pytest.raises(DeviceError, match="wrongly"):
+        load_backbones(config)
+    assert asked == [(device, precision) for device in ("cuda:0", "cuda:1") for precision in ("bf16", "fp32")]

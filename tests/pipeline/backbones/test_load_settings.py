@@ -21,6 +21,7 @@ from pipeline.backbones.load import (
 )
 from pipeline.backbones.runtime import resolve_runtime
 from tests.pipeline.backbones.conftest import clip_choice, slowfast_choice
+from tests.pipeline.fake_cuda import fake_cuda
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,18 @@ def test_precisions() -> None:
         resolve_precision("fp16", CPU)
     with pytest.raises(InputError, match="--precision fp8: choose auto, fp32, bf16, fp16"):
         resolve_precision("fp8", CPU)
+
+
+def test_what_a_gpu_multiplies_is_asked_of_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch asks the current one, and calls bf16 supported where it emulates it."""
+    native = {"cuda:0": True, "cuda:1": False}
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or native[device.on]
+
+    with fake_cuda(monkeypatch) as device:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+        assert [resolve_precision("auto", torch.device(name)) for name in native] == ["bf16", "fp16"]
 
 
 def test_runtimes() -> None:

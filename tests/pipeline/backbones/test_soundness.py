@@ -27,6 +27,19 @@ def test_a_sound_device_passes(precision: Precision) -> None:
     assert len(errors) == 2 and all(error < MOST_ERROR[precision] for error in errors.values())
 
 
+def test_float32_is_compared_as_it_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TF32, which forward passes leave out, a right device would be called wrong."""
+    real, seen = torch.nn.functional.conv3d, []
+
+    def watched(*given: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return real(*given)
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", watched)
+    soundness._errors(CPU, "fp32")
+    assert seen == [False, False]
+
+
 @pytest.mark.parametrize("factor", [1.05, float("nan")])
 def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     real = torch.nn.functional.conv3d
@@ -39,3 +52,34 @@ def test_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch, factor: float) ->
     with pytest.raises(DeviceError, match="computes convolutions wrongly in bf16 .3x3x3: relative error"):
         require_sound(CPU, "bf16")
     require_sound.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "has no convolution in bf16 .GET was",
+        ),
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore"),
+            "was not built for it",
+        ),
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB."),
+            "end what else runs there",
+        ),
+    ],
+)
+def test_a_device_that_computes_none_is_named(
+    error: RuntimeError, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first work that it is given: an old device, or one that others have filled."""
+
+    def fails(*_: object) -> dict[str, float]:
+        raise error
+
+    monkeypatch.setattr(soundness, "_errors", fails)
+    require_sound.cache_clear()
+    with pytest.raises(DeviceError, match=said):
+        require_sound(CPU, "bf16")

@@ -15,6 +15,7 @@ from cache.reader import open_cache
 from pipeline import run as run_module
 from pipeline.backbones import base, launch
 from pipeline.backbones.base import resolve_devices
+from pipeline.backbones.batching import StreamRunner
 from pipeline.backbones.load import BackboneConfig
 from pipeline.backbones.spread import SpreadBackbone, SpreadRunner, make_runner
 from pipeline.decoding.pool import PoolSettings
@@ -77,13 +78,32 @@ def test_a_slow_device_gets_less(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(dict(runner.results())) == 8
 
 
+def test_frames_are_lent_until_every_device_has_read_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_one_read = False
+    answers = iter([lambda: slow_one_read, lambda: True])
+    add = StreamRunner.add
+
+    def answered(self: StreamRunner, *given: Any) -> Any:
+        add(self, *given)
+        return next(answers)
+
+    monkeypatch.setattr(StreamRunner, "add", answered)
+    runner = SpreadRunner(spread("cpu:0", "cpu:1", batch_size=1))
+    read = runner.add(0, 0, 0, np.concatenate([windows(1, index) for index in range(2)]))
+    assert runner.n_tokens == {"cpu:0": 1, "cpu:1": 1}
+    assert read is not None and not read()
+    slow_one_read = True
+    assert read()
+
+
 def test_what_is_no_set_of_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(one) for one in resolve_devices("cpu:0, cpu:1")] == ["cpu:0", "cpu:1"]
     assert resolve_devices("cpu") == (CPU,)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(InputError, match="--device all: torch sees no CUDA device here"):
-        resolve_devices("all")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for missing in ("all", "cuda", "cuda:0", "cuda:0,cuda:1"):  # counted, but the driver is too old for torch
+        with pytest.raises(InputError, match=r"--device \S+: torch sees no CUDA device here"):
+            resolve_devices(missing)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(base, "device_name", lambda one: "a" if one.type == "cuda" else "cpu")
     assert resolve_devices("all") == (torch.device("cuda:0"), torch.device("cuda:1"))
     for wrong, said in {

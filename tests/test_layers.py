@@ -161,7 +161,7 @@ def test_rooms_only_look_down(package: str) -> None:
 
 
 MODELS = {"torch", "torchvision", "open_clip", "pytorchvideo", "openvino"}
-PARENT_SIDE = {"fetching", "pool", "memory", "scratch", "shared_block"}
+PARENT_SIDE = {"fetching", "pool", "memory", "pinned", "scratch", "shared_block"}
 """Files of decoding/ that run beside the models; all others run in a worker too."""
 
 

@@ -33,6 +33,7 @@ from pipeline.decoding import worker
 from pipeline.decoding.decoders.base import takes_over
 from pipeline.decoding.frames import PreparedFrame
 from pipeline.decoding.noise import NOISE_TAIL_BYTES, noise_text
+from pipeline.decoding.pinned import Pin, PinnedBlocks
 from pipeline.decoding.scratch import NOISE_PREFIX, ScratchFolder
 from pipeline.decoding.shared_block import SHARED_MEMORY, SharedBlock
 from pipeline.decoding.worker import (
@@ -77,10 +78,6 @@ class PoolSettings:
             raise ValueError(f"need at least two slots a worker, got {self.slots}")
         if not self.deadline_seconds > 0:
             raise ValueError(f"the deadline must be positive, got {self.deadline_seconds}")
-
-
-Pin = Callable[[Any], Callable[[], None] | None]
-"""Pins a block of shared memory (a memoryview): a device reads it without the processor. The answer undoes it; None: refused."""
 
 
 @dataclass(slots=True)
@@ -140,7 +137,7 @@ class DecodePool:
     def __init__(
         self, settings: PoolSettings, *, worker_settings: WorkerSettings, pin: Pin | None = None
     ) -> None:
-        self._settings, self._pin = settings, pin
+        self._settings, self._pinned = settings, PinnedBlocks(pin)
         plans = worker_settings.plans
         slot_bytes = max(
             (
@@ -161,8 +158,6 @@ class DecodePool:
         self._unready = False
         self._starts_over: Counter[int] = Counter()
         self._lent: list[_Lent] = []
-        self._unpins: list[Callable[[], None]] = []
-        self._unpinned = 0
         self._last_watch = 0.0
         self._false_starts = 0
         self.restarts = 0
@@ -196,11 +191,11 @@ class DecodePool:
         )
 
     def _pin_note(self) -> str:
-        if not self._unpinned:
+        if not (n_refused := self._pinned.n_refused):
             return ""
         return (
-            f"the driver does not pin the memory of {self._unpinned} of {len(self._workers)} decode workers: windows reach the "
-            "device through this process, which is slower (in a container or a sandbox: is locked memory limited, ulimit -l?)"
+            f"the driver does not pin the memory of {n_refused} of {len(self._workers)} decode workers: windows reach the device "
+            "through this process, which is slower (in a container or a sandbox: is locked memory limited, ulimit -l?)"
         )
 
     @property
@@ -305,6 +300,8 @@ class DecodePool:
             elif any(item is lent.worker for item in self._workers):
                 self._give_slot(lent.worker, lent.slot)
         self._lent = still
+        if len(self._pinned) > len(self._workers):
+            self._pinned.keep(item.memory for item in (*self._workers, *(lent.worker for lent in still)))
 
     def _view(self, item: _Worker, message: Tokens) -> TokenFrames:
         plan = self._worker_settings.plans[message.stream]
@@ -377,10 +374,8 @@ class DecodePool:
         if old is not None and any(lent.worker is old for lent in self._lent):
             old = None  # its memory is still being read
         memory = old.memory if old else SharedBlock(settings.slot_bytes * settings.n_slots)
-        if self._pin is not None and old is None:
-            unpin = self._pin(memory.view)
-            self._unpinned += unpin is None
-            self._unpins += [unpin] if unpin else []
+        if old is None:
+            self._pinned.add(memory)
         pulse: Any = SharedBlock(8, "d")
         pulse.view[0] = time.monotonic()
         noise_path = self._scratch.path / f"worker-{index}.txt"
@@ -415,8 +410,7 @@ class DecodePool:
                 self._take_back()
                 time.sleep(LENT_SECONDS)
         self._lent.clear()
-        while self._unpins:
-            self._unpins.pop()()
+        self._pinned.keep(())
         self._scratch.remove()
 
 

@@ -27,6 +27,7 @@ from pipeline.decoding.frames import FramePlan, RgbFrame
 from pipeline.decoding.sampling import Sampling
 
 FPS = 10.0
+LATE = 12
 LEAK: list[Any] = []
 PLANS = (
     StreamPlan("clip", Sampling(fps=2.0), FramePlan("pil-bicubic", 8)),
@@ -68,17 +69,17 @@ class ListedFrames:
 
 
 class Misbehaving(ListedFrames):
-    """Does what its name says when it comes to frame 5 of 10."""
+    """Does what its name says when it comes to frame 5 of 10, or `at` of twice that."""
 
-    def __init__(self, deed: str, path: Path) -> None:
-        super().__init__([n / FPS for n in range(10)])
-        self._deed, self._path = deed, path
+    def __init__(self, deed: str, path: Path, at: int = 5) -> None:
+        super().__init__([n / FPS for n in range(2 * at)])
+        self._deed, self._path, self._at = deed, path, at
 
     def picture(self, index: int) -> RgbFrame:
-        if index == 5 and self._deed == "growing":
+        if index == self._at and self._deed == "growing":
             with self._path.open("ab") as file:
                 file.write(b"more")
-        elif index == 5:
+        elif index == self._at:
             misbehave(self._deed)
         return super().picture(index)
 
@@ -114,7 +115,10 @@ def misbehave(deed: str) -> None:
 
 
 def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
-    """`<decoder>-<deed>_<anything>`, `<deed>_<anything>`, `long<seconds>_<anything>`, else a quiet video of one second."""
+    """`<decoder>-<deed>_<anything>`, `<deed>_<anything>`, `long<seconds>_<anything>`, else a quiet video of one second.
+
+    `late<deed>`: once it has handed over some tokens.
+    """
     only, _, rest = path.stem.rpartition("-")
     deed = rest.partition("_")[0]
     if only and only != decoder:
@@ -123,6 +127,8 @@ def open_frames(path: Path, decoder: DecoderName) -> FrameSource:
         misbehave("hang")
     if deed.startswith("long"):
         source = ListedFrames([n / FPS for n in range(int(deed.removeprefix("long")) * int(FPS))])
+    elif deed.startswith("late"):
+        source = Misbehaving(deed.removeprefix("late"), path, at=LATE)
     else:
         source = Misbehaving(deed, path)
     source.decoder = decoder

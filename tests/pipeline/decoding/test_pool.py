@@ -352,6 +352,12 @@ def test_leaving_the_pool_in_the_middle_ends_its_workers(tmp_path: Path) -> None
     assert not folder.exists()
 
 
+def test_a_worker_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left out for the process that feeds a GPU, which cost 3 to 10 % (docs/gpu.md), and there is no cap."""
+    monkeypatch.setattr(pool_module, "usable_cores", lambda: 96)
+    assert default_workers() == 96
+
+
 def test_settings_are_checked() -> None:
     for bad in ({"workers": 0}, {"slots": 1}, {"deadline_seconds": 0.0}, {"deadline_seconds": float("nan")}):
         with pytest.raises(ValueError, match=r"need at least|must be positive"):
@@ -413,7 +419,7 @@ def test_memory_that_is_being_read_is_not_given_to_the_next_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
-    paths = fakes.write_names(tmp_path, "crash_a.mp4", "quiet_b.mp4")
+    paths = fakes.write_names(tmp_path, "latecrash_a.mp4", "quiet_b.mp4")
     pinned: list[int] = []
     undone: list[int] = []
 
@@ -431,6 +437,47 @@ def test_memory_that_is_being_read_is_not_given_to_the_next_worker(
                 frames.append((event.frames, event.frames.copy()))
             for now, before in frames:
                 np.testing.assert_array_equal(now, before)
-        assert pool.restarts == 1 and len(pinned) == 1 + bool(frames)
+        assert frames, "nothing was lent"
+        assert pool.restarts == 1 and len(pinned) == 2
         done = True
     assert sorted(undone) == list(range(len(pinned)))
+
+
+def test_pinned_memory_stays_mapped_until_it_is_not_pinned_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a dead worker left is given back once it was read, else a device would go on reading those pages."""
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
+    names = [f"{'latecrash' if n % 2 else 'long3'}_{n}.mp4" for n in range(16)]
+    paths = fakes.write_names(tmp_path, *names)
+    pinned: dict[int, int] = {}
+    most = 0
+
+    def mapped(address: int) -> bool:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in lines]
+        return any(begin <= address < end for begin, end in ranges)
+
+    def pin(view: Any) -> Callable[[], None]:
+        address = np.frombuffer(view, np.uint8).ctypes.data
+        assert address not in pinned, "pinned twice"
+        pinned[address] = view.nbytes
+
+        def undo() -> None:
+            assert mapped(address)
+            del pinned[address]
+
+        return undo
+
+    def read_after(looks: int) -> Callable[[], bool]:
+        asked: list[int] = []
+        return lambda: asked.append(1) is None and len(asked) > looks
+
+    with DecodePool(PoolSettings(workers=2), worker_settings=settings_for(), pin=pin) as pool:
+        for event in pool.run([Task(n, str(path), "pyav") for n, path in enumerate(paths)]):
+            if isinstance(event, TokenFrames):
+                event.read = read_after(4)
+            assert len(pinned) >= 2 and all(mapped(address) for address in pinned)
+            most = max(most, len(pinned))
+        assert pool.restarts == 8
+    assert not pinned and 2 < most < 8

@@ -126,7 +126,7 @@ class _Head:
     ) -> None:
         self.job, self.config, self._device = job, job.config, device
         optim = job.config.optim
-        torch.manual_seed(job.config.seed)
+        _seed(job.config.seed, device)
         self.model = HeadModel(job.config.model, stream_dims)
         self._random = _random_state(device)
         n_positive = int((labels[job.train] == 1).sum())
@@ -322,6 +322,14 @@ class _Pack:
             if row is not None:
                 rows.append((self.heads.index(head), row))
         return rows
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does, for the processor and this device: it would seed every GPU, which nobody puts back."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:

@@ -120,7 +120,10 @@ def test_a_head_that_explodes_harms_no_other(
     same(together[2], alone(data, jobs[2]))
 
 
-def test_epochs_are_reported_by_job_and_the_seed_is_left_alone(toy_cache: Cache, quick: TrainConfig) -> None:
+def test_epochs_are_reported_by_job_and_the_seed_is_left_alone(
+    toy_cache: Cache, quick: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("a GPU's generator was seeded"))
     data = load(toy_cache)
     split = choose_split(data.labels, data.splits, data.groups)
     jobs = [FitJob(quick.updated({"epochs": n}), split.train, split.val) for n in (1, 3)]

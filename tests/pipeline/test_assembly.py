@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cache.schema import Reject, TokenDtype, VideoFeatures, VideoLabel
+from pipeline import assembly
 from pipeline.assembly import Assembler, reject
 from pipeline.decoding.decode import DecodedVideo
 from pipeline.decoding.sampling import token_spans
@@ -48,6 +49,23 @@ def feed(found: Assembler, number: int = 0, *, attempt: int = 0, seed: int = 0) 
 def only(found: Assembler) -> VideoFeatures | Reject:
     ((_, whole),) = found.complete()
     return whole
+
+
+def test_spans_are_computed_once_a_video_however_often_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They were a fifth of the one thread that feeds a GPU when every look at every open video computed them."""
+    computed: list[float] = []
+    real = assembly.token_spans
+    monkeypatch.setattr(assembly, "token_spans", lambda *given: (computed.append(given[0]), real(*given))[1])
+    found = assembler()
+    for number in range(4):
+        found.start(number, make_input(number))
+        found.finished(finished(number))
+    for number in range(4):
+        feed(found, number)
+        assert len(list(found.complete())) == 1 and not list(found.complete())
+    assert len(computed) == 4 * len(PLANS)
 
 
 def test_a_video_is_whole_when_decoded_and_embedded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from cache.errors import StorageFull
 from cache.writer import CacheWriter
 from pipeline.backbones.batching import StreamRunner
-from pipeline.decoding.pool import PoolSettings
+from pipeline.decoding.pool import DecodePool, PoolSettings
 from tests.pipeline import fakes
 from tests.pipeline.trees import contents, run
 from tests.videos import truncate, write_over_reporting, write_video
@@ -36,6 +37,17 @@ def test_a_decoder_that_fails_in_the_middle_leaves_no_token_behind(
     assert {row.decoder for row, _ in videos.values()} == {"pyav", "decord"}
     quiet = videos["quiet_d.mp4"][1]
     assert all(tokens == quiet for _, tokens in videos.values())
+
+
+def test_what_the_pool_has_to_say_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.decoding.worker.main", fakes.main)
+    monkeypatch.setattr(DecodePool, "note", "frames pass through a disk")
+    src = tmp_path / "data"
+    src.mkdir()
+    fakes.write_names(src, "quiet_a.mp4")
+    printed = io.StringIO()
+    run(src, tmp_path / "c.zarr", printed=printed)
+    assert "note: frames pass through a disk\n" in printed.getvalue()
 
 
 def test_rejects_of_every_misdeed_are_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 
 from cache.errors import (
@@ -22,6 +23,7 @@ from cache.errors import (
 )
 from cache.reader import open_cache
 from cache.writer import CacheWriter
+from pipeline.backbones.base import device_libraries, device_name
 from pipeline.cli.extract import conclude
 from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, stop_on_signal
@@ -31,6 +33,7 @@ from tests.pipeline.trees import BAD, GOOD, contents, restamped, run
 from tests.videos import write_text, write_video
 
 pytestmark = pytest.mark.usefixtures("forked_workers", "tiny")
+CPU = torch.device("cpu")
 
 
 def n_forward(tiny: dict[str, Any]) -> int:
@@ -54,6 +57,12 @@ def test_everything_found_is_stored_or_rejected(src: Path, out: Path) -> None:
         assert row.split == video_id.split("/")[0]
         assert row.size_bytes == (src / video_id).stat().st_size
     assert report.tokens == {"clip": 17, "slowfast": 20}
+    with open_cache(
+        out
+    ) as cache:  # features of another device or batch are the same within the bound, not bit for bit
+        made_on = cache.provenance
+    assert made_on["device"] == device_name(CPU) and made_on["libraries"] == device_libraries(CPU)
+    assert made_on["batches"] == {"clip": 4, "slowfast": 4}
     assert 0 < report.start_seconds < report.setup_seconds < report.seconds
     assert report.setup_seconds + report.idle_seconds + report.model_seconds <= report.seconds
 

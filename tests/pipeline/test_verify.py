@@ -193,6 +193,24 @@ def test_a_long_video_is_sampled_and_order_does_not_matter(tmp_path: Path) -> No
             assert all(c.relative_error < 1e-3 and c.cosine > 0.999999 for c in found)
 
 
+@pytest.mark.parametrize("stream", ["clip", "slowfast"])
+def test_a_token_in_the_place_of_another_is_named(
+    stream: str, right: Path, src: Path, tmp_path: Path
+) -> None:
+    def change(_: str, name: str, tokens: StreamTokens) -> StreamTokens:
+        return (
+            StreamTokens(_spoilt(tokens.values, "swapped tokens"), tokens.spans) if name == stream else tokens
+        )
+
+    wrong = _rewritten(right, tmp_path / "wrong.zarr", change)
+    with open_cache(wrong) as cache:
+        index = int(np.argmax([len(cache.tokens(stream, n).values) for n in range(len(cache))]))
+        path = src / str(cache.videos.id[index])
+        verified = compare_video(cache, index, path, tiny_backbones(), rng=np.random.default_rng(0))
+    (said,) = verified.misplaced
+    assert said.startswith(f"{stream}: token 0 holds the features of token ")
+
+
 @given(st.floats(0, 200), st.sampled_from([2.0, 15.0]), st.integers(1, 40), st.data())
 def test_the_plain_count_is_that_of_the_spans(
     duration: float, fps: float, window: int, data: st.DataObject

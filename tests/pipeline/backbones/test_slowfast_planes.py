@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,9 +14,10 @@ from torch import nn
 from pipeline.backbones.choice import StreamChoice, parse_stream
 from pipeline.backbones.kind import settle
 from pipeline.backbones.kinds.pytorchvideo import MEAN, STD, load_model
-from pipeline.backbones.slowfast import fold, slow_frame_index
+from pipeline.backbones.slowfast import _head_mean, fold, slow_frame_index
 from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
 from tests.pipeline.backbones.kinds.checks import error_against_plain, every_network, loaded, saved, trained
+from tests.pipeline.host_free import HostWatch
 
 SIDE = 64
 
@@ -72,6 +74,27 @@ def test_slowfast_r101_by_planes_is_the_published_network(tmp_path: Path) -> Non
     backbone._shift = torch.tensor(-MEAN / STD)
     backbone._blocks = None  # nothing else computes
     assert error_against_plain(backbone) <= 1e-3
+
+
+@torch.inference_mode()
+def test_a_pass_asks_nothing_of_the_host(blocks: Any) -> None:
+    """What CUDA runs, head and all: it is recorded once, and a copy from the host could not be."""
+    planes = PlanesSlowFast(copy.deepcopy(blocks).to("meta"))
+    fast, slow_index = torch.empty(2, 32, 256, 256, 3, device="meta"), slow_frame_index().to("meta")
+    with HostWatch() as watch:
+        maps = planes(fast[:, slow_index], fast)
+        means = [_head_mean(x_BTHWC.permute(0, 4, 1, 2, 3)) for x_BTHWC in maps]
+    assert [mean.shape for mean in means] == [(2, 2048), (2, 256)]
+    assert watch.asked == []
+
+
+def test_strides_are_numbers_that_a_compiler_takes() -> None:
+    """pytorchvideo leaves numpy's, on which torch.compile fails."""
+    conv = nn.Conv3d(8, 8, (1, 3, 3), padding=(0, 1, 1))
+    conv.stride = tuple(np.array([1, 2, 2]))  # type: ignore[assignment]
+    found = plane_conv(conv)
+    assert found.stride == (2, 2) and found.padding == (1, 1)
+    assert {type(number) for number in (*found.stride, *found.padding)} == {int}
 
 
 def test_a_kernel_over_time_and_space_is_refused() -> None:

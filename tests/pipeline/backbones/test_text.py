@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import InputError
+from cache.errors import DeviceError, InputError
 from pipeline.backbones.choice import parse_stream
 from pipeline.backbones.kind import settle
 from pipeline.backbones.plain_text import plain_pieces
@@ -130,6 +130,29 @@ def test_a_token_is_the_same_in_any_company(encoder: TextBackbone) -> None:
     assert torch.equal(encoder.embed(blank)[3], together[1]) and not encoder.embed(blank)[0].any()
     for n in range(6):
         np.testing.assert_allclose(together[n], encoder.embed_plainly([texts[n]]), atol=1e-5)
+
+
+def test_float32_is_exact_and_a_full_device_is_a_sentence(
+    encoder: TextBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.from_numpy(encoder.rows(encoder.pieces(Words((Cue(0, 1, "abc"),)))))
+    seen: list[bool] = []
+
+    def full(*_: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(encoder, "_module", full)
+    with pytest.raises(
+        DeviceError, match=f"no memory for text in batches of {BATCH}: use --batch text={BATCH // 2}"
+    ):
+        encoder.embed(rows)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
+
+
+def test_a_batch_that_was_asked_for_is_taken(folder: Path) -> None:
+    found = loaded(f"text=transformers:{folder}", batch_sizes=(("text", 3),))
+    assert found.batching.batch_size == 3
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from cache.process.cores import usable_cores
 from pipeline.reporting import profile
@@ -50,3 +53,23 @@ def test_the_matrix_rate_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "RATE_SIDE", 64)
     monkeypatch.setattr(profile, "RATE_SECONDS", 0.05)
     assert profile.matrix_rate(CPU, "fp32") > 1e6
+
+
+def test_the_matrix_rate_of_float32_is_not_that_of_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[bool] = set()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.Tensor.matmul or function is torch.Tensor.__matmul__:
+                seen.add(torch.backends.cuda.matmul.allow_tf32)
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(profile, "RATE_SIDE", 8)
+    monkeypatch.setattr(profile, "RATE_SECONDS", 0.0)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Watch():
+            profile.matrix_rate(CPU, "fp32")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == {False}

@@ -41,7 +41,7 @@ STEPS = (
     Step("verify", verify, 30, after=("extraction",)),
     Step("profiled", profiled, 15, after=("load",)),
     Step("command_line", command_line, 60),
-    Step("tests", tests, 30),
+    Step("tests", tests, 60),
     Step("speed", speed, 40, after=("load",)),
 )
 """In order. Open: what keeps SlowFast from 60 % of its bound (`engines`, `convolutions`), a decoder on the device (`nvdec`)."""

@@ -269,12 +269,12 @@ def tests(day: Day) -> dict[str, Any]:
         "pytest",
         "-q",
         "-m",
-        "cuda",
+        "cuda and not slow",
         "-W",
         "default",
         "-p",
         "no:cacheprovider",
         "tests/pipeline",
-        seconds=60,
+        seconds=150,
     )
     return {"pytest": text[-400:]}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cache.errors import InputError
+from cache.lock import CacheLock
 from cache.objects.address import remote_url
 from cache.objects.store import as_location, base_name
 from cache.schema import StreamSpec, TokenDtype
@@ -140,8 +141,12 @@ def open_writer(
     resolved: ResolvedSources,
     *,
     rules: int = DECODING_RULES,
+    held: CacheLock | None = None,
 ) -> CacheWriter:
-    """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by."""
+    """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by.
+
+    held: its lock, where the caller has it.
+    """
     devices = config.backbones.torch_devices()
     several = {"devices": [str(device) for device in devices]} if len(devices) > 1 else {}
     names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
@@ -162,6 +167,7 @@ def open_writer(
             "libraries": device_libraries(devices[0]),
         },
         ignore_libraries=config.ignore_libraries,
+        held=held,
     )
 
 

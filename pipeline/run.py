@@ -14,19 +14,22 @@ from types import FrameType
 
 from rich.console import Console
 
-from cache.errors import InputError
-from cache.fingerprint import weights_name
+from cache.errors import FingerprintMismatch, InputError
+from cache.fingerprint import require_same, weights_name
 from cache.kept_text import kept_text_path, read_words
+from cache.lock import CacheLock, locked
 from cache.merge import SHARD, shard_provenance
 from cache.objects.address import remote_url
 from cache.objects.mirror import Mirror
 from cache.process.interrupts import handling
-from cache.reader import open_cache
+from cache.reader import Cache, open_cache
 from cache.schema import UNKNOWN_LABEL
+from cache.stores.compatible import require_same_names, require_same_optional
 from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar, require_same_streams
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.kind import kind_named
 from pipeline.backbones.load import load_backbones
 from pipeline.config import (
     ExtractConfig,
@@ -59,20 +62,25 @@ def extract(
     """
     url = remote_url(config.out)
     if url is None:
-        return _extract(config, console=console, backbones=backbones)
+        with locked(config.out) as lock:
+            return _extract(config, lock, console=console, backbones=backbones)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
 
     with Mirror.open(url, say=say, every_seconds=config.publish_seconds) as mirror:
         local = replace(config, out=mirror.path)
-        report = _extract(local, console=console, backbones=backbones, after_change=mirror.publish_if_due)
+        with locked(local.out) as lock:
+            report = _extract(
+                local, lock, console=console, backbones=backbones, after_change=mirror.publish_if_due
+            )
     report.out = mirror.bucket.url
     return report
 
 
 def _extract(
     config: ExtractConfig,
+    lock: CacheLock,
     *,
     console: Console,
     backbones: Mapping[str, Backbone] | None,
@@ -93,7 +101,7 @@ def _extract(
         if not config.redo:
             require_present_rules(config.out)
         missing = missing_streams(config.out, config.backbones.names)
-        resolved = _spelt_as_stored(resolved, config.out)
+        resolved = _as_stored(config, resolved)
         redo = _to_redo(config, resolved, missing, console)
         if backbones is None:
             backbones = load_backbones(config.backbones, made=made_in(config.out))
@@ -113,7 +121,7 @@ def _extract(
         if any(backbones[name].plan.words for name in missing):
             note_transcripts(config.out, resolved.sources)
         for name in missing:
-            added = add_stream(name, config, resolved, backbones, console=console, stop=stop)
+            added = add_stream(name, config, resolved, backbones, console=console, stop=stop, held=lock)
             report.added_streams[name] = added.counts.stored_now
             report.tokens |= added.counts.tokens
             report.absent |= added.counts.absent
@@ -124,7 +132,7 @@ def _extract(
                 break
         else:
             rules = rules_of(config.out)
-            with open_writer(config, config.out, backbones, resolved, rules=rules) as writer:
+            with open_writer(config, config.out, backbones, resolved, rules=rules, held=lock) as writer:
                 writer.after_change = after_change
                 before = {video_id: writer.known().video_rows[video_id] for video_id in redo}
                 fill_cache(
@@ -161,11 +169,33 @@ def made_in(out: Path) -> dict[str, str]:
         return {name: str(info.fingerprint.get("precision", "")) for name, info in cache.streams.items()}
 
 
-def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
-    if not cache_exists(out):
+def _as_stored(config: ExtractConfig, resolved: ResolvedSources) -> ResolvedSources:
+    """The sources with the class names as the cache spells them, if there is one and it can be continued with them.
+
+    What is known without models is asked here, before they are loaded. Raises InputError, CacheError.
+    """
+    if not cache_exists(config.out):
         return resolved
-    with open_cache(out) as cache:
-        return resolved.spelt_as(cache.label_names)
+    with open_cache(config.out) as cache:
+        _require_same_share(cache, config)
+        resolved = resolved.spelt_as(cache.label_names)
+        names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
+        require_same_names(names, cache.label_names, where=config.out)
+        for choice in config.backbones.streams:
+            if (stored := cache.streams.get(name := choice.name)) is None:
+                continue
+            asked = choice.precision or config.backbones.precision
+            if asked != "auto" and kind_named(choice.kind).has_weights:
+                made = {key: stored.fingerprint.get(key) for key in ("stream", "precision")}
+                require_same({**made, "precision": asked}, made, where=str(config.out))
+            if name in (*config.optional, *config.required):
+                require_same_optional(name, name in config.optional, stored.optional, where=config.out)
+            if config.dtype != stored.dtype:
+                raise FingerprintMismatch(
+                    f"stream {name} is {config.dtype} in this run but {stored.dtype} in {config.out}: give --dtype "
+                    f"{stored.dtype}, or another --out"
+                )
+    return resolved
 
 
 def _heard_of_since(
@@ -264,7 +294,6 @@ def fill_cache(
     redo: Collection[str] = (),
 ) -> None:
     """Bring the cache up to date with the sources, extracting `redo` again; fills in `report`."""
-    _require_same_share(writer, config)
     known = writer.known()
     # other decoding rules may give another verdict, so a redo tries rejects again
     retry = config.retry_rejects or bool(config.redo)
@@ -289,11 +318,11 @@ def fill_cache(
     _describe_shard(writer, config, resolved, finished=not report.not_reached)
 
 
-def _require_same_share(writer: CacheWriter, config: ExtractConfig) -> None:
+def _require_same_share(cache: Cache, config: ExtractConfig) -> None:
     """Raise InputError where the cache holds another share of the source than this run is for."""
-    if not writer.known():
+    if not len(cache) and not len(cache.rejects):
         return
-    held, shard = writer.provenance.get(SHARD), config.shard
+    held, shard = cache.provenance.get(SHARD), config.shard
     mine = (shard.index, shard.of, shard.plan) if shard is not None else None
     theirs = (held["index"], held["of"], held["plan"]) if held else None
     if mine != theirs:

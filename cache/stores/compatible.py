@@ -77,6 +77,25 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
         )
 
 
+def require_same_names(here: tuple[str, str] | None, stored: tuple[str, str] | None, *, where: Path) -> None:
+    """Raise `CacheError` where the classes (negative, positive) of a run are others than those of the cache that it adds to."""
+    if stored and here and tuple(map(nfc, stored)) != tuple(map(nfc, here)):
+        raise CacheError(
+            f"{where} calls its classes (negative, positive) {stored}, this run {here}. "
+            "Give the same classes, or change the labels of the whole cache first."
+        )
+
+
+def require_same_optional(stream: str, here: bool, stored: bool, *, where: Path) -> None:
+    """Raise `CacheError` where a stream may be absent in a run but not in the cache that it adds to, or the other way round."""
+    if here != stored:
+        said, there = ("optional" if which else "required" for which in (here, stored))
+        flag = "--optional" if stored else "--require"
+        raise CacheError(
+            f"stream {stream} is {said} in this run but {there} in {where}: give {flag} {stream}"
+        )
+
+
 def require_distinct_ids(ids: Sequence[str], paths: Sequence[Path]) -> None:
     """Raise `CacheError` if an id occurs twice among the caches at `paths`."""
     if len(set(ids)) == len(ids):

@@ -13,18 +13,23 @@ import pytest
 import typer
 
 from cache.errors import (
+    CacheLocked,
     FingerprintMismatch,
     InputError,
     LabelError,
+    OnepassError,
     RejectLimitExceeded,
     SourceError,
     StorageFull,
+    WeightsError,
 )
 from cache.reader import open_cache
 from cache.writer import CacheWriter
+from pipeline.backbones.load import BackboneConfig
 from pipeline.cli.extract import conclude
 from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, stop_on_signal
+from pipeline.sources.shards import Shard
 from pipeline.verify import compare_video
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, restamped, run
@@ -229,6 +234,46 @@ def test_other_weights_and_other_types_are_refused(src: Path, out: Path, tiny: d
     with pytest.raises(FingerprintMismatch, match="slowfast"):
         run(src, out, streams=("clip",))
     assert contents(out) == before
+
+
+def test_what_is_known_at_once_is_refused_before_models_are_loaded(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(src, out)
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("models were loaded")
+
+    monkeypatch.setattr("pipeline.run.load_backbones", load)
+    with (
+        CacheWriter.reopen(out),
+        pytest.raises(CacheLocked, match=f"being written by process {os.getpid()} "),
+    ):
+        run(src, out)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"dtype": "float32"}, "float32 in this run but float16 in .*: give --dtype float16"),
+        ({"optional": ("clip",)}, "optional in this run but required in .*: give --require clip"),
+        ({"shard": Shard(1, 2)}, "holds a source that was not divided"),
+        ({"positive": "NonFight"}, "calls its classes"),
+        ({"backbones": BackboneConfig.of(precision="bf16")}, "precision: bf16 here, fp32 there"),
+    ]
+    for changes, words in refused:
+        with pytest.raises(OnepassError, match=words):
+            run(src, out, **changes)
+
+
+def test_a_new_cache_that_is_refused_leaves_nothing(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        with pytest.raises(CacheLocked):  # a second run is refused at once
+            run(src, tmp_path / "new/c.zarr")
+        raise WeightsError("none to be had")
+
+    monkeypatch.setattr("pipeline.run.load_backbones", load)
+    with pytest.raises(WeightsError):
+        run(src, tmp_path / "new/c.zarr")
+    assert not (tmp_path / "new").exists()
 
 
 def test_features_that_cannot_be_stored_are_rejects(

@@ -98,10 +98,10 @@ def _try_folder(folder: Path) -> None:
             raise InputError(f"{place} is a file, not a folder; give another path")
         descriptor, name = tempfile.mkstemp(prefix=".onepass-try-", dir=place)
         try:
-            with open(descriptor, "wb") as file:  # a full disk takes empty files
-                file.write(bytes(BLOCK_BYTES))
+            os.write(descriptor, bytes(BLOCK_BYTES))  # a full disk takes empty files
         finally:
             Path(name).unlink()
+            os.close(descriptor)
         return
 
 

@@ -60,7 +60,9 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
     where = f"{other.path} (here is {first.path})"
     for name, spec in first.streams.items():
         found = other.streams[name]
-        require_same(spec.fingerprint, found.fingerprint, where=where, ignore_libraries=ignore_libraries)
+        require_same(
+            spec.fingerprint, found.fingerprint, where=where, ignore_libraries=ignore_libraries, of="cache"
+        )
         if (spec.dim, spec.dtype) != (found.dim, found.dtype):
             raise FingerprintMismatch(
                 f"stream {name} is {spec.dtype} [{spec.dim}] in {first.path} "

@@ -24,7 +24,7 @@ from cache.schema import Reject, StreamSpec, VideoLabel
 from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone
-from pipeline.config import ExtractConfig, make_flow, open_writer
+from pipeline.config import TRIED, ExtractConfig, make_flow, open_writer
 from pipeline.counts import FlowCounts
 from pipeline.sources.inventory import Input
 from pipeline.sources.labelled import ResolvedSources
@@ -156,6 +156,8 @@ def add_stream(
             main, sidecar, stored.keys() & {i for i, e in ended.items() if e.state == "rejected"}
         )
         main.attach_stream(sidecar)
+        if tried := config.left_to_auto({name: backbones[name]}):
+            main.describe({TRIED: sorted({*main.provenance.get(TRIED, ()), *tried})})
     remove_sidecar(config.out, name)
     return AddedStream(counts, lacking, attached=True)
 

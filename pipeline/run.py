@@ -32,6 +32,7 @@ from pipeline.backbones.base import Backbone
 from pipeline.backbones.kind import kind_named
 from pipeline.backbones.load import load_backbones
 from pipeline.config import (
+    TRIED,
     ExtractConfig,
     full_fingerprint,
     labelled_sources,
@@ -50,6 +51,9 @@ from pipeline.sources.labelled import ResolvedSources
 from pipeline.sources.read_transcripts import changed_since, note_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
+
+MEASURED_IN_BF16 = ("ViT-B-32", "slowfast_r50")
+"""Networks that were measured far within the parity bound in bf16 (docs/sampling.md): those of the caches of version 0.1.0."""
 
 
 def extract(
@@ -386,9 +390,27 @@ def describe(
             highlight=False,
             markup=False,
         )
-    report.note = " ".join(filter(None, (backbone.note for backbone in backbones.values())))
+    notes = [*(backbone.note for backbone in backbones.values()), _untried(config, backbones)]
+    report.note = " ".join(filter(None, notes))
     if report.note:
         console.print(f"note: {report.note}", highlight=False, markup=False)
+
+
+def _untried(config: ExtractConfig, backbones: Mapping[str, Backbone]) -> str:
+    """Which streams go on in less than float32 though neither a trial nor a measurement says that they may."""
+    if not cache_exists(config.out):
+        return ""
+    with open_cache(config.out) as cache:
+        names = [n for n in config.left_to_auto(backbones) if n in cache.streams]
+        names = [n for n in names if n not in cache.provenance.get(TRIED, ())]
+    names = [n for n in names if backbones[n].fingerprint()["model"] not in MEASURED_IN_BF16]
+    if not names:
+        return ""
+    made = backbones[names[0]].fingerprint()["precision"]
+    return (
+        f"{', '.join(names)}: begun in {made} without a trial of whether that keeps the parity bound, and continued so: onepass "
+        f"verify tells whether it does, and --precision {made} says that it is meant."
+    )
 
 
 def _precisions(prints: Mapping[str, Mapping[str, object]]) -> str:

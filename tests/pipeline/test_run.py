@@ -262,6 +262,26 @@ def test_what_is_known_at_once_is_refused_before_models_are_loaded(
             run(src, out, **changes)
 
 
+def test_less_than_float32_without_a_trial_is_said_where_it_is_continued(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What auto came to in a new cache was tried (`backbones/load.py`); what somebody named, or an earlier version, was not."""
+    plain = TinyBackbone.fingerprint
+    monkeypatch.setattr(TinyBackbone, "fingerprint", lambda self: plain(self) | {"precision": "bf16"})
+    named = BackboneConfig.of(streams=("clip",), weights="random", precision="bf16")
+    assert not run(src, out, streams=("clip",)).note
+    assert not run(src, out).note and not run(src, out).note  # slowfast was added, and tried
+    with open_cache(out) as cache:
+        assert cache.provenance["tried"] == ["clip", "slowfast"]
+    other = out.with_name(f"other{out.suffix}")
+    assert not run(src, other, backbones=named).note
+    assert not run(src, other, backbones=named).note
+    note = run(src, other, streams=("clip",)).note
+    assert note.startswith("clip: begun in bf16 without a trial") and "--precision bf16 says that" in note
+    monkeypatch.setattr("pipeline.run.MEASURED_IN_BF16", ("tiny-8",))
+    assert not run(src, other, streams=("clip",)).note
+
+
 def test_a_new_cache_that_is_refused_leaves_nothing(
     src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

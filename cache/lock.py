@@ -24,7 +24,7 @@ class CacheLock:
 
     def __init__(self, cache: Path) -> None:
         """Take the lock. Raises `CacheLocked`, naming process, host, start time and command of the holder."""
-        note = cache.with_name(cache.name + ".lock.json")
+        note = note_path(cache)
         self._lock = FileLock(lock_path(cache), thread_local=False)
         with files.storage_errors(cache):
             try:
@@ -106,3 +106,8 @@ def _is_cache(path: Path) -> bool:
 def lock_path(cache: Path) -> Path:
     """The file that is locked."""
     return cache.with_name(cache.name + ".lock")
+
+
+def note_path(cache: Path) -> Path:
+    """The file that says who holds the lock."""
+    return cache.with_name(cache.name + ".lock.json")

@@ -17,7 +17,7 @@ from rich.console import Console
 from cache.errors import FingerprintMismatch, InputError
 from cache.fingerprint import require_same, weights_name
 from cache.kept_text import kept_text_path, read_words
-from cache.lock import CacheLock, locked
+from cache.lock import CacheLock, lock_path, locked, note_path
 from cache.merge import SHARD, shard_provenance
 from cache.objects.address import remote_url
 from cache.objects.mirror import Mirror
@@ -93,6 +93,7 @@ def _extract(
     began = time.perf_counter()
     plans = None if backbones is None else [backbone.plan for backbone in backbones.values()]
     tree = discover(config.src, sound=config.takes_sound_files(plans))
+    tree = tree.without(*(path(config.out.resolve()) for path in (lock_path, note_path)))
     resolved = labelled_sources(config, tree, console)
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
     if config.shard is not None:

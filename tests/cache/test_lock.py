@@ -53,7 +53,7 @@ def test_two_writers_in_one_process_exclude_each_other(store: Path) -> None:
 FORK = """
 import os, sys, time
 from pathlib import Path
-from cache.lock import CacheLock, LentLock, lock_path, locked
+from cache.lock import CacheLock
 lock = CacheLock(Path(sys.argv[1]))
 child = os.fork()
 if child == 0:

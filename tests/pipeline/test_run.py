@@ -262,6 +262,15 @@ def test_what_is_known_at_once_is_refused_before_models_are_loaded(
             run(src, out, **changes)
 
 
+def test_the_lock_of_a_cache_inside_its_source_is_no_skipped_file(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", seconds=0.5)
+    (tmp_path / "b.zarr.lock").write_text("")
+    for _ in range(2):
+        skipped = run(tmp_path, tmp_path / "cache/c.zarr").skipped
+        assert ("b.zarr.lock", "not a video or image") in skipped
+        assert {name for name, _ in skipped} <= {"b.zarr.lock", "cache/c.zarr"}
+
+
 def test_less_than_float32_without_a_trial_is_said_where_it_is_continued(
     src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

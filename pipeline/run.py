@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -108,12 +109,16 @@ def _extract(
         missing = missing_streams(config.out, config.backbones.names)
         resolved = _as_stored(config, resolved)
         redo = _to_redo(config, resolved, missing, console)
+        if plans is None and (config.transcripts is not None or config.keep_text):
+            plans = [settled.plan for settled in config.backbones.settled()]
+        join_words = partial(with_words, config, resolved, [source.id for source in tree.videos])
+        if plans is not None:
+            resolved = join_words(plans, console)
         if backbones is None:
             backbones = load_backbones(config.backbones, made=made_in(config.out))
         describe(backbones, config, report, console)
-        all_ids = [source.id for source in tree.videos]
-        plans = [backbone.plan for backbone in backbones.values()]
-        resolved = with_words(config, resolved, all_ids, plans, console)
+        if plans is None:
+            resolved = join_words([backbone.plan for backbone in backbones.values()], console)
         report.note_transcripts(tree.root, resolved.sources)
         report.setup_seconds = time.perf_counter() - began
         redo = (*redo, *_heard_of_since(config, resolved, redo, console))

@@ -256,6 +256,8 @@ def test_what_is_known_at_once_is_refused_before_models_are_loaded(
         ({"shard": Shard(1, 2)}, "holds a source that was not divided"),
         ({"positive": "NonFight"}, "calls its classes"),
         ({"backbones": BackboneConfig.of(precision="bf16")}, "precision: bf16 here, fp32 there"),
+        ({"transcripts": src}, "--transcripts: no stream of this run reads words"),
+        ({"keep_text": True}, "--keep-text: no stream of this run reads words"),
     ]
     for changes, words in refused:
         with pytest.raises(OnepassError, match=words):

@@ -86,8 +86,9 @@ def locked(cache: Path) -> Iterator[CacheLock]:
         try:
             yield lock
         finally:
-            if not lock.lease.lost and not _is_cache(cache):
-                lock_path(cache).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if not lock.lease.lost and not _is_cache(cache):
+                    lock_path(cache).unlink(missing_ok=True)
             lock.release()
     finally:
         for folder in new_folders:  # the innermost first

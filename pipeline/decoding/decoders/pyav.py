@@ -101,10 +101,9 @@ class PyAVFrames:
             )
         if self.n_frames > 1 and (raw or timeline.n_untimed == self.n_frames):
             self._note_rate(held[1])
-        kind = self.container.format.name.removesuffix(
-            "_pipe"
-        )  # of FFmpeg's demuxers, those of pictures have it
-        picture = kind != self.container.format.name or kind in ("gif", "apng")
+        demuxer = self.container.format.name
+        kind = demuxer.removesuffix("_pipe")  # those of pictures end so
+        picture = kind != demuxer or kind in ("gif", "apng")
         if picture and self.n_frames == 1 and named_as_video(self._path):
             self.notes.append(
                 f"a single picture ({kind}) in a file that is named as a video ({self._path.suffix})"

@@ -76,7 +76,12 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(help="Videos, folders, manifests, or existing caches.")],
     head: Annotated[Path, typer.Option(help="Folder of a trained head.")],
     out: Annotated[Path, typer.Option(help="Scores to write: .csv or .jsonl.")] = Path("scores.csv"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, several (cuda:0,cuda:1) or all; precision and runtime are those of the head's features."
+        ),
+    ] = "auto",
     workers: Annotated[int, typer.Option(help="Decode processes; 0: one a core.")] = 0,
     decoder: Annotated[str, typer.Option(help="pyav, decord or opencv.")] = "pyav",
     weights_file: Annotated[

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from cache.errors import FingerprintMismatch
 
@@ -70,9 +70,17 @@ def differences(a: Fingerprint, b: Fingerprint, *, ignore_libraries: bool = Fals
 
 
 def require_same(
-    expected: Fingerprint, found: Fingerprint, *, where: str, ignore_libraries: bool = False
+    expected: Fingerprint,
+    found: Fingerprint,
+    *,
+    where: str,
+    ignore_libraries: bool = False,
+    of: Literal["run", "cache", "head"] = "run",
 ) -> None:
-    """Raise `FingerprintMismatch` unless `expected` (here) and `found` (in `where`, there) agree."""
+    """Raise `FingerprintMismatch` unless `expected` (here) and `found` (in `where`, there) agree.
+
+    of: what `expected` is of, which decides the remedy: a run can have other settings, a cache and a head are what they are.
+    """
     fields = differences(expected, found, ignore_libraries=ignore_libraries)
     if not fields:
         return
@@ -93,10 +101,18 @@ def require_same(
         )
     else:
         alone = [field.split(":")[0] for field in fields] == ["precision"] and "precision" in found
-        how = f" (extract --precision {found['precision']} makes what is there)" if alone else ""
-        remedy = (
-            f"Features made in different ways are never mixed: use the same settings{how}, or another cache."
+        mine, theirs = (f"extract --precision {one.get('precision')}" for one in (expected, found))
+        run, cache, head = (
+            (f" ({theirs} makes what is there)", f" ({mine}, or {theirs})", f" ({mine})")
+            if alone
+            else ("", "", "")
         )
+        todo = {
+            "run": f"use the same settings{run}, or another cache",
+            "cache": f"extract one of them again, into a new cache, with the settings of the other{cache}",
+            "head": f"extract it again, into a new cache, with the head's settings{head}, or train a head on it",
+        }
+        remedy = f"Features made in different ways are never mixed: {todo[of]}."
     raise FingerprintMismatch(f"stream {stream} differs from {where}: {'; '.join(fields)}. {remedy}")
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from cache.errors import CacheError, CacheLocked
 from cache.lease import Lease, holder
 from cache.stores import files
+from cache.stores.open import open_store
 
 
 class CacheLock:
@@ -23,7 +24,7 @@ class CacheLock:
 
     def __init__(self, cache: Path) -> None:
         """Take the lock. Raises `CacheLocked`, naming process, host, start time and command of the holder."""
-        note = cache.with_name(cache.name + ".lock.json")
+        note = note_path(cache)
         self._lock = FileLock(lock_path(cache), thread_local=False)
         with files.storage_errors(cache):
             try:
@@ -60,6 +61,54 @@ class CacheLock:
                 self._lock.release()
 
 
+class LentLock(CacheLock):
+    """A lock for writers that come and go while another holds it: they do not let go of it."""
+
+    def __init__(self, held: CacheLock) -> None:
+        self._lock, self.lease, self.fence = held._lock, held.lease, held.fence
+
+    def release(self) -> None:
+        """Held on."""
+
+
+@contextlib.contextmanager
+def locked(cache: Path) -> Iterator[CacheLock]:
+    """The lock of a cache that may come to be: where none came, its file and the folders that were made for it go again.
+
+    Raises `CacheLocked`, and CacheError where the folder cannot be made.
+    """
+    cache = cache.resolve()
+    new_folders = [folder for folder in cache.parents if not folder.exists()]
+    try:
+        with files.storage_errors(cache):
+            files.make_directory(cache.parent)
+        lock = CacheLock(cache)
+        try:
+            yield lock
+        finally:
+            with contextlib.suppress(OSError):
+                if not lock.lease.lost and not _is_cache(cache):
+                    lock_path(cache).unlink(missing_ok=True)
+            lock.release()
+    finally:
+        for folder in new_folders:  # the innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _is_cache(path: Path) -> bool:
+    try:
+        open_store(path).close()
+    except CacheError:
+        return False
+    return True
+
+
 def lock_path(cache: Path) -> Path:
     """The file that is locked."""
     return cache.with_name(cache.name + ".lock")
+
+
+def note_path(cache: Path) -> Path:
+    """The file that says who holds the lock."""
+    return cache.with_name(cache.name + ".lock.json")

@@ -26,8 +26,7 @@ from cache.batch import append_tokens, cast_tokens, copy_stream, require_sidecar
 from cache.errors import CacheError, CacheLocked, CacheNotFound, FingerprintMismatch, OnepassError
 from cache.fingerprint import require_same
 from cache.known import KnownInputs
-from cache.labels.names import nfc
-from cache.lock import CacheLock
+from cache.lock import CacheLock, LentLock
 from cache.objects.address import require_local
 from cache.reader import open_cache
 from cache.schema import (
@@ -40,7 +39,7 @@ from cache.schema import (
     VideoLabel,
 )
 from cache.stores import files, relabel
-from cache.stores.compatible import require_equal_rows
+from cache.stores.compatible import require_equal_rows, require_same_names, require_same_optional
 from cache.stores.layout import CacheAttributes, StoreReader
 from cache.stores.open import cache_format, open_store, require_same_origin, staging_path
 from cache.stores.zarr_append import ZarrAppender
@@ -75,11 +74,12 @@ class CacheWriter:
         label_names: tuple[str, str] | None,
         provenance: Mapping[str, Any],
         ignore_libraries: bool = False,
+        held: CacheLock | None = None,
     ) -> CacheWriter:
         """Create the cache, or continue it after undoing what a killed writer left uncommitted.
 
         label_names: (negative, positive); None keeps those stored. An existing cache keeps its dataset name
-        and provenance, which describe its creation.
+        and provenance, which describe its creation. held: the cache's lock, where the caller has it and keeps it.
 
         Raises `CacheLocked`, `FingerprintMismatch` (naming the fields), `CacheError` (not a cache, other
         streams or label names), `CacheCorrupt`, or `StorageFull`.
@@ -87,7 +87,7 @@ class CacheWriter:
         if not streams or len({spec.name for spec in streams}) != len(streams):
             raise ValueError("a cache needs at least one stream, and stream names that differ")
         attributes = CacheAttributes(dataset, label_names, dict(provenance))
-        writer = cls._open(Path(path), streams, attributes)
+        writer = cls._open(Path(path), streams, attributes, held)
         try:
             writer._require_same_streams(streams, ignore_libraries)
             writer._adopt_label_names(label_names)
@@ -97,13 +97,17 @@ class CacheWriter:
         return writer
 
     @classmethod
-    def reopen(cls, path: str | Path) -> CacheWriter:
-        """Open an existing cache with its own streams, to relabel it, attach to it or publish it."""
-        return cls._open(Path(path), None, None)
+    def reopen(cls, path: str | Path, *, held: CacheLock | None = None) -> CacheWriter:
+        """Open an existing cache with its own streams, to relabel it, attach to it or publish it. held: as of `open`."""
+        return cls._open(Path(path), None, None, held)
 
     @classmethod
     def _open(
-        cls, path: Path, streams: Sequence[StreamSpec] | None, attributes: CacheAttributes | None
+        cls,
+        path: Path,
+        streams: Sequence[StreamSpec] | None,
+        attributes: CacheAttributes | None,
+        held: CacheLock | None,
     ) -> CacheWriter:
         require_local(path)
         path = path.resolve()
@@ -112,7 +116,7 @@ class CacheWriter:
             open_store(path).close()  # raises before a lock file is made beside something that is no cache
         with files.storage_errors(path):
             files.make_directory(path.parent)
-        lock = CacheLock(path)
+        lock = CacheLock(path) if held is None else LentLock(held)
         try:
             with lock.held(), files.storage_errors(path):
                 copying.clean_leftovers(path)
@@ -399,13 +403,7 @@ class CacheWriter:
             )
         for name, stored in self._streams.items():
             spec = given[name]
-            if spec.optional != stored.optional:
-                here, there = ("optional" if which.optional else "required" for which in (spec, stored))
-                raise CacheError(
-                    f"stream {name} is {here} in this run but {there} in {self.path}: give --{there} {name}"
-                    if stored.optional
-                    else f"stream {name} is {here} in this run but {there} in {self.path}: give --require {name}"
-                )
+            require_same_optional(name, spec.optional, stored.optional, where=self.path)
             require_same(
                 spec.fingerprint, stored.fingerprint, where=str(self.path), ignore_libraries=ignore_libraries
             )
@@ -416,12 +414,7 @@ class CacheWriter:
                 )
 
     def _adopt_label_names(self, label_names: tuple[str, str] | None) -> None:
-        stored = self.label_names
-        if stored and label_names and tuple(map(nfc, stored)) != tuple(map(nfc, label_names)):
-            raise CacheError(
-                f"{self.path} calls its classes (negative, positive) {stored}, this run {label_names}. "
-                "Give the same classes, or change the labels of the whole cache first."
-            )
+        require_same_names(label_names, self.label_names, where=self.path)
         self._given_label_names = label_names
 
     def _label_changes(self, labels: Mapping[int, VideoLabel]) -> dict[str, dict[int, Any]]:

@@ -18,12 +18,13 @@ from rich.console import Console
 
 from cache.errors import FingerprintMismatch, InputError
 from cache.fingerprint import is_imported, require_same
+from cache.lock import CacheLock
 from cache.reader import open_cache
 from cache.schema import Reject, StreamSpec, VideoLabel
 from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone
-from pipeline.config import ExtractConfig, make_flow, open_writer
+from pipeline.config import TRIED, ExtractConfig, make_flow, open_writer
 from pipeline.counts import FlowCounts
 from pipeline.sources.inventory import Input
 from pipeline.sources.labelled import ResolvedSources
@@ -98,13 +99,16 @@ def add_stream(
     *,
     console: Console,
     stop: threading.Event,
+    held: CacheLock,
 ) -> AddedStream:
     """Compute stream `name` for every stored video and attach it; after an interruption the same command goes on.
+
+    held: the lock of the cache.
 
     Where passing trouble kept a stored video from being read, or its folder from being listed, the stream is not attached.
     Raises InputError where stored videos are not in the source or have no digest, and FingerprintMismatch where a file changed.
     """
-    with CacheWriter.reopen(config.out) as main:
+    with CacheWriter.reopen(config.out, held=held) as main:
         stored = {video_id: entry for video_id, entry in main.known().items() if entry.state == "stored"}
         by_id = {source.id: source for source in resolved.sources}
         hidden = {
@@ -152,6 +156,8 @@ def add_stream(
             main, sidecar, stored.keys() & {i for i, e in ended.items() if e.state == "rejected"}
         )
         main.attach_stream(sidecar)
+        if tried := config.left_to_auto({name: backbones[name]}):
+            main.describe({TRIED: sorted({*main.provenance.get(TRIED, ()), *tried})})
     remove_sidecar(config.out, name)
     return AddedStream(counts, lacking, attached=True)
 

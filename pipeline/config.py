@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cache.errors import InputError
+from cache.lock import CacheLock
 from cache.objects.address import remote_url
 from cache.objects.store import as_location, base_name
 from cache.schema import StreamSpec, TokenDtype
@@ -31,6 +32,10 @@ from pipeline.sources.tree import SourceTree
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""
+
+
+TRIED = "tried"
+"""Key of a cache's provenance: streams in less than float32 of which a trial showed that they keep the parity bound in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,14 @@ class ExtractConfig:
         own = {choice.name for choice in self.backbones.streams if kind_named(choice.kind).optional}
         own |= {name for name, backbone in backbones.items() if backbone.plan.sound or backbone.plan.words}
         return tuple(sorted((own | set(self.optional)) - set(self.required)))
+
+    def left_to_auto(self, backbones: Mapping[str, Backbone]) -> list[str]:
+        """Streams that run in less than float32 without that anybody named it: in a new cache, after a trial."""
+        named = {
+            c.name for c in self.backbones.streams if (c.precision or self.backbones.precision) != "auto"
+        }
+        less = {name for name, backbone in backbones.items() if backbone.fingerprint()["precision"] != "fp32"}
+        return sorted(less - named)
 
     def takes_sound_files(self, plans: Sequence[StreamPlan] | None = None) -> bool:
         """Whether a file without pictures can be stored: a stream hears, and none that sees is required.
@@ -140,8 +153,12 @@ def open_writer(
     resolved: ResolvedSources,
     *,
     rules: int = DECODING_RULES,
+    held: CacheLock | None = None,
 ) -> CacheWriter:
-    """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by."""
+    """The single writer of the cache at `path`. rules: the decoding rules that an existing cache was made by.
+
+    held: its lock, where the caller has it.
+    """
     devices = config.backbones.torch_devices()
     several = {"devices": [str(device) for device in devices]} if len(devices) > 1 else {}
     names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
@@ -160,8 +177,10 @@ def open_writer(
             "recipe": recipe_of(config.backbones.streams),
             "batches": {name: backbone.batching.batch_size for name, backbone in backbones.items()},
             "libraries": device_libraries(devices[0]),
+            **({TRIED: tried} if (tried := config.left_to_auto(backbones)) else {}),
         },
         ignore_libraries=config.ignore_libraries,
+        held=held,
     )
 
 

@@ -15,21 +15,25 @@ from types import FrameType
 
 from rich.console import Console
 
-from cache.errors import InputError
-from cache.fingerprint import weights_name
+from cache.errors import FingerprintMismatch, InputError
+from cache.fingerprint import require_same, weights_name
 from cache.kept_text import kept_text_path, read_words
+from cache.lock import CacheLock, lock_path, locked, note_path
 from cache.merge import SHARD, shard_provenance
 from cache.objects.address import remote_url
 from cache.objects.mirror import Mirror
 from cache.process.interrupts import handling
-from cache.reader import open_cache
+from cache.reader import Cache, open_cache
 from cache.schema import UNKNOWN_LABEL
+from cache.stores.compatible import require_same_names, require_same_optional
 from cache.stores.open import cache_exists
 from cache.writer import CacheWriter
 from pipeline.add_stream import add_stream, missing_streams, remove_sidecar, require_same_streams
 from pipeline.backbones.base import Backbone
+from pipeline.backbones.kind import kind_named
 from pipeline.backbones.load import load_backbones
 from pipeline.config import (
+    TRIED,
     ExtractConfig,
     full_fingerprint,
     labelled_sources,
@@ -49,6 +53,9 @@ from pipeline.sources.read_transcripts import changed_since, note_transcripts
 from pipeline.sources.tree import discover
 from pipeline.sources.twins import firsts_and_twins, stored_contents
 
+MEASURED_IN_BF16 = ("ViT-B-32", "slowfast_r50")
+"""Networks that were measured far within the parity bound in bf16 (docs/sampling.md): those of the caches of version 0.1.0."""
+
 
 def extract(
     config: ExtractConfig, *, console: Console, backbones: Mapping[str, Backbone] | None = None
@@ -60,20 +67,25 @@ def extract(
     """
     url = remote_url(config.out)
     if url is None:
-        return _extract(config, console=console, backbones=backbones)
+        with locked(config.out) as lock:
+            return _extract(config, lock, console=console, backbones=backbones)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
 
     with Mirror.open(url, say=say, every_seconds=config.publish_seconds) as mirror:
         local = replace(config, out=mirror.path)
-        report = _extract(local, console=console, backbones=backbones, after_change=mirror.publish_if_due)
+        with locked(local.out) as lock:
+            report = _extract(
+                local, lock, console=console, backbones=backbones, after_change=mirror.publish_if_due
+            )
     report.out = mirror.bucket.url
     return report
 
 
 def _extract(
     config: ExtractConfig,
+    lock: CacheLock,
     *,
     console: Console,
     backbones: Mapping[str, Backbone] | None,
@@ -82,6 +94,7 @@ def _extract(
     began = time.perf_counter()
     plans = None if backbones is None else [backbone.plan for backbone in backbones.values()]
     tree = discover(config.src, sound=config.takes_sound_files(plans))
+    tree = tree.without(*(path(config.out.resolve()) for path in (lock_path, note_path)))
     resolved = labelled_sources(config, tree, console)
     report = ExtractReport(src=str(config.src), out=str(config.out), layout=tree.layout)
     if config.shard is not None:
@@ -94,15 +107,19 @@ def _extract(
         if not config.redo:
             require_present_rules(config.out)
         missing = missing_streams(config.out, config.backbones.names)
-        resolved = _spelt_as_stored(resolved, config.out)
+        resolved = _as_stored(config, resolved)
         redo = _to_redo(config, resolved, missing, console)
+        if plans is None and (config.transcripts is not None or config.keep_text):
+            plans = [settled.plan for settled in config.backbones.settled()]
+        join_words = partial(with_words, config, resolved, [source.id for source in tree.videos])
+        if plans is not None:
+            resolved = join_words(plans, console)
         if backbones is None:
             say = partial(console.print, highlight=False, markup=False)
             backbones = load_backbones(config.backbones, made=made_in(config.out), say=say)
         describe(backbones, config, report, console)
-        all_ids = [source.id for source in tree.videos]
-        plans = [backbone.plan for backbone in backbones.values()]
-        resolved = with_words(config, resolved, all_ids, plans, console)
+        if plans is None:
+            resolved = join_words([backbone.plan for backbone in backbones.values()], console)
         report.note_transcripts(tree.root, resolved.sources)
         report.setup_seconds = time.perf_counter() - began
         redo = (*redo, *_heard_of_since(config, resolved, redo, console))
@@ -115,7 +132,7 @@ def _extract(
         if any(backbones[name].plan.words for name in missing):
             note_transcripts(config.out, resolved.sources)
         for name in missing:
-            added = add_stream(name, config, resolved, backbones, console=console, stop=stop)
+            added = add_stream(name, config, resolved, backbones, console=console, stop=stop, held=lock)
             report.added_streams[name] = added.counts.stored_now
             report.tokens |= added.counts.tokens
             report.absent |= added.counts.absent
@@ -126,7 +143,7 @@ def _extract(
                 break
         else:
             rules = rules_of(config.out)
-            with open_writer(config, config.out, backbones, resolved, rules=rules) as writer:
+            with open_writer(config, config.out, backbones, resolved, rules=rules, held=lock) as writer:
                 writer.after_change = after_change
                 before = {video_id: writer.known().video_rows[video_id] for video_id in redo}
                 fill_cache(
@@ -163,11 +180,33 @@ def made_in(out: Path) -> dict[str, str]:
         return {name: str(info.fingerprint.get("precision", "")) for name, info in cache.streams.items()}
 
 
-def _spelt_as_stored(resolved: ResolvedSources, out: Path) -> ResolvedSources:
-    if not cache_exists(out):
+def _as_stored(config: ExtractConfig, resolved: ResolvedSources) -> ResolvedSources:
+    """The sources with the class names as the cache spells them, if there is one and it can be continued with them.
+
+    What is known without models is asked here, before they are loaded. Raises InputError, CacheError.
+    """
+    if not cache_exists(config.out):
         return resolved
-    with open_cache(out) as cache:
-        return resolved.spelt_as(cache.label_names)
+    with open_cache(config.out) as cache:
+        _require_same_share(cache, config)
+        resolved = resolved.spelt_as(cache.label_names)
+        names = (resolved.names.negative, resolved.names.positive) if resolved.names else None
+        require_same_names(names, cache.label_names, where=config.out)
+        for choice in config.backbones.streams:
+            if (stored := cache.streams.get(name := choice.name)) is None:
+                continue
+            asked = choice.precision or config.backbones.precision
+            if asked != "auto" and kind_named(choice.kind).has_weights:
+                made = {key: stored.fingerprint.get(key) for key in ("stream", "precision")}
+                require_same({**made, "precision": asked}, made, where=str(config.out))
+            if name in (*config.optional, *config.required):
+                require_same_optional(name, name in config.optional, stored.optional, where=config.out)
+            if config.dtype != stored.dtype:
+                raise FingerprintMismatch(
+                    f"stream {name} is {config.dtype} in this run but {stored.dtype} in {config.out}: give --dtype "
+                    f"{stored.dtype}, or another --out"
+                )
+    return resolved
 
 
 def _heard_of_since(
@@ -266,7 +305,6 @@ def fill_cache(
     redo: Collection[str] = (),
 ) -> None:
     """Bring the cache up to date with the sources, extracting `redo` again; fills in `report`."""
-    _require_same_share(writer, config)
     known = writer.known()
     # other decoding rules may give another verdict, so a redo tries rejects again
     retry = config.retry_rejects or bool(config.redo)
@@ -291,11 +329,11 @@ def fill_cache(
     _describe_shard(writer, config, resolved, finished=not report.not_reached)
 
 
-def _require_same_share(writer: CacheWriter, config: ExtractConfig) -> None:
+def _require_same_share(cache: Cache, config: ExtractConfig) -> None:
     """Raise InputError where the cache holds another share of the source than this run is for."""
-    if not writer.known():
+    if not len(cache) and not len(cache.rejects):
         return
-    held, shard = writer.provenance.get(SHARD), config.shard
+    held, shard = cache.provenance.get(SHARD), config.shard
     mine = (shard.index, shard.of, shard.plan) if shard is not None else None
     theirs = (held["index"], held["of"], held["plan"]) if held else None
     if mine != theirs:
@@ -359,9 +397,27 @@ def describe(
             highlight=False,
             markup=False,
         )
-    report.note = " ".join(filter(None, (backbone.note for backbone in backbones.values())))
+    notes = [*(backbone.note for backbone in backbones.values()), _untried(config, backbones)]
+    report.note = " ".join(filter(None, notes))
     if report.note:
         console.print(f"note: {report.note}", highlight=False, markup=False)
+
+
+def _untried(config: ExtractConfig, backbones: Mapping[str, Backbone]) -> str:
+    """Which streams go on in less than float32 though neither a trial nor a measurement says that they may."""
+    if not cache_exists(config.out):
+        return ""
+    with open_cache(config.out) as cache:
+        names = [n for n in config.left_to_auto(backbones) if n in cache.streams]
+        names = [n for n in names if n not in cache.provenance.get(TRIED, ())]
+    names = [n for n in names if backbones[n].fingerprint()["model"] not in MEASURED_IN_BF16]
+    if not names:
+        return ""
+    made = backbones[names[0]].fingerprint()["precision"]
+    return (
+        f"{', '.join(names)}: begun in {made} without a trial of whether that keeps the parity bound, and continued so: onepass "
+        f"verify tells whether it does, and --precision {made} says that it is meant."
+    )
 
 
 def _precisions(prints: Mapping[str, Mapping[str, object]]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from onepass import predict
+from pipeline.backbones.choice import PRECISIONS, RUNTIMES
+from pipeline.cli.extract import DECODERS, extract_command
 from tests.test_cli_extract import MODEL, call
 from tests.test_cli_extract import src as src
 
@@ -73,6 +78,24 @@ def test_what_a_user_can_mend_is_one_line_and_a_code(
     assert err.startswith("error: ") and err.count("\n") == 1, err
     assert any(part in err for part in words.split("|")), err
     assert not (tmp_path / "c.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("precision", PRECISIONS),
+        ("runtime", RUNTIMES),
+        ("decoder", DECODERS),
+        ("gpu_engine", ("graph", "eager", "compile")),
+        ("device", ("auto", "cpu", "cuda", "all")),
+    ],
+)
+def test_help_names_every_value(name: str, values: tuple[str, ...]) -> None:
+    for command in (extract_command, predict):
+        hint = get_type_hints(command, include_extras=True).get(name)
+        if hint is not None:
+            told = re.findall(r"[\w-]+", hint.__metadata__[0].help)
+            assert not {*values} - {*told}, (command.__name__, told)
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], [], ["--src", "x", "--workers", "two"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from pipeline.counts import FlowCounts
 from pipeline.sources.shards import Shard, parse_shard
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+from tests.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -62,6 +64,24 @@ def test_shards_merged_are_one_run(
     assert contents(tmp_path / "all.zarr") == contents(tmp_path / "whole.zarr")
     again = run(src, tmp_path / "all.zarr")  # the merged cache is continued like any other
     assert (again.stored_now, again.stored_before) == (0, len(GOOD))
+
+
+def test_a_merged_cache_goes_on_as_the_whole_one_does(src: Path, tmp_path: Path) -> None:
+    """By id: the order of rows is that in which videos ended, and differs."""
+    data, whole, merged = (tmp_path / name for name in ("data", "whole.zarr", "all.h5"))
+    shutil.copytree(src, data)
+    run(data, whole)
+    parts = [tmp_path / f"{index}.zarr" for index in (1, 2)]
+    for index, part in enumerate(parts, start=1):
+        run(data, part, shard=Shard(index, 2))
+    merge(parts, merged)
+    write_video(data / "train/Fight/a_2.mp4", seconds=0.5, seed=77)
+    write_video(data / GOOD[0], seconds=0.9, seed=78)
+    (data / GOOD[1]).write_bytes(b"no video any more")
+    for out in (whole, merged):
+        report = run(data, out)
+        assert (report.stored_now, report.replaced, report.rejected_now) == (2, 1, 1)
+    assert contents(merged) == contents(whole)
 
 
 def test_a_shard_that_was_cut_short_is_not_merged(

@@ -32,6 +32,8 @@ SOUND_SUFFIXES = frozenset(
 )
 """Of files that are input where no stream of pictures is required."""
 
+_EITHER_SUFFIXES = frozenset({".gif", ".apng"})
+
 _TIME_SPAN = re.compile(r"_\d+\.\d+_\d+\.\d+$")
 
 
@@ -51,6 +53,11 @@ def without_suffix(name: str) -> str:
 def has_media_suffix(name: str) -> bool:
     """Whether the name is one of a video, image or sound file."""
     return without_suffix(name) != name
+
+
+def named_as_video(path: Path) -> bool:
+    """Whether the name is one of a video, and no name that a single picture has as well."""
+    return path.suffix.lower() in VIDEO_SUFFIXES - _EITHER_SUFFIXES
 
 
 def utf8_path(folder: Path, name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from filelock import FileLock
 from cache.errors import CacheNotFound, InputError
 from cache.objects.record import OBJECTS, RECORD_NAME, is_object_name
 from cache.objects.store import Objects, ObjectTrouble, StoredObject, open_objects, redacted, split
+
+PROBE_NAME = "write.probe"
 
 
 class Bucket:
@@ -54,6 +57,16 @@ class Bucket:
     def written_ns(self, name: str) -> int:
         """When an object was put, by the store's clock, in nanoseconds since 1970."""
         return self._objects.look(self._prefix + name).mtime_ns
+
+    def require_writable(self) -> None:
+        """Put an empty object and remove it again, if that is allowed. Raises ObjectTrouble where writing is not."""
+        try:
+            self.write(PROBE_NAME, b"")
+        except ObjectTrouble as trouble:
+            if trouble.kind != "passing":
+                raise ObjectTrouble(f"{self.url} cannot be written to: {trouble}", trouble.kind) from None
+        with contextlib.suppress(ObjectTrouble):
+            self.remove([PROBE_NAME])
 
     def clock_ns(self) -> int:
         """What the store's clock says: the time of an object that is put, looked at and removed."""

@@ -81,7 +81,8 @@ class Mirror:
 
         A copy that is ahead of that state (its run was killed before it could publish) is kept as it is. whole: the cache is made
         in one piece, again where it was not published, and published only where nothing went wrong. Raises CacheLocked where
-        another process of this machine has it, CacheCorrupt for objects that are missing or damaged, and CacheError.
+        another process of this machine has it, CacheCorrupt for objects that are missing or damaged, ObjectTrouble where the
+        address cannot be written to, and CacheError.
         """
         if url.startswith("http"):
             raise InputError(
@@ -100,6 +101,7 @@ class Mirror:
         try:
             with files.storage_errors(folder):
                 mirror._take_over()
+                bucket.require_writable()
         except BaseException:
             lock.release()
             raise

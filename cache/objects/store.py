@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from cache.errors import InputError
 from cache.objects.telling import CLOUDS, Kind, endpoint_trouble, told, told_at_opening
+from cache.objects.waiting import Silence
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 TRIES = 7
@@ -120,6 +121,7 @@ class Objects:
         self._store = store
         self._stop = stop or threading.Event()
         self._has_answered, self._first_asked = False, 0.0
+        self._silence = Silence(url)
 
     def name(self, key: str) -> str:
         """The object's URL."""
@@ -134,6 +136,7 @@ class Objects:
         self._first_asked = self._first_asked or time.monotonic()
         while True:
             after = last or ""  # not every server heeds an offset
+            asked_at = time.monotonic()
             try:
                 pages = obstore.list(
                     self._store, prefix=prefix or None, offset=last, chunk_size=LISTED_AT_A_TIME
@@ -141,11 +144,11 @@ class Objects:
                 for page in pages:
                     yield from (_described(one, self.url) for one in page if one["path"] > after)
                     last, failed = max(last or "", page[-1]["path"]) if page else last, 0
-                self._has_answered = True
+                self._answered()
                 return
             except _errors() as error:
                 failed += 1
-                self._bear(error, self.name(prefix), failed)
+                self._bear(error, self.name(prefix), failed, asked_at)
 
     def look(self, key: str) -> StoredObject:
         """What an object is now."""
@@ -209,18 +212,29 @@ class Objects:
         failed = 0
         self._first_asked = self._first_asked or time.monotonic()
         while True:
+            asked_at = time.monotonic()
             try:
                 result = call()
-                self._has_answered = True
+                self._answered()
                 return result
             except _errors() as error:
                 failed += 1
-                self._bear(error, self.name(key), failed, tries)
+                self._bear(error, self.name(key), failed, asked_at, tries)
 
-    def _bear(self, error: BaseException, what: str, failed: int, tries: int | None = None) -> None:
+    def _answered(self) -> None:
+        self._has_answered = True
+        self._silence.ended()
+
+    def _bear(
+        self, error: BaseException, what: str, failed: int, asked_at: float, tries: int | None = None
+    ) -> None:
         """Wait after trouble that may pass. Raises ObjectTrouble where it does not, or was borne often or long enough."""
         found = told(error, self.url)
         self._has_answered |= not found.away
+        if found.kind != "passing":
+            self._silence.ended()
+        elif not self._stop.is_set():
+            self._silence.goes_on(found.text, asked_at)
         given_up = not self._has_answered and time.monotonic() - self._first_asked > UNANSWERED_SECONDS
         if found.kind != "passing" or failed >= (tries or TRIES) or given_up:
             often = f", {failed} times" if failed > 1 else ""

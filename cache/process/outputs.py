@@ -21,6 +21,8 @@ from cache.objects.address import remote_url
 from cache.objects.store import redacted
 from cache.stores import files
 
+BLOCK_BYTES = 4096
+
 
 def require_output(flag: str, path: Path) -> None:
     """Raise `InputError` unless a file can be put at `path`; its folder may be missing.
@@ -85,7 +87,7 @@ def _kind(path: Path) -> int | None:
 
 
 def _try_folder(folder: Path) -> None:
-    """Make a file in `folder`, or in the nearest folder above it that exists, and remove it again."""
+    """Make a file of a block in `folder`, or in the nearest folder above it that exists, and remove it again."""
     for place in (folder, *folder.parents):
         kind = _kind(place)
         if kind is None:
@@ -95,8 +97,11 @@ def _try_folder(folder: Path) -> None:
         if not stat.S_ISDIR(kind):
             raise InputError(f"{place} is a file, not a folder; give another path")
         descriptor, name = tempfile.mkstemp(prefix=".onepass-try-", dir=place)
-        os.close(descriptor)
-        Path(name).unlink()
+        try:
+            os.write(descriptor, bytes(BLOCK_BYTES))  # a full disk takes empty files
+        finally:
+            Path(name).unlink()
+            os.close(descriptor)
         return
 
 

@@ -60,7 +60,9 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
     where = f"{other.path} (here is {first.path})"
     for name, spec in first.streams.items():
         found = other.streams[name]
-        require_same(spec.fingerprint, found.fingerprint, where=where, ignore_libraries=ignore_libraries)
+        require_same(
+            spec.fingerprint, found.fingerprint, where=where, ignore_libraries=ignore_libraries, of="cache"
+        )
         if (spec.dim, spec.dtype) != (found.dim, found.dtype):
             raise FingerprintMismatch(
                 f"stream {name} is {spec.dtype} [{spec.dim}] in {first.path} "
@@ -74,6 +76,25 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
         raise CacheError(
             f"label names (negative, positive) are {names} in {first.path} but {other_names} in "
             f"{other.path}; join labels again in one of them"
+        )
+
+
+def require_same_names(here: tuple[str, str] | None, stored: tuple[str, str] | None, *, where: Path) -> None:
+    """Raise `CacheError` where the classes (negative, positive) of a run are others than those of the cache that it adds to."""
+    if stored and here and tuple(map(nfc, stored)) != tuple(map(nfc, here)):
+        raise CacheError(
+            f"{where} calls its classes (negative, positive) {stored}, this run {here}. "
+            "Give the same classes, or change the labels of the whole cache first."
+        )
+
+
+def require_same_optional(stream: str, here: bool, stored: bool, *, where: Path) -> None:
+    """Raise `CacheError` where a stream may be absent in a run but not in the cache that it adds to, or the other way round."""
+    if here != stored:
+        said, there = ("optional" if which else "required" for which in (here, stored))
+        flag = "--optional" if stored else "--require"
+        raise CacheError(
+            f"stream {stream} is {said} in this run but {there} in {where}: give {flag} {stream}"
         )
 
 

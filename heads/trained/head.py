@@ -265,7 +265,11 @@ class TrainedHead:
                 )
             found = cache.streams[stream.name]
             require_same(
-                stream.fingerprint, found.fingerprint, where=where, ignore_libraries=ignore_libraries
+                stream.fingerprint,
+                found.fingerprint,
+                where=where,
+                ignore_libraries=ignore_libraries,
+                of="head",
             )
             if found.dim != stream.dim:
                 raise HeadError(

@@ -135,7 +135,11 @@ def extract_command(
     ] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.", rich_help_panel=MODELS)] = "auto",
     runtime: Annotated[
-        str, typer.Option(help="auto, torch, openvino (CPU, faster where installed).", rich_help_panel=MODELS)
+        str,
+        typer.Option(
+            help="torch, openvino (CPU), compile (CUDA, as --gpu-engine compile); auto: openvino where installed, else torch.",
+            rich_help_panel=MODELS,
+        ),
     ] = "auto",
     gpu_engine: Annotated[
         str, typer.Option(help="On CUDA: graph (recorded once), eager, compile.", rich_help_panel=MODELS)
@@ -236,8 +240,7 @@ def extract_command(
         int, typer.Option(help="How many; 0: by the cluster's size.", rich_help_panel=ENGINE)
     ] = 0,
     retries: Annotated[
-        int,
-        typer.Option(help="How often a shard whose node died is begun again.", rich_help_panel=ENGINE),
+        int, typer.Option(help="How often a shard whose node died is begun again.", rich_help_panel=ENGINE)
     ] = 3,
     shard_gpus: Annotated[
         float,

@@ -81,6 +81,16 @@ class SourceTree:
         """The inputs that may have a label: all but the folders that cannot be listed."""
         return tuple(source for source in self.sources if not source.unlisted)
 
+    def without(self, *made: Path) -> SourceTree:
+        """The same where files that the run itself made, given as resolved paths, do not stand among what was skipped."""
+        names = {path.name for path in made}
+        skipped = tuple(
+            (name, why)
+            for name, why in self.skipped
+            if name.rpartition("/")[2] not in names or Path(self.root, name).resolve() not in made
+        )
+        return replace(self, skipped=skipped)
+
     def describe(self) -> tuple[str, ...]:
         """Lines for the user: how many inputs in which layout, and what was skipped for which reason."""
         splits = [name for name in ("train", "val", "test") if any(s.split == name for s in self.sources)]

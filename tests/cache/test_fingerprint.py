@@ -44,6 +44,17 @@ def test_a_mismatch_names_stream_place_fields_and_remedy() -> None:
         assert part in message
     assert "the same settings (extract --precision bf16 makes what is there), or" in message
     assert "accepts" not in message
+    again = "again, into a new cache, with the"
+    for of, remedy in (
+        (
+            "cache",
+            f"extract one of them {again} settings of the other (extract --precision fp32, or extract --precision bf16)",
+        ),
+        ("head", f"extract it {again} head's settings (extract --precision fp32), or train a head on it"),
+    ):
+        with pytest.raises(FingerprintMismatch) as caught:
+            require_same(HERE, there, where="cache/v1.zarr", of=of)
+        assert remedy in str(caught.value) and "use the same settings" not in str(caught.value)
     with pytest.raises(FingerprintMismatch) as caught:
         require_same(HERE, there | {"model": "other"}, where="cache/v1.zarr")
     assert "--precision" not in str(caught.value)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cache.errors import CacheLocked
-from cache.lock import CacheLock
-from tests.cache.builders import open_writer, read_contents
+from cache.lock import CacheLock, LentLock, lock_path, locked
+from tests.cache.builders import make_video, open_writer, read_contents
 from tests.cache.processes import read_line, start_python
 
 HOLD = """
@@ -105,3 +105,48 @@ def test_leftover_lock_files_mean_nothing(store: Path) -> None:
     with pytest.raises(CacheLocked, match="written by another process"):
         open_writer(store)
     lock.release()
+
+
+def test_a_lock_from_before_the_cache_leaves_nothing_where_none_came(store: Path) -> None:
+    path = store.parent / "new/deep" / store.name
+    with pytest.raises(KeyError), locked(path):
+        with pytest.raises(CacheLocked):
+            open_writer(path)
+        raise KeyError
+    assert not (store.parent / "new").exists()
+    store.with_name(store.name + ".lock").write_text("")  # of a run that was killed
+    with pytest.raises(KeyError), locked(store):
+        raise KeyError
+    assert list(store.parent.iterdir()) == []
+
+
+def test_a_lent_lock_outlives_its_writers(store: Path) -> None:
+    with locked(store) as lock:
+        open_writer(store, held=lock).close()
+        with open_writer(store, held=lock) as writer:
+            writer.commit([make_video("a.mp4")], [])
+        LentLock(lock).release()
+        with pytest.raises(CacheLocked):
+            CacheLock(store)
+    assert lock_path(store).exists()
+    with open_writer(store) as writer:
+        assert list(writer.known()) == ["a.mp4"]
+
+
+def test_a_process_that_dies_before_its_cache_is_made_holds_nothing(store: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from cache.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with start_python(code, store) as holder:
+        assert read_line(holder) == "held\n"
+        with pytest.raises(CacheLocked, match=f"process {holder.pid} on "):
+            open_writer(store)
+        holder.kill()
+        holder.wait()
+    with open_writer(store):
+        pass

@@ -14,19 +14,24 @@ import torch
 import typer
 
 from cache.errors import (
+    CacheLocked,
     FingerprintMismatch,
     InputError,
     LabelError,
+    OnepassError,
     RejectLimitExceeded,
     SourceError,
     StorageFull,
+    WeightsError,
 )
 from cache.reader import open_cache
 from cache.writer import CacheWriter
 from pipeline.backbones.base import device_libraries, device_name
+from pipeline.backbones.load import BackboneConfig
 from pipeline.cli.extract import conclude
 from pipeline.decoding.pool import PoolSettings
 from pipeline.run import ExtractConfig, stop_on_signal
+from pipeline.sources.shards import Shard
 from pipeline.verify import compare_video
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, restamped, run
@@ -238,6 +243,77 @@ def test_other_weights_and_other_types_are_refused(src: Path, out: Path, tiny: d
     with pytest.raises(FingerprintMismatch, match="slowfast"):
         run(src, out, streams=("clip",))
     assert contents(out) == before
+
+
+def test_what_is_known_at_once_is_refused_before_models_are_loaded(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(src, out)
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("models were loaded")
+
+    monkeypatch.setattr("pipeline.run.load_backbones", load)
+    with (
+        CacheWriter.reopen(out),
+        pytest.raises(CacheLocked, match=f"being written by process {os.getpid()} "),
+    ):
+        run(src, out)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"dtype": "float32"}, "float32 in this run but float16 in .*: give --dtype float16"),
+        ({"optional": ("clip",)}, "optional in this run but required in .*: give --require clip"),
+        ({"shard": Shard(1, 2)}, "holds a source that was not divided"),
+        ({"positive": "NonFight"}, "calls its classes"),
+        ({"backbones": BackboneConfig.of(precision="bf16")}, "precision: bf16 here, fp32 there"),
+        ({"transcripts": src}, "--transcripts: no stream of this run reads words"),
+        ({"keep_text": True}, "--keep-text: no stream of this run reads words"),
+    ]
+    for changes, words in refused:
+        with pytest.raises(OnepassError, match=words):
+            run(src, out, **changes)
+
+
+def test_the_lock_of_a_cache_inside_its_source_is_no_skipped_file(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", seconds=0.5)
+    (tmp_path / "b.zarr.lock").write_text("")
+    for _ in range(2):
+        skipped = run(tmp_path, tmp_path / "cache/c.zarr").skipped
+        assert ("b.zarr.lock", "not a video or image") in skipped
+        assert {name for name, _ in skipped} <= {"b.zarr.lock", "cache/c.zarr"}
+
+
+def test_less_than_float32_without_a_trial_is_said_where_it_is_continued(
+    src: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What auto came to in a new cache was tried (`backbones/load.py`); what somebody named, or an earlier version, was not."""
+    plain = TinyBackbone.fingerprint
+    monkeypatch.setattr(TinyBackbone, "fingerprint", lambda self: plain(self) | {"precision": "bf16"})
+    named = BackboneConfig.of(streams=("clip",), weights="random", precision="bf16")
+    assert not run(src, out, streams=("clip",)).note
+    assert not run(src, out).note and not run(src, out).note  # slowfast was added, and tried
+    with open_cache(out) as cache:
+        assert cache.provenance["tried"] == ["clip", "slowfast"]
+    other = out.with_name(f"other{out.suffix}")
+    assert not run(src, other, backbones=named).note
+    assert not run(src, other, backbones=named).note
+    note = run(src, other, streams=("clip",)).note
+    assert note.startswith("clip: begun in bf16 without a trial") and "--precision bf16 says that" in note
+    monkeypatch.setattr("pipeline.run.MEASURED_IN_BF16", ("tiny-8",))
+    assert not run(src, other, streams=("clip",)).note
+
+
+def test_a_new_cache_that_is_refused_leaves_nothing(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        with pytest.raises(CacheLocked):  # a second run is refused at once
+            run(src, tmp_path / "new/c.zarr")
+        raise WeightsError("none to be had")
+
+    monkeypatch.setattr("pipeline.run.load_backbones", load)
+    with pytest.raises(WeightsError):
+        run(src, tmp_path / "new/c.zarr")
+    assert not (tmp_path / "new").exists()
 
 
 def test_features_that_cannot_be_stored_are_rejects(

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from cache.labels.media import named_as_video
 from pipeline.decoding.decoders.base import Declared, DecodeProblem, DecoderName, FrameRef
 from pipeline.decoding.decoders.conversion import converted_as
 from pipeline.decoding.decoders.orientation import Orientation
@@ -100,6 +101,13 @@ class PyAVFrames:
             )
         if self.n_frames > 1 and (raw or timeline.n_untimed == self.n_frames):
             self._note_rate(held[1])
+        demuxer = self.container.format.name
+        kind = demuxer.removesuffix("_pipe")  # those of pictures end so
+        picture = kind != demuxer or kind in ("gif", "apng")
+        if picture and self.n_frames == 1 and named_as_video(self._path):
+            self.notes.append(
+                f"a single picture ({kind}) in a file that is named as a video ({self._path.suffix})"
+            )
         shown = _seconds(held[1], held[1].duration)
         still = self.n_frames == 1 and rate <= 0 and shown <= 0
         self.tail_seconds = 0.0 if still else timeline.tail(shown)

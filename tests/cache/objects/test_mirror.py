@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from cache.objects import mirror as mirror_module
 from cache.objects.bucket import Bucket
 from cache.objects.mirror import Mirror, written
 from cache.objects.record import RECORD_NAME, CommitRecord, digest_of
-from cache.objects.store import ObjectTrouble
+from cache.objects.store import TRIES, ObjectTrouble
 from tests.cache.builders import make_reject, make_video, open_writer, read_contents, write_cache
 from tests.cache.crashing import Killed, dying_after
 from tests.objects import BUCKET, Server, point_at, point_google_at
@@ -48,6 +49,18 @@ def on_another_machine(local: Path, monkeypatch: pytest.MonkeyPatch, name: str) 
     monkeypatch.setenv("ONEPASS_OBJECTS_DIR", str(local / name))
 
 
+def test_an_address_that_is_only_read_is_refused_before_the_work(bucket: Server, url: str) -> None:
+    bucket.faults[key(url, "write.probe")].append("403")
+    with pytest.raises(ObjectTrouble, match=rf"^{url} cannot be written to: .*access was denied"):
+        run(url)
+    assert not bucket.objects
+    bucket.faults[key(url, "write.probe")].extend(
+        ["503"] * TRIES
+    )  # may pass until there is something to publish
+    run(url)
+    assert key(url) in bucket.objects and key(url, "write.probe") not in bucket.objects
+
+
 def test_commits_are_published_and_continued_on_another_machine(
     bucket: Server, url: str, local: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -62,9 +75,9 @@ def test_commits_are_published_and_continued_on_another_machine(
     noted = first.with_name("v1.zarr.transcripts.jsonl")
     noted.write_text("{}\n", encoding="utf-8")
     run(url, batches=BATCHES[:2])
-    assert (
-        noted.exists() and {method for method, _ in bucket.asked} == {"GET"} and bucket.gets() == 1
-    )  # nothing new: nothing sent or fetched
+    tried = Counter({("PUT", key(url, "write.probe")): 1, ("POST", ""): 1})
+    looked = Counter({("GET", key(url)): 1, ("GET", ""): 1})
+    assert noted.exists() and bucket.asked == tried + looked  # nothing new: nothing sent or fetched
     on_another_machine(local, monkeypatch, "second")
     lines: list[str] = []
     second = run(url, lines=lines)

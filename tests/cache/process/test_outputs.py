@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,19 @@ def test_a_disk_that_takes_nothing(
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
     with pytest.raises(kind, match=os.strerror(number)):
         require_output("--out", tmp_path / "s.csv")
+
+
+def test_a_disk_that_is_full_still_takes_empty_files(tmp_path: Path) -> None:
+    """Told before the work all the same; by a file size limit, which stands in for the disk."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(InputError, match="File too large"):
+            require_cache_output("--out", tmp_path / "c.zarr")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_writing_is_one_step(tmp_path: Path) -> None:

@@ -264,6 +264,22 @@ def test_high_dynamic_range_is_said_and_never_tone_mapped(curve: str, name: str,
     assert "tone-maps" in problem(path, "opencv").detail
 
 
+def test_a_single_picture_is_told_where_the_name_is_a_videos(media: Path, tmp_path: Path) -> None:
+    def notes(path: Path) -> list[str]:
+        source = open_frames(path, "pyav")
+        assert sum(1 for _ in source) == source.n_frames
+        source.close()
+        return source.notes
+
+    picture = write_image(tmp_path / "a.jpg")
+    for name in ("clip.mp4", "clip.MKV", "clip.gif", "clip.jpeg"):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    for path in (picture, tmp_path / "clip.gif", tmp_path / "clip.jpeg", media / "one_frame.mp4"):
+        assert notes(path) == [], path
+    for path in (tmp_path / "clip.mp4", tmp_path / "clip.MKV"):
+        assert notes(path) == [f"a single picture (jpeg) in a file that is named as a video ({path.suffix})"]
+
+
 def test_a_stream_without_a_container_says_how_its_times_were_found(tmp_path: Path) -> None:
     own = write_numbered(tmp_path / "own.h264", container="h264", rate=30, n_frames=30)
     guess = write_numbered(

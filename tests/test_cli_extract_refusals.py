@@ -29,6 +29,16 @@ from tests.test_cli_extract import src as src
         (["--src", "{src}", "--clip-fps", "0"], 2, "--clip-fps"),
         (["--src", "{src}", "--clip-fps", "nan"], 2, "--clip-fps"),
         (["--src", "{src}", "--clip-fps", "1e9"], 2, "--clip-fps"),
+        (
+            ["--src", "{src}", "--streams", "motion", "--clip-fps", "4"],
+            2,
+            "--clip-fps 4.0: is of the built-in stream clip, which this run does not make (it makes motion)",
+        ),
+        (
+            ["--src", "{src}", "--stream", "clip=motion", "--clip-weights", "random"],
+            2,
+            "--clip-weights random: is of",
+        ),
         (["--src", "{src}", "--slowfast-stride", "40"], 2, "--slowfast-stride"),
         (["--src", "{src}", "--device", "gpu"], 2, "--device gpu"),
         (["--src", "{src}", "--device", "cuda:99"], 2, "--device"),

@@ -228,6 +228,18 @@ def choose_streams(
     return tuple(sorted(found, key=lambda choice: (places.get(choice.name, len(places)), choice.name)))
 
 
+def require_flags_have_streams(choices: Sequence[StreamChoice], settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a setting of a built-in recipe (`clip_weights`, ...) that no stream of the run takes."""
+    takers = {choice.name for choice in choices if choice.is_built_in_kind}
+    for (name, key), flag in SHORT_FLAGS.items():
+        if (value := settings.get(f"{name}_{key}")) not in (None, "") and name not in takers:
+            made = ", ".join(choice.name for choice in choices)
+            raise InputError(
+                f"{flag} {value}: is of the built-in stream {name}, which this run does not make (it makes {made}); leave it "
+                f"out, or ask for {name} with --streams"
+            )
+
+
 def near(wrong: str, good: Sequence[str]) -> str:
     """A half sentence: up to three good values like the wrong one, all of them where none is and they are few, else nothing."""
     alike = get_close_matches(wrong, good, n=3, cutoff=0.6 if len(wrong) < LONG_WORD else 0.7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,8 +186,8 @@ def _load_tried(
     choice = settled.choice
     try:
         backbone = _load(settled, machine, devices)
-    except NotImplementedError as error:  # an operation that torch does not have in it
-        if machine.precision == "fp32":
+    except RuntimeError as error:
+        if machine.precision == "fp32" or not _is_missing(error):
             raise
         why = f"{choice.model} does not run in {machine.precision} on {devices[0]} ({str(error).splitlines()[0]})"
         if named != "auto":
@@ -205,9 +206,15 @@ def _load_tried(
             f"in {machine.precision} a trial moved its features to a cosine of {cosine:.4f}, and auto asks for "
             f"{TRIAL_COSINE:g}"
         )
-        del backbone  # a device may not have room for both
+        del backbone
+        gc.collect()  # it holds itself in a ring, and a device may not have room for both
     note = " ".join(filter(None, (settled.note, f"{choice.name} runs in fp32: {why}.")))
     return _load(replace(settled, note=note), replace(machine, precision="fp32"), devices)
+
+
+def _is_missing(error: RuntimeError) -> bool:
+    """Whether torch does not have an operation in a precision; it says so by another type before 2.6."""
+    return isinstance(error, NotImplementedError) or "not implemented for" in str(error)
 
 
 def _load(settled: Settled, machine: Machine, devices: Sequence[torch.device]) -> Backbone:

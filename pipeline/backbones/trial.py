@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones.base import MIN_COSINE, Backbone
+from pipeline.backbones.base import MIN_COSINE, Backbone, device_trouble
 from pipeline.backbones.text import TextBackbone
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import RgbFrame, prepare_frame
@@ -82,11 +82,12 @@ def _embedded(backbone: Backbone, rows: NDArray[Any], device: torch.device) -> N
     """Through whole batches, as a run's: the last one filled up."""
     size = backbone.batching.batch_size
     filled = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % size, axis=0)])
-    parts = [
-        backbone.embed(torch.from_numpy(filled[first : first + size]).to(device))
-        for first in range(0, len(filled), size)
-    ]
-    return np.asarray(torch.cat(parts)[: len(rows)].cpu(), dtype=np.float32)
+    with device_trouble(device, backbone.name, size):
+        parts = [
+            backbone.embed(torch.from_numpy(filled[first : first + size]).to(device))
+            for first in range(0, len(filled), size)
+        ]
+        return np.asarray(torch.cat(parts)[: len(rows)].cpu(), dtype=np.float32)
 
 
 def _windows(backbone: Backbone) -> Iterator[tuple[list[Any], NDArray[Any]]]:

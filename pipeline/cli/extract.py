@@ -390,9 +390,12 @@ def _asked(streams: str | None, described: list[str], recipe: Path | None) -> li
 
 
 def _backbones(asked: list[Any], *, batch: list[str], **settings: Any) -> Any:
+    from pipeline.backbones.choice import require_flags_have_streams
     from pipeline.backbones.load import BackboneConfig, parse_batch_sizes
 
-    return BackboneConfig.of(asked, batch_sizes=parse_batch_sizes(batch), **settings)
+    found = BackboneConfig.of(asked, batch_sizes=parse_batch_sizes(batch), **settings)
+    require_flags_have_streams(found.streams, settings)
+    return found
 
 
 def _shard(shard: str | None, plan: Path | None) -> Any:
@@ -400,9 +403,7 @@ def _shard(shard: str | None, plan: Path | None) -> Any:
 
     if shard is None:
         if plan is not None:
-            raise InputError(
-                f"--plan {plan}: says who extracts what; name this machine's share with --shard I/N"
-            )
+            raise InputError(f"--plan {plan}: says who extracts what; name this machine's share, --shard I/N")
         return None
     return parse_shard(shard, plan)
 
@@ -428,10 +429,8 @@ def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float,
     except ValueError as error:
         raise InputError(f"--memory: {error}") from error
     if settings.workers < asked.workers:
-        say(
-            f"{settings.workers} of {asked.workers} decode workers fit into the memory budget",
-            highlight=False,
-        )
+        fewer = f"{settings.workers} of {asked.workers} decode workers"
+        say(f"{fewer} fit into the memory budget", highlight=False)
     return settings
 
 

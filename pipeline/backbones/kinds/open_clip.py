@@ -167,6 +167,8 @@ def load_tower(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
         model, record = _from_tag(settled, published)
     visual: torch.nn.Module = model.visual
     visual.eval().requires_grad_(False)
+    if hasattr(visual, "output_tokens"):
+        visual.output_tokens = False  # type: ignore[assignment]  # CoCa gives its tokens too, which `encode_image` drops
     preprocess = dict(open_clip.get_model_preprocess_cfg(model))
     if _plain(preprocess) != _plain(settled.found["preprocess"]):  # a size that only the built network knows
         raise InputError(

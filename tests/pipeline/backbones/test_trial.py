@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import InputError
-from pipeline.backbones import base, trial
+from cache.errors import DeviceError, InputError
+from pipeline.backbones import base, load, trial
 from pipeline.backbones.load import BackboneConfig, load_backbones
 from pipeline.backbones.trial import TRIAL_COSINE, worst_cosine
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
@@ -93,6 +95,70 @@ def test_words_and_their_reference(bf16_here: None, tried: list[float]) -> None:
     a, b = (one.embed_plainly([trial.TEXTS[1]]) for one in (text, plain))
     np.testing.assert_array_equal(a, b)
     assert worst_cosine(plain, CPU) > 0.999999
+
+
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (NotImplementedError('"pool" not implemented for \'BFloat16\''), "clip runs in fp32: tiny does not run in bf16"),
+        (RuntimeError('"pool" not implemented for \'BFloat16\''), "clip runs in fp32: tiny does not run in bf16"),  # torch 2.4
+        (RuntimeError("something else"), ""),
+    ],
+)  # fmt: skip
+def test_an_operation_that_torch_lacks_in_it(
+    error: RuntimeError, note: str, bf16_here: None, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = load._load
+
+    def lacking(settled: Any, machine: Any, devices: Any) -> Any:
+        if machine.precision == "bf16":
+            raise error
+        return real(settled, machine, devices)
+
+    monkeypatch.setattr(load, "_load", lacking)
+    if not note:
+        with pytest.raises(RuntimeError, match="something else"):
+            loaded(f"clip=open_clip:{tiny_model},weights=random")
+        return
+    clip = loaded(f"clip=open_clip:{tiny_model},weights=random")["clip"]
+    assert (
+        clip.note.startswith(note.replace("tiny", tiny_model)) and clip.fingerprint()["precision"] == "fp32"
+    )
+
+
+def test_what_was_tried_is_gone_before_float32_is_loaded(
+    bf16_here: None, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may not have room for both."""
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    real = load._load
+
+    def watched(settled: Any, machine: Any, devices: Any) -> Any:
+        alive.append(sum(one() is not None for one in made))
+        backbone = real(settled, machine, devices)
+        made.append(weakref.ref(backbone))
+        return backbone
+
+    monkeypatch.setattr(load, "_load", watched)
+    monkeypatch.setattr(trial, "worst_cosine", lambda *_: 0.9)
+    gc.disable()
+    try:
+        loaded(f"clip=open_clip:{tiny_model},weights=random")
+    finally:
+        gc.enable()
+    assert alive == [0, 0]
+
+
+def test_a_device_that_is_full_in_the_trial_is_a_sentence(tiny_model: str) -> None:
+    clip = loaded(f"clip=open_clip:{tiny_model},weights=random", precision="fp32")["clip"]
+
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory (a stand-in)")
+
+    clip.embed = full
+    with pytest.raises(DeviceError, match="no memory for clip in batches of"):
+        worst_cosine(clip, CPU)
 
 
 @pytest.mark.parametrize(("silent_seconds", "told"), [(0.05, True), (60.0, False)])

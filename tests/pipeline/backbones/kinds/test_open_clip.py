@@ -119,6 +119,29 @@ def test_features_equal_the_plainly_run_tower(
     assert relative_error(model.embed(batch)[0].numpy(), model.embed_plainly([frame])) <= 1e-3
 
 
+@pytest.mark.slow
+def test_a_tower_that_gives_its_tokens_too_is_asked_for_the_feature_alone() -> None:
+    """CoCa's: what is stored is its `encode_image`."""
+    from PIL import Image
+
+    from pipeline.backbones.load import load_backbones
+
+    config = BackboneConfig.of(
+        ("coca=open_clip:coca_ViT-B-32,weights=random",), device="cpu", runtime="torch", precision="fp32"
+    )
+    coca = load_backbones(config)["coca"]
+    tower, _ = kind.load_tower(config.settled()[0])
+    whole, _, transform = open_clip.create_model_and_transforms("coca_ViT-B-32")
+    whole.eval().visual.load_state_dict(tower.state_dict())
+    frame = moving_picture(1, 121, 163)[0]
+    with torch.inference_mode():
+        features = whole.encode_image(transform(Image.fromarray(frame))[None], normalize=False)  # type: ignore[operator, index]
+    expected = features[0].numpy()
+    assert expected.shape == (coca.dim,)
+    assert relative_error(coca.embed_plainly([frame]), expected) <= 1e-6
+    assert relative_error(coca.embed(prepared([frame], coca))[0].numpy(), expected) <= 1e-3
+
+
 def test_it_is_extracted_and_leads_back_to_its_choice(tiny_model: str, tmp_path: Path) -> None:
     from cache.reader import open_cache
 

@@ -48,8 +48,21 @@ def fit_jobs(
     """Train jobs of one architecture and join; a job whose loss stops being finite has its HeadError as result.
 
     groups: source group of every video, [V], which a regression keeps apart where it chooses its strength; None is
-    each video its own. Other arguments as `heads.training.batched.fit_together`.
+    each video its own. The global random state is left as it was. Other arguments as `heads.training.batched.fit_together`.
     """
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        return _fit_jobs(tokens, labels, jobs, stream_dims, groups, device, on_epoch)
+
+
+def _fit_jobs(
+    tokens: TokenSource,
+    labels: npt.NDArray[np.int8],
+    jobs: Sequence[FitJob],
+    stream_dims: tuple[int, ...],
+    groups: Sequence[str] | None,
+    device: torch.device | None,
+    on_epoch: OnEpoch | None,
+) -> list[FitResult | HeadError]:
     model = jobs[0].config.model
     if model.architecture == "logistic":
         names = list(no_groups(len(labels))) if groups is None else groups

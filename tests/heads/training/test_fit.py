@@ -62,6 +62,24 @@ def test_two_runs_give_the_same_weights_and_leave_the_global_seed_alone(
     assert before.equal(torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"model": "logistic"},
+        {"model": "mlp", "pool": "mean-std", "depth": 0},
+        {"model": "attention-pool", "join": "late"},
+    ],
+)
+def test_whatever_is_trained_leaves_the_global_seed_alone(
+    toy_cache: Cache, quick: TrainConfig, model: dict[str, object]
+) -> None:
+    """Regressions, pooled inputs and a head a stream draw their first weights elsewhere."""
+    before = torch.random.get_rng_state()
+    config = TrainConfig() if model["model"] == "logistic" else quick.updated({"epochs": 1})
+    run(toy_cache, config.updated(model))
+    assert before.equal(torch.random.get_rng_state())
+
+
 def test_the_kept_weights_are_those_of_the_best_epoch(toy_cache: Cache, quick: TrainConfig) -> None:
     config = quick.updated({"epochs": 6, "lr": 0.05, "ema_decay": "off"})
     data, result = run(toy_cache, config)

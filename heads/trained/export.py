@@ -116,8 +116,8 @@ def export_onnx(head: TrainedHead, path: str | Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"ONNX export {MISSING}") from error
-    if not hasattr(torch.export.Dim, "DYNAMIC"):
-        raise InputError(f"ONNX export needs torch 2.6 or newer, and {torch.__version__} is installed")
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.8":  # 2.6 fails within its exporter
+        raise InputError(f"ONNX export needs torch 2.8 or newer, and {torch.__version__} is installed")
     if head.info.n_parameters * 4 >= LARGEST_BYTES:
         raise InputError(f"{head.info.n_parameters:,} parameters do not fit one ONNX file (2 GB)")
     inputs = example_inputs(head, batch=3, length=7)

@@ -106,7 +106,7 @@ def example_inputs(head: TrainedHead, *, batch: int, length: int, seed: int = 0)
 def export_onnx(head: TrainedHead, path: str | Path) -> Path:
     """Write the head as one ONNX file, atomically.
 
-    Raises InputError without the packages of the extra `onnx`, for another suffix than .onnx and for heads
+    Raises InputError without what the extra `onnx` asks for, for another suffix than .onnx and for heads
     above 2 GB, StorageFull or HeadError when the file cannot be written.
     """
     path = Path(path)
@@ -116,6 +116,8 @@ def export_onnx(head: TrainedHead, path: str | Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"ONNX export {MISSING}") from error
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.8":  # 2.6 fails within its exporter
+        raise InputError(f"ONNX export needs torch 2.8 or newer, and {torch.__version__} is installed")
     if head.info.n_parameters * 4 >= LARGEST_BYTES:
         raise InputError(f"{head.info.n_parameters:,} parameters do not fit one ONNX file (2 GB)")
     inputs = example_inputs(head, batch=3, length=7)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import unicodedata
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 from cache.errors import WeightsError
@@ -27,10 +28,17 @@ MOST_LOST = 0.5
 
 
 def lacking_package(find: Callable[[str], Any]) -> str:
-    """What is not installed and is needed to read a tokenizer, or "". find: a file of the model, None where there is none."""
+    """Why a tokenizer cannot be read with what is installed and what to do, or "". find: a file of the model, or None."""
     if not any(find(name) for name in FILES):
         return ""
-    return ", ".join(name for name in PACKAGES if not _installed(name))
+    if lacking := ", ".join(name for name in PACKAGES if not _installed(name)):
+        return f"{lacking} is not installed: pip install 'onepass[text]'"
+    try:
+        import sentencepiece.sentencepiece_model_pb2  # noqa: F401 - generated code, for a protobuf of its time
+    except Exception as error:  # noqa: BLE001 - protobuf's own type, or what an older one lacks
+        versions = " with ".join(f"{name} {metadata.version(name)}" for name in ("sentencepiece", "protobuf"))
+        return f"{versions} cannot read it ({error}): pip install --upgrade protobuf"
+    return ""
 
 
 def _installed(name: str) -> bool:

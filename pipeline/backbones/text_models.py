@@ -321,9 +321,7 @@ def _tokenizer(choice: StreamChoice, where: str, n_known: int) -> Any:
             found = composed(reader.from_pretrained(where, trust_remote_code=False))
     except Exception as error:  # hub clients and readers of files raise dozens of types for one fact
         if lacking := lacking_package(partial(_file, where)):
-            raise WeightsError(
-                f"{said}: its tokenizer is a sentencepiece model, and {lacking} is not installed: pip install 'onepass[text]'"
-            ) from error
+            raise WeightsError(f"{said}: its tokenizer is a sentencepiece model, and {lacking}") from error
         raise WeightsError(
             f"{_unavailable(choice, where, error)}; for text also its tokenizer's files"
         ) from error

@@ -124,7 +124,7 @@ def parquet_rows(path: Path, video_id: str = "") -> tuple[NDArray[Any], NDArray[
         rows = table[lists[0]].to_pylist()
         if len({len(row) if row is not None else -1 for row in rows}) > 1:
             raise UnusableFeatures("unusable-array", f"column {lists[0]!r} has rows of several lengths")
-        kind = table.schema.field(lists[0]).type.value_type.to_pandas_dtype()
+        kind = pa.array([], table.schema.field(lists[0]).type.value_type).to_numpy(zero_copy_only=False).dtype
         values = np.array(rows, dtype=kind)
     elif numbers and not lists:
         values = np.stack([table[name].to_numpy() for name in numbers], axis=1)

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 96, 64
 KR_KB = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
 """Weights of red and blue in luma by libavutil/pixfmt.h's AVCOL_SPC: BT.709, BT.601, BT.2020."""
+converts_alike = pytest.mark.skipif(
+    tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 13),
+    reason="OpenCV before 4.13 has an FFmpeg of another age, which scales chroma otherwise",
+)
 PQ = "transfer=smpte2084:colorprim=bt2020:colormatrix=bt2020nc"
 
 

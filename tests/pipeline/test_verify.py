@@ -35,7 +35,7 @@ from pipeline.verify import (
     plain_token_count,
     verdicts,
 )
-from tests.pipeline.fine_colours import fine_noise, write_pictures
+from tests.pipeline.fine_colours import converts_alike, fine_noise, write_pictures
 from tests.pipeline.tiny import tiny_backbones
 from tests.pipeline.trees import GOOD, make_tree, run
 from tests.videos import write_video
@@ -356,6 +356,7 @@ def test_tokens_may_share_a_frame(decoder: str, src: Path, capsys: pytest.Captur
     assert "frames confirmed by" in capsys.readouterr().out
 
 
+@converts_alike
 def test_10_bits_with_colours_as_fine_as_noise_are_confirmed(
     src: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

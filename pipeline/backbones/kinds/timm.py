@@ -180,10 +180,9 @@ def load_model(settled: Settled) -> tuple[torch.nn.Module, WeightsRecord]:
         elif choice.weights != RANDOM:
             state = read_state_dict(Path(choice.weights), said=said)
             load_exactly(model, without_classifier(state, model, published), origin=said)
-    model.eval().requires_grad_(False)
     record = record_of(choice, state_digest(model.state_dict()))
-    _check(choice, model, settled)
-    return model, record
+    _check(choice, model.eval(), settled)
+    return model.requires_grad_(False), record  # last: another size is set by new parameters
 
 
 def without_classifier(

@@ -29,7 +29,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
         b"\xff" * 10,
         b"text" + bytes(8188),
         bytes(8192),
-        os.urandom(20000),
+        pytest.param(os.urandom(20000), id="random"),
         bytes(9000) + b"x" + bytes(9000),
     ],
 )

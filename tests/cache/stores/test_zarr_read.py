@@ -49,7 +49,8 @@ def rewrite_with_zarr(source: Path, target: Path) -> None:
         after.require_group(group).attrs.update(dict(before[group].attrs))
         for name, array in before[group].arrays():
             chunks = tuple(min(2, max(1, size)) for size in array.shape)
-            copied = after[group].create_array(name, shape=array.shape, chunks=chunks, dtype=array.dtype)
+            dtype = str if array.dtype == object else array.dtype  # NumPy before 2.0 has strings as objects
+            copied = after[group].create_array(name, shape=array.shape, chunks=chunks, dtype=dtype)
             copied[...] = array[...]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata is not in the Zarr v3 specification yet

@@ -115,6 +115,9 @@ def test_what_cannot_be_is_said(
     head, path = exported["linear"]
     with pytest.raises(InputError, match=r"ends in \.onnx"):
         export_onnx(head, tmp_path / "head.pt")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="needs torch 2.8 or newer"):
+        patch.setattr(torch, "__version__", "2.7.1")
+        export_onnx(head, tmp_path / "head.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"onepass\[onnx\]"):
         export_onnx(head, tmp_path / "head.onnx")

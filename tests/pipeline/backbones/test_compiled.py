@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
+from packaging.version import Version
 
 from cache.errors import DeviceError, InputError
 from cache.fingerprint import differences
@@ -84,6 +85,10 @@ def test_it_runs_whole_batches_only(recorded: list[int], on_cpu: None) -> None:
     assert recorded == [4] and set(passes) == {4}
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.5"),
+    reason="torch's tracer read no slots before, as the stand-in has",
+)
 def test_tokens_pass_through_launcher_and_runner(
     recorded: list[int], on_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

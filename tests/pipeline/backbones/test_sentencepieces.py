@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import shutil
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -107,4 +108,12 @@ def test_a_package_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.
         settle(parse_stream(f"text=transformers:{folder}"))
     monkeypatch.setattr(sentencepieces, "_installed", lambda name: name != "sentencepiece")
     with pytest.raises(WeightsError, match=r"sentencepiece is not installed: pip install 'onepass\[text\]'"):
+        settle(parse_stream(f"text=transformers:{folder}"))
+
+
+def test_a_protobuf_too_old_for_it_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2", raising=False)
+    monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+    due = r"a sentencepiece model, and sentencepiece \S+ with protobuf \S+ cannot read it \(.*\): pip install --upgrade"
+    with pytest.raises(WeightsError, match=due):
         settle(parse_stream(f"text=transformers:{folder}"))

@@ -39,7 +39,7 @@ def test_every_published_tag_settles_as_open_clip_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("w.pt").touch()
-    assert len(PAIRS) >= 196
+    assert len(PAIRS) >= 185  # of open_clip 3.0
     for model, tag in PAIRS:
         found, of_file = settled(model, tag), settled(model, "w.pt", tag)
         assert kind._plain(found.found["preprocess"]) == kind._plain(own_preprocessing(model, tag)), (

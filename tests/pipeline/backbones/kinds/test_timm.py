@@ -72,11 +72,10 @@ def test_features_equal_the_plainly_run_model(choice: str, runtime: str) -> None
 def test_a_model_of_borders_and_one_that_is_squashed() -> None:
     """The modes of cropping that timm's table holds, each once."""
     for mode, fit in (("center", "short"), ("squash", "exact"), ("border", "inside")):
-        name = next(
-            name
-            for name in timm.list_pretrained()
-            if kind._config(*name.split(".", 1)).get("crop_mode") == mode
-        )
+        named = (n for n in timm.list_pretrained() if kind._config(*n.split(".", 1)).get("crop_mode") == mode)
+        name = next(named, None)
+        if name is None and mode == "border":  # the table of timm before 1.0.30 holds none
+            continue
         assert settle(parse_stream(f"x=timm:{name}")).plan.frames.fit == fit
 
 

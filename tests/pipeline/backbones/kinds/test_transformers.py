@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 
 from cache.errors import InputError, WeightsError
 from cache.reader import open_cache
@@ -142,6 +144,12 @@ def load(text: str, runtime: str = "torch") -> Any:
     return backbone
 
 
+RESIZES_LEVELS = (
+    Version(metadata.version("torchvision")) >= Version("0.24")
+    or torch.backends.cpu.get_cpu_capability() != "AVX512"
+)
+
+
 @pytest.mark.parametrize("runtime", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_features_equal_the_library_s_own(family: str, runtime: str, tmp_path: Path) -> None:
@@ -154,8 +162,10 @@ def test_features_equal_the_library_s_own(family: str, runtime: str, tmp_path: P
         frames = moving_picture(model.plan.sampling.window, height, width)
         batch = prepared(frames, model).repeat(model.batching.batch_size, *[1] * 4)
         error = relative_error(model.embed(batch)[0].numpy(), model.embed_plainly(frames))
-        # frames of images are the library's bit for bit or to 1/128 of a level, those of videos to a grey level
-        assert error <= (1e-3 if kind.FAMILIES[family].processor.endswith("VideoProcessor") else 1e-4)
+        # frames of images are the library's bit for bit or to 1/128 of a level, those of videos to a grey level, which
+        # torchvision before 0.24 moves in a ninth of the values where the processor has AVX-512: it resizes floats there
+        of_video = kind.FAMILIES[family].processor.endswith("VideoProcessor")
+        assert error <= (1e-4 if not of_video else 1e-3 if RESIZES_LEVELS else 6e-3)
 
 
 CLASSIFIERS = {

@@ -13,7 +13,7 @@ from pipeline.decoding.decoders.base import DecoderName, open_frames
 from pipeline.decoding.decoders.conversion import converted_as
 from pipeline.decoding.frames import RgbFrame
 from pipeline.decoding.pictures import difference
-from tests.pipeline.fine_colours import PQ, fine_noise, rgb_of, write_flat, write_pictures
+from tests.pipeline.fine_colours import PQ, converts_alike, fine_noise, rgb_of, write_flat, write_pictures
 
 COLOURS = np.array(
     [(0.1, 0.1, 0.1), (0.9, 0.9, 0.9), (0.9, 0.1, 0.1), (0.1, 0.9, 0.1), (0.1, 0.1, 0.9), (0.8, 0.7, 0.1)]
@@ -50,9 +50,12 @@ def test_arithmetic_by_hand() -> None:
 @pytest.mark.parametrize(
     ("codec", "pix_fmt", "params", "others"),
     [
-        ("libx264", "yuv420p10le", "", "opencv decord"),
-        ("libx264", "yuv422p10le", "", "opencv decord"),
-        ("libx265", "yuv420p12le", "", "opencv decord"),
+        pytest.param("libx264", "yuv420p10le", "", "opencv", marks=converts_alike),
+        pytest.param("libx264", "yuv422p10le", "", "opencv", marks=converts_alike),
+        pytest.param("libx265", "yuv420p12le", "", "opencv", marks=converts_alike),
+        ("libx264", "yuv420p10le", "", "decord"),
+        ("libx264", "yuv422p10le", "", "decord"),
+        ("libx265", "yuv420p12le", "", "decord"),
         ("ffv1", "yuv440p", "", "opencv decord"),
         ("libx264", "yuv420p10le", PQ, "decord"),
         ("libx264", "yuv420p10le", "tff=1", "decord"),

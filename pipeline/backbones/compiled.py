@@ -57,12 +57,12 @@ def _turned(forward: Forward, frames: torch.Tensor) -> torch.Tensor:
 
 
 def _noise(blank: torch.Tensor) -> torch.Tensor:
-    """A batch of that shape and kind: all grey levels, or noise of unit variance."""
-    generator = torch.Generator().manual_seed(0)
+    """A batch of that shape and kind: all grey levels, or noise of unit variance; drawn on the processor."""
+    drawn: dict[str, Any] = {"generator": torch.Generator().manual_seed(0), "device": "cpu"}
     if blank.is_floating_point():
-        return torch.randn(blank.shape, generator=generator).to(blank)
+        return torch.randn(blank.shape, **drawn).to(blank)
     high = 256 if blank.dtype == torch.uint8 else 255 * 128
-    return torch.randint(0, high, blank.shape, generator=generator, dtype=blank.dtype).to(blank.device)
+    return torch.randint(0, high, blank.shape, dtype=blank.dtype, **drawn).to(blank.device)
 
 
 def _apart(found: torch.Tensor, expected: torch.Tensor, precision: Precision) -> str:

@@ -140,6 +140,10 @@ class _AsCpu(TorchFunctionMode):
             return made
         on_device = "device" in kwargs and torch.device(kwargs["device"]).type == "cuda"
         if on_device:
+            if isinstance(
+                kwargs.get("generator"), torch.Generator
+            ):  # one of the processor's; there is no other here
+                raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
             kwargs["device"] = CPU
         kwargs.pop("pin_memory", None)
         if function is torch.Tensor.copy_ and kwargs.pop("non_blocking", False):

@@ -117,6 +117,16 @@ def test_tokens_pass_through_launcher_and_runner(
     assert recorded == [3]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32])
+def test_noise_comes_from_the_processor_whatever_device_is_the_default(dtype: torch.dtype) -> None:
+    """Passes are compiled with their device as the default, on which the processor's generator draws nothing."""
+    blank = torch.zeros(2, 3, dtype=dtype)
+    with torch.device("meta"):
+        found = module._noise(blank)
+    assert found.device == CPU and found.dtype == dtype and len(found.unique()) > 1
+    torch.testing.assert_close(found, module._noise(blank))
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -47,9 +47,9 @@ def on_cluster(config: ExtractConfig, engine: RayEngine) -> tuple[ExtractReport,
 
 @pytest.fixture(scope="module")
 def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight files in the layout of RWF-2000 and twelve videos of 12 seconds."""
+    """Eight files in the layout of RWF-2000 and twelve videos of a minute: a signal finds work left."""
     root = make_tree(tmp_path_factory.mktemp("ray") / "data")
-    first = write_video(root / "train/Fight/long_00_0.mp4", seconds=12)
+    first = write_video(root / "train/Fight/long_00_0.mp4", seconds=60)
     for number in range(1, 12):
         path = root / "train" / ("Fight", "NonFight")[number % 2] / f"long_{number:02}_0.mp4"
         path.write_bytes(first.read_bytes() + bytes([number]))  # a byte behind the end: another digest

@@ -34,7 +34,8 @@ class CacheLock:
                     f"{cache} is being written by {holder(note)}. Wait until it ends, or stop it."
                 ) from None
             try:
-                self.lease = Lease(cache, note)
+                with files.storage_errors(note):
+                    self.lease = Lease(cache, note)
             except BaseException:
                 self._lock.release()
                 raise
@@ -79,15 +80,24 @@ def locked(cache: Path) -> Iterator[CacheLock]:
     """
     cache = cache.resolve()
     new_folders = [folder for folder in cache.parents if not folder.exists()]
+    foreign = lock_path(cache).is_file() and lock_path(cache).stat().st_size > 0  # a lock's own file is empty
     try:
         with files.storage_errors(cache):
             files.make_directory(cache.parent)
-        lock = CacheLock(cache)
+        try:
+            lock = CacheLock(cache)
+        except CacheLocked:
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if not foreign:
+                    lock_path(cache).unlink(missing_ok=True)
+            raise
         try:
             yield lock
         finally:
             with contextlib.suppress(OSError):
-                if not lock.lease.lost and not _is_cache(cache):
+                if not foreign and not lock.lease.lost and not _is_cache(cache):
                     lock_path(cache).unlink(missing_ok=True)
             lock.release()
     finally:

@@ -25,7 +25,13 @@ from cache.fingerprint import is_random
 from cache.objects.address import shown
 from cache.objects.reading import local_copies
 from cache.schema import StreamSpec, StreamTokens
-from cache.stores.compatible import read_offsets, require_compatible, require_distinct_ids, require_equal_rows
+from cache.stores.compatible import (
+    class_names,
+    read_offsets,
+    require_compatible,
+    require_distinct_ids,
+    require_equal_rows,
+)
 from cache.stores.layout import StoreReader, empty_rows
 from cache.stores.open import open_store
 from cache.tables import RejectTable, StreamInfo, TokenArray, VideoTable
@@ -104,9 +110,7 @@ class Cache:
         self._plans: dict[str, _Plan] = {}
         attributes = [store.attributes for store in stores]
         self.dataset: str = " + ".join(dict.fromkeys(found.dataset for found in attributes))
-        self.label_names: tuple[str, str] | None = next(
-            (found.label_names for found in attributes if found.label_names), None
-        )
+        self.label_names: tuple[str, str] | None = next(filter(None, map(class_names, stores)), None)
         self.provenance: Mapping[str, Any] = (
             attributes[0].provenance
             if len(attributes) == 1

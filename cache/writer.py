@@ -39,7 +39,7 @@ from cache.schema import (
     VideoLabel,
 )
 from cache.stores import files, relabel
-from cache.stores.compatible import require_equal_rows, require_same_names, require_same_optional
+from cache.stores.compatible import class_names, require_equal_rows, require_same_names, require_same_optional
 from cache.stores.layout import CacheAttributes, StoreReader
 from cache.stores.open import cache_format, open_store, require_same_origin, staging_path
 from cache.stores.zarr_append import ZarrAppender
@@ -246,7 +246,8 @@ class CacheWriter:
                 f"{len(unknown)} ids to label are not stored in {self.path}, e.g. {unknown[0]!r}"
             )
         changes = self._label_changes({rows[video_id]: label for video_id, label in labels.items()})
-        names = label_names if label_names != self.label_names else None
+        names = label_names or self.label_names
+        names = names if names != self._written_attributes.label_names else None
         changed: set[int] = set().union(*changes.values())
         if changed or names:
             with self._change() as appender:
@@ -357,8 +358,12 @@ class CacheWriter:
             )
 
     @property
+    def _written_attributes(self) -> CacheAttributes:
+        return self._appender.attributes if self._appender else self._stored_attributes
+
+    @property
     def _attributes(self) -> CacheAttributes:
-        found = self._appender.attributes if self._appender else self._stored_attributes
+        found = self._written_attributes
         if found.label_names is None and self._given_label_names:
             return dataclasses.replace(found, label_names=self._given_label_names)
         return found
@@ -414,14 +419,17 @@ class CacheWriter:
                 )
 
     def _adopt_label_names(self, label_names: tuple[str, str] | None) -> None:
-        require_same_names(label_names, self.label_names, where=self.path)
+        with contextlib.closing(self._reader()) as store:
+            require_same_names(label_names, class_names(store), where=self.path)
         self._given_label_names = label_names
+
+    def _reader(self) -> StoreReader:
+        return ZarrReader(self._appender.path) if self._appender else open_store(self.path)
 
     def _label_changes(self, labels: Mapping[int, VideoLabel]) -> dict[str, dict[int, Any]]:
         """By column: row -> new value, for the rows where it differs from what is stored."""
-        store = ZarrReader(self._appender.path) if self._appender else open_store(self.path)
         changes: dict[str, dict[int, Any]] = {}
-        try:
+        with contextlib.closing(self._reader()) as store:
             for name in RELABEL_COLUMNS:
                 column = store.read(f"videos/{name}", 0, store.n_rows("videos/id")).tolist()
                 optional = name in ("split", "source")
@@ -431,6 +439,4 @@ class CacheWriter:
                     for row, value in wanted.items()
                     if value != column[row] and (value or not optional)
                 }
-        finally:
-            store.close()
         return changes

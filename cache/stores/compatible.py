@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cache.errors import CacheCorrupt, CacheError, FingerprintMismatch
 from cache.fingerprint import require_same
 from cache.labels.names import nfc
+from cache.schema import UNKNOWN_LABEL
 from cache.stores.layout import StoreReader, column_specs
 
 
@@ -71,12 +72,28 @@ def require_compatible(first: StoreReader, other: StoreReader, *, ignore_librari
         if spec.optional != found.optional:
             one, two = ("optional" if which.optional else "required" for which in (spec, found))
             raise CacheError(f"stream {name} is {one} in {first.path} but {two} in {other.path}")
-    names, other_names = first.attributes.label_names, other.attributes.label_names
+    names, other_names = class_names(first), class_names(other)
     if names and other_names and tuple(map(nfc, names)) != tuple(map(nfc, other_names)):
         raise CacheError(
             f"label names (negative, positive) are {names} in {first.path} but {other_names} in "
             f"{other.path}; join labels again in one of them"
         )
+
+
+def class_names(store: StoreReader) -> tuple[str, str] | None:
+    """(negative, positive): of the attributes; where they name none, as live rows name both, each in one way."""
+    if store.attributes.label_names:
+        return store.attributes.label_names
+    n_rows = store.n_rows("videos/id")
+    labels = np.array(store.read("videos/label", 0, n_rows), dtype=np.int8)
+    labels[list(store.attributes.superseded_videos)] = UNKNOWN_LABEL
+    if not (labels != UNKNOWN_LABEL).any():
+        return None
+    names = np.asarray(store.read("videos/label_name", 0, n_rows))
+    negative, positive = ({nfc(str(name)) for name in names[labels == label]} for label in (0, 1))
+    if len(negative) != 1 or len(positive) != 1 or negative == positive or "" in negative | positive:
+        return None
+    return negative.pop(), positive.pop()
 
 
 def require_same_names(here: tuple[str, str] | None, stored: tuple[str, str] | None, *, where: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cache.arguments import shown
 from cache.errors import LabelError
 from cache.labels.groups import source_groups
+from cache.labels.names import same_name
 from cache.schema import UNKNOWN_LABEL
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
             found[v] = UNKNOWN_LABEL if label is None else label.label
             splits[v] = (label.split if label else "") or splits[v]
             sources[v] = (label.source if label else "") or sources[v]
+    elif cache.label_names:
+        _require_one_sense(table.label_name, table.label, cache)
     columns = [np.asarray(getattr(table, c), dtype=np.float64)[order] for c in METADATA_COLUMNS]
     return VideoRows(
         order=order,
@@ -89,6 +92,21 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
         metadata=np.stack(columns, axis=1),
         label_names=label_names,
     )
+
+
+def _require_one_sense(names: npt.NDArray[Any], labels: npt.NDArray[np.int8], cache: Cache) -> None:
+    """Raise LabelError where a class is positive in some videos and negative in others."""
+    called = cache.label_names
+    assert called is not None
+    for name, label in sorted(set(zip(map(str, names), map(int, labels), strict=True))):
+        if label == UNKNOWN_LABEL or not name or same_name(name, called[label]):
+            continue
+        if same_name(name, called[1 - label]):
+            senses = ("negative", "positive")
+            raise LabelError(
+                f"{cache.names[0]} holds videos of class {name!r} as {senses[label]} ones, and calls {called[1 - label]!r} its "
+                f"{senses[1 - label]} class: join the labels of all its videos again (extract --labels FILE)"
+            )
 
 
 def varying_columns(metadata: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -92,8 +92,9 @@ def write_cache(
     rejects: Sequence[Reject] = (),
     *,
     streams: Sequence[StreamSpec] = STREAMS,
+    **changes: Any,
 ) -> Path:
-    with open_writer(path, streams=streams) as writer:
+    with open_writer(path, streams=streams, **changes) as writer:
         writer.commit(videos, rejects)
     return path
 

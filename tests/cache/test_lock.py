@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheLocked
-from cache.lock import CacheLock, LentLock, lock_path, locked
+from cache.errors import CacheError, CacheLocked
+from cache.lock import CacheLock, LentLock, lock_path, locked, note_path
 from tests.cache.builders import make_video, open_writer, read_contents
 from tests.cache.processes import read_line, start_python
 
@@ -118,6 +119,20 @@ def test_a_lock_from_before_the_cache_leaves_nothing_where_none_came(store: Path
     with pytest.raises(KeyError), locked(store):
         raise KeyError
     assert list(store.parent.iterdir()) == []
+
+
+def test_what_stands_where_the_lock_is_described_is_named_and_nothing_is_left(store: Path) -> None:
+    note_path(store).mkdir()
+    with pytest.raises(CacheError, match=re.escape(f"{note_path(store)}: Is a directory")), locked(store):
+        pass
+    assert list(store.parent.iterdir()) == [note_path(store)]
+
+
+def test_a_file_of_that_name_that_is_no_lock_stays(store: Path) -> None:
+    lock_path(store).write_text("mine")
+    with pytest.raises(KeyError), locked(store):
+        raise KeyError
+    assert lock_path(store).read_text() == "mine"
 
 
 def test_a_lent_lock_outlives_its_writers(store: Path) -> None:

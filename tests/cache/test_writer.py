@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import unicodedata
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cache.errors import CacheError, CacheNotFound, FingerprintMismatch
 from cache.reader import open_cache
 from cache.schema import StreamSpec, StreamTokens, VideoFeatures, VideoLabel
+from cache.stores.open import open_store
 from cache.writer import CacheWriter
 from tests.cache.builders import (
     AUDIO,
@@ -206,6 +208,37 @@ def test_label_names_in_another_unicode_form_are_the_same(store: Path, tmp_path:
     other = tmp_path / f"other{store.suffix}"
     open_writer(other, label_names=nfc).close()
     open_cache(store, other).close()
+
+
+def test_names_of_classes_come_with_labels_that_come_later(store: Path) -> None:
+    bare = {"label": -1, "label_name": ""}
+    write_cache(store, [make_video(name, **bare) for name in ("a.mp4", "b.mp4")], label_names=None)
+    labels = {"a.mp4": VideoLabel(1, "Fight"), "b.mp4": VideoLabel(0, "NonFight")}
+    with open_writer(store) as writer:
+        assert writer.relabel(labels) == 2
+    with contextlib.closing(open_store(store)) as held:
+        assert held.attributes.label_names == LABEL_NAMES
+    with pytest.raises(CacheError, match="calls its classes"):
+        open_writer(store, label_names=LABEL_NAMES[::-1])
+
+
+@pytest.mark.parametrize(("second", "known"), [((0, "NonFight"), True), ((1, "Brawl"), False)])
+def test_rows_name_the_classes_where_nothing_else_does(
+    store: Path, second: tuple[int, str], known: bool
+) -> None:
+    """As in caches whose labels came later, before names came with them."""
+    rows = [(1, "Fight"), second, (-1, "")]
+    videos = [make_video(f"{n}.mp4", label=label, label_name=name) for n, (label, name) in enumerate(rows)]
+    write_cache(store, videos, label_names=None)
+    with open_cache(store) as cache:
+        assert cache.label_names == (LABEL_NAMES if known else None)
+    if known:
+        with pytest.raises(CacheError, match="calls its classes"):
+            open_writer(store, label_names=LABEL_NAMES[::-1])
+    with open_writer(store) as writer:  # the same names, which are written down now
+        writer.relabel({"0.mp4": VideoLabel(1, "Fight")})
+    with contextlib.closing(open_store(store)) as held:
+        assert held.attributes.label_names == LABEL_NAMES
 
 
 def test_label_names_are_adopted_once_and_then_kept(store: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 import typer
 
 from cache.errors import (
+    CacheError,
     CacheLocked,
     FingerprintMismatch,
     InputError,
@@ -503,4 +504,25 @@ def test_labels_in_another_case_are_the_classes_of_the_cache(tmp_path: Path) -> 
             "Fight/a.mp4": "Fight",
             "NonFight/b.mp4": "Fight",
             "NonFight/c.mp4": "NonFight",
+        }
+
+
+def test_labels_that_came_later_hold_against_other_ones(tmp_path: Path) -> None:
+    """A cache that began without labels: a class is never positive in some of its videos and negative in others."""
+    flat, tree, out, labels = (tmp_path / name for name in ("flat", "tree", "c.zarr", "labels.csv"))
+    for number, name in enumerate(("a", "b")):
+        write_video(flat / f"{name}.mp4", seconds=0.5, seed=number)
+        write_video(tree / ("Fight", "NonFight")[number] / f"{name}2.mp4", seconds=0.5, seed=2 + number)
+    run(flat, out)
+    labels.write_text("id,label\na,Fight\nb,NonFight\n", encoding="utf-8")
+    assert run(flat, out, labels=labels).relabelled == 2
+    run(flat, out)
+    with pytest.raises(CacheError, match="calls its classes"):
+        run(tree, out, positive="NonFight")
+    run(tree, out)
+    with open_cache(out) as cache:
+        assert cache.label_names == ("NonFight", "Fight")
+        assert set(zip(cache.videos.label_name, cache.videos.label, strict=True)) == {
+            ("Fight", 1),
+            ("NonFight", 0),
         }

@@ -36,6 +36,8 @@ RAW_DEMUXERS = frozenset(
 HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 """libavutil/pixfmt.h: AVCOL_TRC_SMPTE2084 and AVCOL_TRC_ARIB_STD_B67."""
 
+PICTURE_BRANDS = frozenset({"avif", "heic", "heix", "mif1"})
+"""Of ISO files that hold pictures (ISO/IEC 23008-12, AVIF): FFmpeg demuxes them as mov."""
 GUESSED_SECONDS = 0.04
 """A frame's duration at the 25 frames a second that FFmpeg's raw demuxers guess (libavformat/rawdec.h: `framerate`)."""
 FULL_RANGE_FORMATS = frozenset({"gray", "yuvj420p", "yuvj422p", "yuvj440p", "yuvj444p"})
@@ -101,10 +103,7 @@ class PyAVFrames:
             )
         if self.n_frames > 1 and (raw or timeline.n_untimed == self.n_frames):
             self._note_rate(held[1])
-        demuxer = self.container.format.name
-        kind = demuxer.removesuffix("_pipe")  # those of pictures end so
-        picture = kind != demuxer or kind in ("gif", "apng")
-        if picture and self.n_frames == 1 and named_as_video(self._path):
+        if self.n_frames == 1 and (kind := picture_kind(self.container)) and named_as_video(self._path):
             self.notes.append(
                 f"a single picture ({kind}) in a file that is named as a video ({self._path.suffix})"
             )
@@ -248,6 +247,16 @@ def declared_by(container: Any, stream: Any) -> Declared:
         duration_seconds=max(0.0, own),
         longest_seconds=max(0.0, own, whole),
     )
+
+
+def picture_kind(container: Any) -> str:
+    """The format of pictures that a container is of, or ""."""
+    demuxer = container.format.name
+    kind = str(demuxer.removesuffix("_pipe"))  # those of pictures end so
+    if kind != demuxer or kind in ("gif", "apng"):
+        return kind
+    brand = container.metadata.get("major_brand", "").strip()
+    return brand if brand in PICTURE_BRANDS else ""
 
 
 def _tagged_seconds(text: str) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_labels_can_be_replaced(toy_cache: Cache) -> None:
     assert (data.labels[first], data.splits[first], data.groups[first]) == (1, "test", "tape")
     assert (data.labels[second], data.splits[second], data.groups[second]) == (0, "train", "source0")
     assert (data.labels == -1).sum() == len(ids) - 2
+
+
+def test_a_class_that_is_positive_here_and_negative_there_is_an_error(tmp_path: Path) -> None:
+    videos = toy_videos(8)
+    odd = next(video for video in videos if video.row.label == 1)
+    turned = replace(odd, row=replace(odd.row, label=0, label_name=odd.row.label_name.lower()))
+    path = write_cache(tmp_path / "c.zarr", [turned if video is odd else video for video in videos])
+    with (
+        open_cache(path) as cache,
+        pytest.raises(LabelError, match="as negative ones, and calls .* its positive"),
+    ):
+        load_dataset(cache, separate_streams=True)
 
 
 def test_an_empty_cache_is_an_error(tmp_path: Path) -> None:

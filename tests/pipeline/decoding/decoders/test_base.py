@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from pipeline.decoding.decoders.base import DecodeProblem, DecoderName, open_frames
 from tests.pipeline.numbered import copy_packets, draw_number, read_number, write_numbered
@@ -278,6 +278,10 @@ def test_a_single_picture_is_told_where_the_name_is_a_videos(media: Path, tmp_pa
         assert notes(path) == [], path
     for path in (tmp_path / "clip.mp4", tmp_path / "clip.MKV"):
         assert notes(path) == [f"a single picture (jpeg) in a file that is named as a video ({path.suffix})"]
+    if features.check("avif"):  # demuxed as the mov that it is named as
+        Image.open(picture).save(tmp_path / "b.avif")
+        named = (tmp_path / "b.avif").rename(tmp_path / "b.mp4")
+        assert notes(named) == ["a single picture (avif) in a file that is named as a video (.mp4)"]
 
 
 def test_a_stream_without_a_container_says_how_its_times_were_found(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_a_file_in_two_splits_is_found(clean: Videos, tmp_path: Path) -> None:
 
 
 def test_a_file_twice_in_one_split_is_only_a_warning(clean: Videos, tmp_path: Path) -> None:
-    copy = changed(clean[4], id="train/Fight/copy.mp4", label=1 - clean[4].row.label)
+    label = 1 - clean[4].row.label
+    copy = changed(clean[4], id="train/Fight/copy.mp4", label=label, label_name=("NonFight", "Fight")[label])
     report = audited(tmp_path, [*clean, copy])
     assert kinds(report) == []
     assert sorted(kinds(report, severity="warning")) == ["duplicate-in-split", "duplicate-label"]

@@ -419,8 +419,11 @@ class CacheWriter:
                 )
 
     def _adopt_label_names(self, label_names: tuple[str, str] | None) -> None:
-        with contextlib.closing(self._reader()) as store:
-            require_same_names(label_names, class_names(store), where=self.path)
+        stored = self.label_names
+        if label_names and not stored:
+            with contextlib.closing(self._reader()) as store:
+                stored = class_names(store)
+        require_same_names(label_names, stored, where=self.path)
         self._given_label_names = label_names
 
     def _reader(self) -> StoreReader:

@@ -410,7 +410,7 @@ def _untried(config: ExtractConfig, backbones: Mapping[str, Backbone]) -> str:
     with open_cache(config.out) as cache:
         names = [n for n in config.left_to_auto(backbones) if n in cache.streams]
         names = [n for n in names if n not in cache.provenance.get(TRIED, ())]
-    names = [n for n in names if backbones[n].fingerprint()["model"] not in MEASURED_IN_BF16]
+    names = [n for n in names if backbones[n].fingerprint().get("model") not in MEASURED_IN_BF16]
     if not names:
         return ""
     made = backbones[names[0]].fingerprint()["precision"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from cache.errors import CacheCorrupt, CacheError, CacheLocked, CacheNotFound
 from cache.schema import StreamSpec
 from cache.stores import files
+from cache.stores.hdf5_target import Hdf5Target, signals_wait
 from cache.stores.layout import (
     PAGE_BYTES,
     ArraySpec,
@@ -189,15 +189,29 @@ class Hdf5Builder:
     ) -> None:
         files.remove_file(path)
         self.path = path
-        self._file = h5py.File(
-            path,
-            "w",
-            libver=_LIBVER,
-            locking=False,  # its name is known to this writer alone
-            alignment_threshold=_ALIGN_FROM_BYTES,
-            alignment_interval=PAGE_BYTES,
-        )
         self._filled = dict.fromkeys(rows, 0)
+        self._target = Hdf5Target(path)
+        self._file: Any = None
+        try:
+            with signals_wait():
+                self._file = h5py.File(
+                    path,
+                    "w",
+                    driver="fileobj",
+                    fileobj=self._target,
+                    libver=_LIBVER,
+                    locking=False,  # its name is known to this writer alone
+                    alignment_threshold=_ALIGN_FROM_BYTES,
+                    alignment_interval=PAGE_BYTES,
+                )
+                self._lay_out(streams, rows, attributes)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _lay_out(
+        self, streams: Sequence[StreamSpec], rows: Mapping[str, int], attributes: CacheAttributes
+    ) -> None:
         for name, value in attributes.to_json(streams).items():
             if name in _JSON_ATTRIBUTES:
                 self._file.attrs[name] = json.dumps(value)
@@ -222,20 +236,28 @@ class Hdf5Builder:
         """Write the next rows of an array."""
         start = self._filled[array]
         if len(rows):
-            self._file[array][start : start + len(rows)] = rows
+            with signals_wait():
+                self._file[array][start : start + len(rows)] = rows
+            self._target.check()
         self._filled[array] = start + len(rows)
 
     def finish(self) -> None:
         """Close the file and wait until it is on the disk."""
         short = [name for name, count in self._filled.items() if count != self._file[name].shape[0]]
         assert not short, f"arrays not filled: {short}"
-        self._file.close()
+        self._close()
+        self._target.check()
         files.sync([self.path])
 
     def abandon(self) -> None:
-        """Close the file as far as that works and remove it."""
+        """Close the file and remove it."""
         try:
-            self._file.close()
-        except (OSError, RuntimeError, ValueError):
-            os.truncate(self.path, 0)  # HDF5 could not flush (the disk is full); the file is worthless anyway
-        files.remove_file(self.path)
+            self._close()
+        finally:
+            files.remove_file(self.path)
+
+    def _close(self) -> None:
+        with signals_wait():
+            if self._file:
+                self._file.close()
+            self._target.close()

@@ -54,6 +54,7 @@ from tests.test_cli_extract import src as src
         (["--src", "{src}", "--worker-memory", "inf"], 2, "--worker-memory"),
         (["--src", "{src}", "--memory", "-1"], 2, "--memory"),
         (["--src", "{src}", "--memory", "nan"], 2, "--memory"),
+        (["--src", "{src}", "--memory", "1e-12"], 2, "--memory: 0 MiB are too little"),
         (["--src", "{src}", "--max-rejects", "2"], 2, "--max-rejects"),
         (["--src", "{src}", "--max-rejects", "nan"], 2, "--max-rejects"),
         (["--src", "{src}", "--max-decode-errors", "-1"], 2, "--max-decode-errors is a share"),

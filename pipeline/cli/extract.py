@@ -409,7 +409,7 @@ def _shard(shard: str | None, plan: Path | None) -> Any:
 
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:
-    from pipeline.decoding.memory import default_budget_bytes, fit_pool
+    from pipeline.decoding.memory import fit_pool
     from pipeline.decoding.pool import PoolSettings, default_workers
 
     if not 0 <= workers <= MAX_WORKERS:
@@ -424,10 +424,7 @@ def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float,
         deadline_seconds=deadline,
         worker_memory_bytes=int(worker_memory * (1 << 30)),
     )
-    try:
-        settings = fit_pool(asked, int(memory * (1 << 30)) or default_budget_bytes())
-    except ValueError as error:
-        raise InputError(f"--memory: {error}") from error
+    settings = fit_pool(asked, int(memory * (1 << 30)) if memory else None)
     if settings.workers < asked.workers:
         fewer = f"{settings.workers} of {asked.workers} decode workers"
         say(f"{fewer} fit into the memory budget", highlight=False)

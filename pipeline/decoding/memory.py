@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import psutil
 
+from cache.errors import InputError, LimitReached
 from pipeline.decoding.pool import PoolSettings
 
 MIN_WORKER_BYTES = 768 << 20
@@ -24,16 +25,21 @@ def default_budget_bytes() -> int:
     return int(psutil.virtual_memory().available * DEFAULT_SHARE)
 
 
-def fit_pool(settings: PoolSettings, budget_bytes: int) -> PoolSettings:
+def fit_pool(settings: PoolSettings, budget_bytes: int | None) -> PoolSettings:
     """The pool within the budget: fewer workers where they would not fit, each limited to its share.
 
-    A worker that grows over its limit is killed and its video is rejected (`out-of-memory`), so the budget holds. Raises
-    ValueError where not even one worker fits.
+    A worker that grows over its limit is killed and its video is rejected (`out-of-memory`), so the budget holds. budget_bytes:
+    None for the default one. Raises InputError where not even one worker fits; LimitReached where that is the machine.
     """
-    if budget_bytes < MIN_WORKER_BYTES:
-        raise ValueError(
-            f"{budget_bytes >> 20} MiB are too little: one decode worker needs {MIN_WORKER_BYTES >> 20} MiB"
+    budget = default_budget_bytes() if budget_bytes is None else budget_bytes
+    if budget < MIN_WORKER_BYTES:
+        needs = f"one decode worker needs {MIN_WORKER_BYTES >> 20} MiB"
+        if budget_bytes is not None:
+            raise InputError(f"--memory: {budget >> 20} MiB are too little: {needs}")
+        raise LimitReached(
+            f"too little memory is free: half of it, which decoding may take, is {budget >> 20} MiB, and {needs}; end other "
+            "programs, or say with --memory GIB how much it may take"
         )
-    workers = max(1, min(settings.workers, budget_bytes // MIN_WORKER_BYTES))
-    limit = min(settings.worker_memory_bytes, budget_bytes // workers)
+    workers = max(1, min(settings.workers, budget // MIN_WORKER_BYTES))
+    limit = min(settings.worker_memory_bytes, budget // workers)
     return replace(settings, workers=workers, worker_memory_bytes=limit)

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache.errors import InputError, LimitReached
+from pipeline.decoding import memory
 from pipeline.decoding.memory import MIN_WORKER_BYTES, default_budget_bytes, fit_pool
 from pipeline.decoding.pool import PoolSettings
 
@@ -30,8 +32,19 @@ def test_a_large_budget_changes_nothing() -> None:
 
 
 def test_less_than_one_worker_is_refused() -> None:
-    with pytest.raises(ValueError, match="100 MiB are too little: one decode worker needs 768 MiB"):
+    with pytest.raises(InputError, match="--memory: 100 MiB are too little: one decode worker needs 768 MiB"):
         fit_pool(PoolSettings(), 100 << 20)
+
+
+def test_a_machine_without_memory_is_not_called_a_flag_that_was_not_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "default_budget_bytes", lambda: 700 << 20)
+    with pytest.raises(
+        LimitReached, match=r"^too little memory is free: .* is 700 MiB.* say with --memory GIB"
+    ):
+        fit_pool(PoolSettings(), None)
+    assert fit_pool(PoolSettings(workers=3), MIN_WORKER_BYTES).workers == 1
 
 
 def test_the_default_is_a_share_of_what_is_free() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.cli import convert_command, export_command, inspect_command, sweep_command
-from cache.errors import InputError, LimitReached, OnepassError, StorageFull
+from cache.errors import DeviceError, InputError, LimitReached, OnepassError, StorageFull
 from cache.objects.store import as_location
 from cache.process.ending import run_app
 from cache.process.outputs import require_cache_output, require_output, require_output_folder
@@ -67,6 +67,10 @@ app.command(name="sweep")(sweep_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
 
+TEMP_FULL = (
+    "the temp folder {} is full, where features lie until they are scored; make room, or set TMPDIR to another folder "
+    "(--keep-cache CACHE keeps them there, and the same command goes on)"
+)
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
@@ -306,7 +310,7 @@ class _Scoring:
                     self._sheet.add(path, path)
             for config in configs:
                 with self._naming_failures(config.src):
-                    ends.append((self._extract(config), config))
+                    ends.append((self._extract(config, scratch), config))
                     self._sheet.add(config.out, config.src)
                 if ends and ends[-1][0].interrupted:
                     break
@@ -337,15 +341,22 @@ class _Scoring:
             given, failure = self._failed[0]
             n_paths = len(caches) + len(configs)
             raise type(failure)(
-                f"{given}: {failure} ({len(self._failed)} of {n_paths} paths failed; the scores of the others are in "
-                f"{self._sheet.out})"
+                f"{given}: {failure} ({len(self._failed)} of {n_paths} paths failed; what was scored is in {self._sheet.out})"
             )
 
-    def _extract(self, config: ExtractConfig) -> ExtractReport:
+    def _extract(self, config: ExtractConfig, scratch: ScratchFolder | None) -> ExtractReport:
         from pipeline.run import extract
 
-        report = extract(config, console=self._console, backbones=self._backbones)
-        for line in report.lines():
+        dropped = scratch is not None and config.out.is_relative_to(scratch.path)
+        try:
+            report = extract(config, console=self._console, backbones=self._backbones)
+        except (StorageFull, LimitReached, DeviceError) as error:
+            with contextlib.suppress(OnepassError):  # what was whole by then
+                self._sheet.add(config.out, config.src)
+            if dropped and isinstance(error, StorageFull):
+                raise StorageFull(TEMP_FULL.format(config.out.parent.parent)) from error
+            raise
+        for line in report.lines(rejects_in=self._sheet.out if dropped else None):
             self._console.print(line)
         return report
 

@@ -199,10 +199,52 @@ def test_a_path_that_fails_does_not_cost_the_scores_of_the_others(
     )
     assert code == 3
     last = err.splitlines()[-1]
-    assert last == (
-        f"error: {videos / 'train'}: spoilt (1 of 3 paths failed; the scores of the others are in {out})"
-    )
+    assert last == (f"error: {videos / 'train'}: spoilt (1 of 3 paths failed; what was scored is in {out})")
     assert {row["path"] for row in rows_of(out)} == {str(cache), str(videos / "val")}
+
+
+def test_inputs_that_are_all_rejected_have_their_rows(
+    run: Run, videos: Path, head: Path, tmp_path: Path
+) -> None:
+    for number in range(12):
+        write_text(tmp_path / "broken" / f"{number:02}.mp4")
+    out, timeline = tmp_path / "s.csv", tmp_path / "t.csv"
+    words = ("--head", head, "--out", out, "--timeline", timeline, *PREDICT)
+    code, said, _ = run("predict", tmp_path / "broken", videos / "val", *words)
+    assert code == 0
+    assert "scored 2 videos" in said and "12 rejected" in said
+    assert f"and 2 more: see {out}" in said and "onepass-predict-" not in said
+    reasons = {
+        row["id"]: row["reject_reason"] for row in rows_of(out) if row["path"] == str(tmp_path / "broken")
+    }
+    assert reasons == {f"{number:02}.mp4": "unreadable-container" for number in range(12)}
+    code, _, err = run("predict", tmp_path / "broken", *words[:-3], "0.5", *words[-2:])
+    assert code == 1 and err.startswith("error: 12 of 12 inputs were rejected") and err.count("\n") == 1
+    assert len(rows_of(out)) == 12
+
+
+def test_a_full_temp_folder_costs_no_score_of_what_was_whole(
+    run: Run, videos: Path, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import run as pipeline_run
+
+    real = pipeline_run.extract
+
+    def fills_up(config: Any, **options: Any) -> Any:
+        real(config, **options)
+        raise StorageFull(f"the disk that holds {config.out} is full; everything committed before is intact")
+
+    monkeypatch.setattr(pipeline_run, "extract", fills_up)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    out = tmp_path / "s.csv"
+    words = ("predict", videos / "val", "--head", head, "--out", out, *PREDICT)
+    code, _, err = run(*words)
+    assert code == 5 and err.count("\n") == 1
+    assert f"the temp folder {tmp_path} is full" in err and "TMPDIR" in err and "intact" not in err
+    assert f"what was scored is in {out}" in err and len(rows_of(out)) == 2
+    assert not list(tmp_path.glob("onepass-predict-*"))
+    code, _, err = run(*words, "--keep-cache", tmp_path / "k.zarr")
+    assert code == 5 and "committed before is intact" in err and "TMPDIR" not in err
 
 
 def test_features_stay_where_the_scores_cannot_be_written(

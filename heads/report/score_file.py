@@ -115,6 +115,8 @@ def agreement_lines(predictions: Predictions, cache: Cache, head: TrainedHead) -
     """Where the videos carry labels, how the scores compare with them: those that the head has not seen in full, and what
     is to be thought of the others.
     """
+    if not len(cache):
+        return []
     rows = read_rows(cache)
     known = np.flatnonzero(rows.labels != UNKNOWN_LABEL)
     if not len(known):

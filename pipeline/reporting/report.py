@@ -95,8 +95,8 @@ class ExtractReport(FlowCounts):
         """Rejects on record by reason code."""
         return Counter(reason for reason, _ in self.rejects.values())
 
-    def lines(self) -> list[str]:
-        """The summary, one fact a line."""
+    def lines(self, *, rejects_in: str | Path | None = None) -> list[str]:
+        """The summary, one fact a line. rejects_in: the file that names them all, where the cache does not stay."""
         lines = []
         random = [
             f"{name} ({weights})" for name, weights in self.weights.items() if weights.startswith("random")
@@ -122,7 +122,8 @@ class ExtractReport(FlowCounts):
         for video_id, (reason, detail) in list(self.rejects.items())[:10]:
             lines.append(f"          {video_id}: {reason}: {detail[:160]}")
         if len(self.rejects) > 10:
-            lines.append(f"          and {len(self.rejects) - 10} more: onepass inspect {self.out}")
+            where = f"onepass inspect {self.out}" if rejects_in is None else f"see {rejects_in}"
+            lines.append(f"          and {len(self.rejects) - 10} more: {where}")
         if self.not_reached:
             why = "interrupted" if self.interrupted or not self.waiting else "until all streams are whole"
             lines.append(f"not reached {self.not_reached} ({why})")

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from cache.errors import OnepassError, StorageFull
+from cache.errors import InputError, OnepassError, StorageFull
 from cache.process.interrupts import unwinding
 from cache.process.os_errors import explain
 from cache.process.terminal import safe_streams
@@ -46,8 +46,20 @@ def expand_home(word: str) -> str:
     return os.path.expanduser(word)  # noqa: PTH111
 
 
+def _require_no_empty(words: list[str]) -> None:
+    """Raise InputError for an argument that is empty: a path of no letters would be the folder one stands in."""
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if not word or (name.startswith("--") and equals and not value):
+            where = name or (f"what follows {words[number - 1]}" if number else "the first argument")
+            raise InputError(
+                f"{where}: is empty (a variable that is not set?); give a value, or . for this folder"
+            )
+
+
 def _run(app: typer.Typer, words: list[str], prog_name: str | None) -> int:
     try:
+        _require_no_empty(words)
         app(args=words, prog_name=prog_name)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(bool(ended.code))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from cache.process.ending import expand_home
+from cache.process.ending import expand_home, run_app
 from cache.process.os_errors import explain
 
 REPOSITORY = Path(__file__).parents[3]
@@ -170,3 +171,31 @@ def test_what_the_system_refuses_is_one_line(error: BaseException, code: int, wo
 )
 def test_our_own_faults_keep_their_traceback(error: Any) -> None:
     assert explain(error) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ([""], "the first argument: is empty"),
+        (["a", "--src", ""], "what follows --src: is empty"),
+        (["a", "--src="], "--src: is empty"),
+    ],
+)
+def test_an_empty_argument_is_no_path(
+    words: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`extract --src "$UNSET"` read the folder that it stood in: an empty path is that one."""
+    taken: list[Path] = []
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command()
+    def command(path: Path, src: Path = Path("here")) -> None:
+        taken.extend((path, src))
+
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, args=words)
+    assert (ended.value.code, taken) == (2, [])
+    assert capsys.readouterr().err.startswith(f"error: {what}")
+    with pytest.raises(SystemExit) as ended:
+        run_app(app, args=["a", "--src", "x="])
+    assert (ended.value.code, taken) == (0, [Path("a"), Path("x=")])

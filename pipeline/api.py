@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cache.arguments import shown
+from cache.errors import InputError
 from cache.process.terminal import make_console
 from pipeline.backbones.choice import DEFAULT_STREAMS, StreamChoice, choose_streams
 from pipeline.backbones.load import BackboneConfig
@@ -52,6 +55,9 @@ def extract(
     Returns the report: counts, rejects by id with their reasons, notes, seconds. Raises an OnepassError (`cache.errors`) where
     the command ends with one line, and TypeError for a setting that does not exist.
     """
+    for name, path, optional in (("src", src, False), ("out", out, False), ("labels", labels, True)):
+        if not ((isinstance(path, str | os.PathLike) and path != "") or (optional and path is None)):
+            raise InputError(f"{name} is a path, got {shown(path)}")
     known = {*BackboneConfig.__dataclass_fields__, *_OF_STREAMS}
     of_models = {name: settings.pop(name) for name in list(settings) if name in known}
     config = ExtractConfig(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from cache.arguments import is_number, is_whole, shown
 from cache.errors import InputError
 from cache.lock import CacheLock
 from cache.objects.address import remote_url
@@ -32,7 +33,12 @@ from pipeline.sources.tree import SourceTree
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""
-
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "decoder": ("pyav", "decord", "opencv"),
+    "dtype": ("float16", "float32"),
+    "duplicates": ("keep", "reject"),
+    "redo": ("affected", "all"),
+}
 
 TRIED = "tried"
 """Key of a cache's provenance: streams in less than float32 of which a trial showed that they keep the parity bound in it."""
@@ -102,6 +108,7 @@ class ExtractConfig:
         return not sees and any(plan.sound is not None for plan in given)
 
     def __post_init__(self) -> None:
+        self._require_types()
         object.__setattr__(self, "src", as_location(self.src))
         for flag, names in (("--optional", self.optional), ("--require", self.required)):
             if unknown := sorted(set(names) - set(self.backbones.names)):
@@ -126,6 +133,25 @@ class ExtractConfig:
             raise InputError(
                 "--duplicates reject: a shard does not see the videos of the others; extract with keep, and onepass audit of the "
                 "merged cache names equal videos"
+            )
+
+    def _require_types(self) -> None:
+        """Raise InputError for what the command could not be given."""
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if not ((isinstance(value, str) and value in choices) or (name == "redo" and value == "")):
+                raise InputError(f"--{name} {shown(value)}: choose from {', '.join(choices)}")
+        for name in ("max_error_share", "max_rejects", "min_seconds", "publish_seconds", "commit_seconds"):
+            if not is_number(getattr(self, name)):
+                raise InputError(f"{name} must be a number, got {shown(getattr(self, name))}")
+        if not is_whole(self.commit_videos):
+            raise InputError(f"commit_videos must be a whole number, got {shown(self.commit_videos)}")
+        for name, kind in (("pool", PoolSettings), ("fetch", FetchSettings), ("backbones", BackboneConfig)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name} must be a {kind.__name__}, got {shown(getattr(self, name))}")
+        if not isinstance(self.shard, Shard | None):
+            raise InputError(
+                f"shard must be a Shard, got {shown(self.shard)}: see pipeline.sources.shards.parse_shard"
             )
 
 

@@ -153,6 +153,9 @@ def test_ids_that_are_alike_are_told_apart_by_their_path(
         (("{videos}", "--keep-cache", "{tmp}/k.txt"), 3, "k.txt"),
         (("{cache}", "--keep-cache", "{tmp}/k.zarr"), 2, "--keep-cache"),
         (("{videos}", "--clip-weights", "{tmp}/nosuch.pt"), 4, "nosuch.pt"),
+        (("{videos}", "--workers", "-3"), 2, "--workers"),
+        (("{videos}", "--workers", "100000"), 2, "--workers"),
+        (("{videos}", "--decoder", "ffmpeg"), 2, "--decoder"),
     ],
 )
 def test_outputs_and_all_inputs_are_tried_before_the_work(
@@ -175,7 +178,7 @@ def test_outputs_and_all_inputs_are_tried_before_the_work(
     filled = [word.format(videos=videos, cache=cache, tmp=tmp_path) for word in words]
     if "--out" not in filled:
         filled += ["--out", str(tmp_path / "s.csv")]
-    ended, _, err = run("predict", *filled, "--head", head, *PREDICT)
+    ended, _, err = run("predict", "--head", head, *PREDICT, *filled)
     assert ended == code and message in err and err.startswith("error: ") and err.count("\n") == 1
     assert not (tmp_path / "s.csv").exists()
 

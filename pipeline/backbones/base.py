@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.arguments import shown
 from cache.errors import DeviceError, InputError
 from pipeline.backbones.choice import PRECISIONS
 from pipeline.decoding.decode import StreamPlan
@@ -118,6 +119,8 @@ def resolve_devices(device: str) -> tuple[torch.device, ...]:
     Several are of one kind and one make: what is stored does not depend on which of them made it. `cpu:0,cpu:1` runs the same
     path without a GPU, for trials; it is not faster.
     """
+    if not isinstance(device, str):
+        raise InputError(f"device is a text, such as 'cpu' or 'cuda:0', got {shown(device)}")
     if device == "all":
         if not torch.cuda.is_available():  # devices are counted also where the driver is too old for them
             raise InputError("--device all: torch sees no CUDA device here; use --device cpu or auto")

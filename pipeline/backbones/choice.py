@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from cache.arguments import shown
 from cache.errors import InputError, WeightsError
 from cache.schema import STREAM_NAME
 
@@ -200,10 +201,14 @@ def choose_streams(
     weights: of every stream that does not name its own. seed: likewise. The others are settings of the recipes of those names.
     The order is not that of asking: recipes first, the others by name. Raises InputError.
     """
+    asked = asked if isinstance(asked, str) else tuple(asked or ())
     if not asked:
         raise InputError(
             f"--streams: name at least one of {', '.join(RECIPES)}, or describe one with --stream"
         )
+    wrong = asked if isinstance(asked, str) else [x for x in asked if not isinstance(x, str | StreamChoice)]
+    if wrong:
+        raise InputError(f"streams is a list, such as ['image', 'motion'], got {shown(wrong)}")
     own: Mapping[str, Mapping[str, Any]] = {
         "clip": {"model": clip_model, "weights": clip_weights, "tag": clip_tag, "fps": clip_fps},
         "slowfast": {"weights": slowfast_weights, "stride": slowfast_stride},

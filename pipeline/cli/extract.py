@@ -22,7 +22,6 @@ DECODING = "Decoding"
 OUTCOME = "Outcome"
 ENGINE = "Many machines"
 DECODERS = ("pyav", "decord", "opencv")
-MAX_WORKERS = 256
 
 
 def extract_command(
@@ -410,7 +409,7 @@ def _shard(shard: str | None, plan: Path | None) -> Any:
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:
     from pipeline.decoding.memory import fit_pool
-    from pipeline.decoding.pool import PoolSettings, default_workers
+    from pipeline.decoding.pool import MAX_WORKERS, PoolSettings, default_workers
 
     if not 0 <= workers <= MAX_WORKERS:
         raise InputError(f"--workers {workers}: between 0 and {MAX_WORKERS}")

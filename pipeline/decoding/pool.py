@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from cache.arguments import require_whole
 from cache.errors import OnepassError
 from cache.process.cores import usable_cores
 from cache.process.interrupts import deaf_children
@@ -58,6 +59,7 @@ LENT_SECONDS = 0.001
 LENT_DEADLINE_SECONDS = 30.0
 """How long the end waits for frames that are still being read."""
 FRAMES_PER_SLOT = 16
+MAX_WORKERS = 256
 START_ALLOWANCE_SECONDS = 30.0
 """A fresh worker imports its decoders first; a slow disk must not count as a stall."""
 
@@ -72,8 +74,7 @@ class PoolSettings:
     worker_memory_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"need at least one decode worker, got {self.workers}")
+        require_whole("--workers", self.workers, 1, MAX_WORKERS)
         if self.slots < 2:
             raise ValueError(f"need at least two slots a worker, got {self.slots}")
         if not self.deadline_seconds > 0:
@@ -430,7 +431,7 @@ def _no_main_module() -> Iterator[None]:
 
 def default_workers() -> int:
     """One decode worker a core that this process may use (`fit_pool` makes them fewer where memory is short)."""
-    return usable_cores()
+    return min(usable_cores(), MAX_WORKERS)
 
 
 def _resident_bytes(pid: int | None) -> int:

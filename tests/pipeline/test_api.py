@@ -13,6 +13,7 @@ from cache.errors import InputError, RejectLimitExceeded, SourceError
 from pipeline import run as run_module
 from tests.pipeline.tiny import TinyBackbone, tiny_backbones
 from tests.pipeline.trees import BAD, GOOD, contents, make_tree, run
+from tests.videos import write_video
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -62,6 +63,41 @@ def test_errors_are_the_command_s(tmp_path: Path) -> None:
         pipeline.extract(tmp_path / "nowhere", tmp_path / "b.zarr")
     with pytest.raises(TypeError, match="wokers"):
         pipeline.extract(src, tmp_path / "b.zarr", wokers=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decoder": "ffmpeg"}, "--decoder 'ffmpeg': choose from pyav"),
+        ({"duplicates": "drop"}, "--duplicates 'drop': choose from keep, reject"),
+        ({"redo": "some"}, "--redo 'some': choose from affected, all"),
+        ({"dtype": "float64"}, "--dtype 'float64': choose from float16, float32"),
+        ({"workers": -1}, "--workers must be a whole number between 1 and 256, got -1"),
+        ({"workers": 100_000}, "--workers must be a whole number between 1 and 256"),
+        ({"workers": "2"}, "--workers must be a whole number"),
+        ({"max_rejects": "0.1"}, "max_rejects must be a number, got '0.1'"),
+        ({"commit_videos": 1.5}, "commit_videos must be a whole number"),
+        ({"shard": "1/2"}, "shard must be a Shard, got '1/2'"),
+        ({"pool": None}, "pool must be a PoolSettings"),
+        ({"streams": "motion"}, "streams is a list, such as"),
+        ({"streams": [1]}, "streams is a list, such as"),
+        ({"device": 0}, "device is a text, such as"),
+        ({"src": ["a.mp4"]}, "src is a path, got"),
+        ({"src": ""}, "src is a path, got ''"),
+        ({"out": None}, "out is a path, got None"),
+        ({"labels": {"a.mp4": "Fight"}}, "labels is a path, got dict"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_not_another_setting(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """A decoder, a `redo` or a `duplicates` that does not exist was taken for another one without a word."""
+    write_video(tmp_path / "src" / "a.mp4", seconds=0.5)
+    asked = {"src": tmp_path / "src", "out": tmp_path / "c.zarr", "streams": ["motion"]} | settings
+    with pytest.raises(InputError) as refused:
+        pipeline.extract(asked.pop("src"), asked.pop("out"), **asked)
+    assert message in str(refused.value)
+    assert not (tmp_path / "c.zarr").exists()
 
 
 def test_settings_reach_the_models_and_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

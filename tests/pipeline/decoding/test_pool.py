@@ -15,7 +15,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from cache.errors import OnepassError
+from cache.errors import InputError, OnepassError
 from pipeline.decoding import pool as pool_module
 from pipeline.decoding import shared_block
 from pipeline.decoding.decoders.base import DecoderName
@@ -353,13 +353,18 @@ def test_leaving_the_pool_in_the_middle_ends_its_workers(tmp_path: Path) -> None
 
 
 def test_a_worker_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is left out for the process that feeds a GPU, which cost 3 to 10 % (docs/gpu.md), and there is no cap."""
+    """None is left out for the process that feeds a GPU, which cost 3 to 10 % (docs/gpu.md), and no cap but that of --workers."""
     monkeypatch.setattr(pool_module, "usable_cores", lambda: 96)
     assert default_workers() == 96
+    monkeypatch.setattr(pool_module, "usable_cores", lambda: 384)
+    assert PoolSettings(workers=default_workers()).workers == 256
 
 
 def test_settings_are_checked() -> None:
-    for bad in ({"workers": 0}, {"slots": 1}, {"deadline_seconds": 0.0}, {"deadline_seconds": float("nan")}):
+    for workers in (0, -1, 257, 1.5, "2", True):
+        with pytest.raises(InputError, match="--workers must be a whole number between 1 and 256"):
+            PoolSettings(workers=workers)  # type: ignore[arg-type]
+    for bad in ({"slots": 1}, {"deadline_seconds": 0.0}, {"deadline_seconds": float("nan")}):
         with pytest.raises(ValueError, match=r"need at least|must be positive"):
             PoolSettings(**bad)  # type: ignore[arg-type]
     assert 1 <= default_workers() <= 16

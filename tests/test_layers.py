@@ -193,7 +193,6 @@ COVERED_IN = {
     "heads/cli/test_ablate.py": "heads/ablation/record",
     "heads/cli/test_evaluate.py": "heads/report/evaluation",
     "heads/cli/test_train.py": "heads/cli/run",
-    "heads/data/test_dataset.py": "heads/data/rows",
     "heads/report/test_curves.py": "heads/report/history",
     "heads/report/test_page.py": (
         "heads/report/mistakes heads/report/thumbnails heads/report/training_figures heads/report/words"

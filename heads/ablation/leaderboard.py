@@ -352,7 +352,8 @@ def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str
             notes.append(
                 "all seeds share one split, so seed SD leaves out what another split would change; --cv has it"
             )
-    notes += missing_floor_notes(dataset)
+    notes += (*missing_floor_notes(dataset), *dataset.copy_notes)
+    notes += () if dataset.folds is None else dataset.folds.notes
     if n_test := len(dataset) - len(dataset.outside_test):
         notes.append(f"the {n_test} test videos were not looked at; train-head scores its choice there, once")
     if n_cells > 1:

@@ -213,7 +213,7 @@ def _duplicates(rows: VideoRows) -> list[Finding]:
         *_finding(
             "duplicate-in-split",
             "warning",
-            "files that are there several times inside one split, and count as often",
+            "files that are there several times inside one split, and count as often; folds and holdouts keep them together",
             [_told(rows, m) for m in sets if not _parted(rows, m)],
         ),
     ]
@@ -273,7 +273,7 @@ def _near(rows: VideoRows, near: NearDuplicates | None) -> list[Finding]:
 
 def _straddling(rows: VideoRows) -> list[Finding]:
     by_group: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row, (group, split) in enumerate(zip(rows.groups, rows.splits, strict=True)):
+    for row, (group, split) in enumerate(zip(rows.sources, rows.splits, strict=True)):
         if split:
             by_group[group][split].append(row)
     examples = []

@@ -140,8 +140,15 @@ def _folds(data: HeadDataset, seed: int) -> tuple[Folds, tuple[str, ...]]:
     names = np.array(data.groups, dtype=object)
     with_label = [len(set(names[outside_test][data.labels[outside_test] == label])) for label in (0, 1)]
     k = max(2, min(FOLDS, *with_label))
-    splits = fold_splits(data.labels, data.groups, config=FoldConfig(k=k), seed=seed, rows=outside_test)
-    notes = tuple(dict.fromkeys(note for split in splits for note in split.notes))
+    splits = fold_splits(
+        data.labels,
+        data.groups,
+        config=FoldConfig(k=k),
+        seed=seed,
+        rows=outside_test,
+        n_without=data.n_without,
+    )
+    notes = (*dict.fromkeys(note for split in splits for note in split.notes), *data.copy_notes)
     if n_test := len(data) - len(outside_test):
         notes += (f"the {n_test} test videos were not looked at",)
     return [(np.sort(np.concatenate([split.train, split.val])), split.test) for split in splits], notes

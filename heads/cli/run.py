@@ -70,9 +70,8 @@ def train_from_cache(
     data = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels, folds=folds)
     data = with_floor_scores(data, floor_files or {})
     cv = number_of_folds(data, cv)
-    split = choose_split(
-        data.labels, data.splits, data.groups, val_share=config.data.val_share, seed=config.seed
-    )
+    columns, share = (data.labels, data.splits, data.groups), config.data.val_share
+    split = choose_split(*columns, val_share=share, seed=config.seed, n_without=data.n_without)
     if cv is None and (auto or not no_cv):
         cv = affordable_folds(
             data, config, np.setdiff1d(labelled_rows(data.labels)[0], split.test), auto=auto

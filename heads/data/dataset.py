@@ -23,7 +23,7 @@ from cache.schema import UNKNOWN_LABEL
 from cache.tables import TokenArray
 from heads.data.fold_file import GivenFolds, read_folds
 from heads.data.grid import join_streams, reference_stream
-from heads.data.rows import read_rows
+from heads.data.rows import copy_notes, read_rows
 from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, absent_videos, as_tensor
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def random_note(streams: Sequence[StreamInput]) -> str:
 class HeadDataset:
     """V videos sorted by id, with their tokens.
 
-    labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
+    labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, sources, groups: [V] strings, split "" when none; sources and
+    groups as in `heads.data.rows.VideoRows`.
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
     label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
@@ -117,6 +118,7 @@ class HeadDataset:
     digests: tuple[str, ...]
     labels: npt.NDArray[np.int8]
     splits: tuple[str, ...]
+    sources: tuple[str, ...]
     groups: tuple[str, ...]
     durations: npt.NDArray[np.float64]
     metadata: npt.NDArray[np.float64]
@@ -152,6 +154,11 @@ class HeadDataset:
     def given_folds(self) -> npt.NDArray[np.int64] | None:
         """The fold of each video where a user gave folds: int64 [V] from 1, 0 for none."""
         return None if self.folds is None else self.folds.numbers
+
+    @property
+    def copy_notes(self) -> tuple[str, ...]:
+        """For the user: copies of one file in several source groups, which count as one group, and copies with both labels."""
+        return copy_notes(self.ids, self.digests, self.labels, self.sources)
 
     @property
     def outside_test(self) -> npt.NDArray[np.int64]:
@@ -192,6 +199,7 @@ def load_dataset(
         digests=rows.digests,
         labels=np.where(without, np.int8(UNKNOWN_LABEL), rows.labels),
         splits=("",) * len(rows) if config.ignore_splits else rows.splits,
+        sources=rows.sources,
         groups=rows.groups,
         durations=rows.durations,
         metadata=rows.metadata,

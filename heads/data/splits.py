@@ -198,17 +198,19 @@ def fold_splits(
     seed: int = 0,
     rows: Int | None = None,
     given: Int | None = None,
+    n_without: int = 0,
 ) -> list[Split]:
     """K stratified, group-disjoint folds over all labelled videos, or those of them among `rows` (int64 [M]),
     whatever their stored split.
 
     given: the fold of each video, int64 [V] from 1, 0 for none, in place of folds drawn here; K is then their number.
+    n_without: as `labelled_rows`.
 
     Fold i is `test` of split i and is in `train` or `val` of all others; `val` is a group-disjoint share of
     the rest, so that nothing chosen has seen the fold. Raises LabelError when groups are too few.
     """
     config = config or FoldConfig()
-    known, notes = labelled_rows(labels)
+    known, notes = labelled_rows(labels, n_without)
     rows = known if rows is None else np.intersect1d(known, rows)
     if given is None:
         origin = f"of {config.k}, seed {seed}"

@@ -131,6 +131,7 @@ def evaluate_head(
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     rows, notes = labelled_rows(dataset.labels, dataset.n_without)
+    notes += dataset.copy_notes
     dataset = with_floor_scores(dataset, floor_files or {})
     where = ", ".join(cache.names)
     known = SeenVideos.of_head(info)

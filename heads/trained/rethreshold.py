@@ -87,7 +87,7 @@ def selection_scores(
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     where = ", ".join(cache.names)
-    notes: tuple[str, ...] = ()
+    notes = dataset.copy_notes
     split = None
     seen = SeenVideos.of_head(info)
     if dataset.cache_digest == info.trained_on["cache_digest"]:
@@ -109,7 +109,7 @@ def selection_scores(
             n_without=dataset.n_without,
         )
         rows, origin = split.val, f"val of the training cache, {split.origin}"
-        notes += _changed_labels(info, dataset, split)
+        notes += (*split.notes, *_changed_labels(info, dataset, split))
     else:
         known, _ = labelled_rows(dataset.labels)
         origin = f"{part} of {dataset.cache_name}, not the cache that the head was trained on"

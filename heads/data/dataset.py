@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
     from cache.reader import Cache
 
+MOST_VALUE = 1e15
+"""Of a token that a head reads: the squares of 100,000 such sum up below the largest float32."""
+
 MEMORY_SHARE = 0.5
 """Tokens may take this share of free memory; above it they are read from disk batch by batch."""
 
@@ -320,6 +323,8 @@ def in_memory(
     """
     if not streams:
         raise HeadError("a head needs at least one stream")
+    for name, tokens in streams.items():
+        _require_moderate(name, tokens.values)
     streams = {name: with_absent(tokens) for name, tokens in streams.items()}
     parts = list(streams.values()) if separate_streams else [join_streams(streams, grid=grid)]
     return MemoryTokens(
@@ -333,6 +338,18 @@ def in_memory(
             for part in parts
         )
     )
+
+
+def _require_moderate(name: str, values: npt.NDArray[np.generic]) -> None:
+    """Raise HeadError for float32 tokens whose squares have no float32: their statistics would be no numbers."""
+    if values.dtype == np.float16 or not values.size:
+        return
+    highest = max(float(np.fmax.reduce(values, axis=None)), -float(np.fmin.reduce(values, axis=None)))
+    if highest > MOST_VALUE:
+        raise HeadError(
+            f"stream {name} holds values of up to {highest:.1e}; statistics over tokens are float32, so that heads read up to "
+            f"{MOST_VALUE:.0e}: scale what makes them, and import them again"
+        )
 
 
 def with_absent(tokens: TokenArray) -> TokenArray:

@@ -19,6 +19,7 @@ Int = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int8]
 SPLITS = ("train", "val", "test")
 HOLDOUT_ATTEMPTS = 10
+MOST_FOLDS = 50
 MOST_GROUPS = 4096
 """Of source groups placed one by one: five folds of 4,096 take scikit-learn 1.1 s, and it is asked six times."""
 
@@ -184,8 +185,8 @@ class FoldConfig:
     inner_val_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if not is_whole(self.k) or not 2 <= self.k <= 50:
-            raise LabelError(f"the number of folds must be between 2 and 50, got {shown(self.k)}")
+        if not is_whole(self.k) or not 2 <= self.k <= MOST_FOLDS:
+            raise LabelError(f"the number of folds must be between 2 and {MOST_FOLDS}, got {shown(self.k)}")
         if not 0.0 < self.inner_val_share <= 0.5:
             raise LabelError(f"inner_val_share must be above 0 and at most 0.5, got {self.inner_val_share}")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from cache.errors import HeadError, InputError, OnepassError, StorageFull
 from cache.stores import files
-from heads.models.ensemble import build_model
+from heads.models.ensemble import build_model, count_parameters
 from heads.trained.folder import INFO_FILE, WEIGHTS_FILE, require_head
 from heads.trained.head import HeadInfo, TrainedHead
 
@@ -97,16 +97,25 @@ def load_head(folder: str | Path) -> TrainedHead:
     try:
         info = HeadInfo.from_dict(values)
         dims = tuple(stream.dim for stream in info.streams)
+        _require_room(info, dims, len(weights))
         model = build_model(info.config.model, dims, n_folds=info.members)
         model.load_state_dict(load(weights))
     except InputError as error:
         raise HeadError(f"{folder / INFO_FILE}: {error}") from error
     except OnepassError as error:
-        raise type(error)(f"{folder / INFO_FILE}: {error}") from error
-    except (SafetensorError, RuntimeError) as error:
+        raise type(error)(f"{folder / INFO_FILE}: {str(error).removeprefix('head.json: ')}") from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise HeadError(f"{folder / WEIGHTS_FILE} does not fit {INFO_FILE}: {reason}") from error
     return TrainedHead(model.eval(), info)
+
+
+def _require_room(info: HeadInfo, dims: tuple[int, ...], n_bytes: int) -> None:
+    """Raise HeadError where head.json speaks of a larger head than the weights are, before any of it is made."""
+    if not dims or min(dims) < 1:
+        raise HeadError("a head reads at least one stream, of a width of 1 or more")
+    if max(dims) > n_bytes or info.members * count_parameters(info.config.model, dims) * 2 > n_bytes:
+        raise HeadError(f"it speaks of a larger head than {WEIGHTS_FILE} holds; train the head again")
 
 
 def _refuse(constant: str) -> None:

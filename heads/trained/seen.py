@@ -78,6 +78,12 @@ class SeenVideos:
         if values is None:
             return None
         try:
+            if (
+                not values["train"]["files"]
+                or not values["train"]["sources"]
+                or set(values) - set(FILE_ORDER)
+            ):
+                raise ValueError(f"parts {', '.join(values)}")
             return cls(
                 {part: _decoded(of["files"]) for part, of in values.items()},
                 {part: _decoded(of["sources"]) for part, of in values.items()},

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ def writing(folder: Path) -> Iterator[None]:
         raise HeadError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
 
-def save_head(head: TrainedHead, folder: str | Path) -> Path:
+def save_head(head: TrainedHead, folder: str | Path, *, stale: Sequence[str] = ()) -> Path:
     """Write both files, replacing those of an earlier head; other files of the folder stay.
 
+    stale: names of files that would tell of the earlier head; they go before the new one is in its place.
     Raises StorageFull or HeadError when the folder cannot be written.
     """
     from safetensors.torch import save
@@ -47,6 +48,8 @@ def save_head(head: TrainedHead, folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name, contents in ((WEIGHTS_FILE, weights), (INFO_FILE, info)):
             files.replace(_pending(folder / name), contents)
+        for name in stale:
+            files.remove_file(folder / name)
         for name in (WEIGHTS_FILE, INFO_FILE):
             files.rename(_pending(folder / name), folder / name)
         files.sync([folder])

@@ -29,8 +29,9 @@ Int = npt.NDArray[np.int64]
 CHOSEN = "threshold"
 """The part of videos of another cache that chose a threshold later (`onepass threshold --part all --write`)."""
 
-FILE_ORDER, SOURCE_ORDER = ("val", "train", "test", CHOSEN), ("train", "test", "val", CHOSEN)
-"""Which part is named for what is in two: val videos may choose a threshold, clips of a train recording may not."""
+FILE_ORDER, SOURCE_ORDER = ("train", "val", "test", CHOSEN), ("train", "test", "val", CHOSEN)
+"""Which part is named for what is in two: val videos may choose a threshold, but for copies of what is in train; other clips of
+a train recording may not."""
 
 NOT_RECORDED = (
     "this head was written before heads recorded their videos: whether it has seen these cannot be told; train it "

@@ -168,7 +168,7 @@ def holdout(
     _require_groups(labels, groups, rows, k=2)
     for attempt in range(HOLDOUT_ATTEMPTS):
         for train, val in group_folds(
-            labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed + attempt
+            labels, groups, rows, k=feasible_folds(labels, groups, rows, k), seed=seed + attempt
         ):
             if _both(labels, train) and _both(labels, val):
                 return train, val
@@ -286,7 +286,7 @@ def disjoint_folds(
     """
     if min(_groups_by_class(labels, groups, rows)) < 2:
         return []
-    folds = group_folds(labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed)
+    folds = group_folds(labels, groups, rows, k=feasible_folds(labels, groups, rows, k), seed=seed)
     return folds if all(_both(labels, rest) and len(fold) for rest, fold in folds) else []
 
 
@@ -318,7 +318,8 @@ def _groups_by_class(labels: Labels, groups: Sequence[str], rows: Int) -> tuple[
     return len(negative), len(positive)
 
 
-def _feasible_k(labels: Labels, groups: Sequence[str], rows: Int, k: int) -> int:
+def feasible_folds(labels: Labels, groups: Sequence[str], rows: Int, k: int) -> int:
+    """k, or as many folds as the class of fewer source groups allows; 2 at least."""
     return max(2, min(k, *_groups_by_class(labels, groups, rows)))
 
 

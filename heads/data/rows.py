@@ -132,7 +132,7 @@ def copy_notes(
             (
                 apart,
                 "in several source groups",
-                "these groups count as one, so that no fold or holdout parts copies",
+                "these groups count as one, so that no fold or holdout drawn here parts copies",
             ),
             (torn, "with both labels", "one of them is wrong, see onepass audit"),
         )

@@ -114,6 +114,6 @@ def test_notes_name_copies_apart_and_copies_of_both_labels() -> None:
     (note,) = copy_notes(ids, digests, np.zeros(4, np.int8), ("r", "s", "t", "u"))
     assert note == (
         "1 file is there more than once, in several source groups (such as a = b); these groups count as one, so that no "
-        "fold or holdout parts copies"
+        "fold or holdout drawn here parts copies"
     )
     assert copy_notes(ids, ("",) * 4, labels, ("r", "s", "t", "u")) == ()

@@ -151,10 +151,14 @@ def straddling_notes(split: Split, groups: Sequence[str]) -> tuple[str, ...]:
         n_b = sum(groups[i] in names for i in split.parts()[b])
         examples = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
         notes.append(
-            f"leak: {len(shared)} source groups are in both {a} and {b}, {n_b} of "
+            f"leak: {_groups_are(len(shared))} in both {a} and {b}, {n_b} of "
             f"{len(split.parts()[b])} {b} videos ({examples}); scores on {b} are too good"
         )
     return tuple(notes)
+
+
+def _groups_are(count: int) -> str:
+    return "1 source group is" if count == 1 else f"{count} source groups are"
 
 
 def holdout(
@@ -273,7 +277,7 @@ def given_fold_notes(groups: Sequence[str], rows: Int, given: Int) -> tuple[str,
         return ()
     examples = ", ".join(parted[:3]) + (", ..." if len(parted) > 3 else "")
     return (
-        f"leak: {len(parted)} source groups are in several of the given folds ({examples}); out-of-fold scores are too "
+        f"leak: {_groups_are(len(parted))} in several of the given folds ({examples}); out-of-fold scores are too "
         "good",
     )
 

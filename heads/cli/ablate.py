@@ -74,7 +74,7 @@ def ablate_command(
     jobs: Annotated[
         int, typer.Option(help="Processes; 0: one a core where it pays.", rich_help_panel=HOW)
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto",
+    device: Annotated[str, typer.Option(help="auto (the CPU), cpu or cuda.", rich_help_panel=HOW)] = "auto",
     out: Annotated[
         Path | None,
         _text("Folder of results, which a second run goes on from (default: ablate-out/CACHE).", HOW),
@@ -110,6 +110,7 @@ def ablate_command(
     from heads.cli.train import build_config, read_device
     from heads.report.show import make_console
     from heads.scoring.floor_scores import parse_floor_files
+    from heads.training.device import device_note
 
     own = {"data.ignore_splits": True} if ignore_splits else {}
     base, axes, fixed = fix_single_values(build_config(preset, own, ()), read_axes(settings or (), grid))
@@ -137,6 +138,8 @@ def ablate_command(
     def on_run(progress: Progress) -> None:
         say(progress_line(progress))
 
+    if (note := device_note(read_device(device))) is not None:
+        say(note)
     for line in left_out:
         say(f"left out: {line}")
     if fixed:

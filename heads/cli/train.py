@@ -104,7 +104,9 @@ def train_head_command(
     ema_decay: Annotated[str | None, _SETTING] = None,
     patience: Annotated[str | None, _SETTING] = None,
     precision: Annotated[str | None, _SETTING] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=TRAINING)] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (the CPU), cpu or cuda.", rich_help_panel=TRAINING)
+    ] = "auto",
     seed: Annotated[int | None, _text("Of weights, order and dropout.", TRAINING)] = None,
     threshold_grid: Annotated[str | None, _SETTING] = None,
     objective: Annotated[

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from heads.cli.labels import join_given
+
 WHAT, HOW, READ = "What is swept", "How it is trained", "How it is read"
 
 
@@ -147,18 +149,7 @@ def ablate_command(
     command = shlex.join(["onepass", *sys.argv[1:]])
     started = time.perf_counter()
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
-        join = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            join = label_videos(
-                cache.videos.id.tolist(),
-                labels_file=labels,
-                positive=positive,
-                allow_unmatched=allow_unmatched,
-            )
-            for line in join.report():
-                say(line)
+        join = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=say)
         with Sweep(
             cache,
             base,

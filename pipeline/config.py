@@ -10,14 +10,17 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cache.errors import InputError
+from cache.fingerprint import require_same
 from cache.lock import CacheLock
 from cache.objects.address import remote_url
 from cache.objects.store import as_location, base_name
+from cache.reader import open_cache
 from cache.schema import StreamSpec, TokenDtype
-from cache.stores.open import cache_format
+from cache.stores.open import cache_exists, cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.choice import recipe_of
+from pipeline.backbones.kind import Settled, identity
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
@@ -144,6 +147,30 @@ def stream_specs(
         name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in optional)
         for name, b in backbones.items()
     }
+
+
+def require_as_settled(out: Path, streams: Sequence[Settled]) -> None:
+    """Raise FingerprintMismatch unless what is certain before a model is loaded is what a cache at `out` was made with.
+
+    Another frame rate, model or size is a user's mistake, and need not wait for weights to be told.
+    """
+    if not cache_exists(out):
+        return
+    with open_cache(out) as cache:
+        made = {name: info.fingerprint for name, info in cache.streams.items()}
+    for settled in streams:
+        name = settled.choice.name
+        certain = {
+            **identity(settled),
+            "preprocessing": dict(settled.preprocessing),
+            "sampling": dict(settled.sampling),
+        }
+        common = [key for key in certain if key in made.get(name, {})]  # a foreign kind may say other things
+        require_same(
+            {"stream": name, **{key: certain[key] for key in common}},
+            {"stream": name, **{key: made[name][key] for key in common}},
+            where=str(out),
+        )
 
 
 def open_writer(

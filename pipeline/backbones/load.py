@@ -128,15 +128,17 @@ def load_backbones(
     *,
     made: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    agree: Callable[[Sequence[Settled]], None] = lambda _: None,
 ) -> dict[str, Backbone]:
     """Load what `config.streams` names. Raises InputError, WeightsError, DeviceError.
 
     Preprocessing is settled for all before weights are loaded for one. made: the precision of streams that more is made of, which
     auto takes, without a trial, where it is one that auto could have come to on this device. say: gets a line where a trial takes
-    long.
+    long. agree: gets what was settled, and may raise, before anything is loaded.
     """
     devices = config.torch_devices()
     settled = config.settled()
+    agree(settled)
     sizes = dict(config.batch_sizes)
     engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
     continued = _continued(config, made or {})

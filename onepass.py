@@ -381,6 +381,8 @@ def demo(
     from pipeline.demo_videos import make_demo_tree
 
     console = make_console()
+    if not 0 <= seed < 2**31:
+        raise InputError(f"--seed {seed}: between 0 and 2^31 - 1")
     require_output_folder("--out", out)
     if (out / "videos").exists() and not (out / "demo").exists():
         raise InputError(f"{out} exists and is no demo folder: choose another --out")

@@ -131,7 +131,7 @@ def train_head_command(
         Path | None,
         _text(
             "File that names each video's fold (columns id, fold), in place of folds drawn here; sets --cv.",
-            REPORT,
+            DECISION,
         ),
     ] = None,
     src: Annotated[

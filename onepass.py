@@ -73,7 +73,12 @@ CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Videos, folders, manifests, or existing caches.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Videos, folders, manifests, or existing caches; s3://, gs:// or az:// addresses too."
+        ),
+    ],
     head: Annotated[Path, typer.Option(help="Folder of a trained head.")],
     out: Annotated[Path, typer.Option(help="Scores to write: .csv or .jsonl.")] = Path("scores.csv"),
     device: Annotated[

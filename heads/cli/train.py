@@ -49,7 +49,7 @@ def train_head_command(
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
     out: Annotated[Path | None, _text("Folder to write (default: heads-out/CACHE-MODEL).", DATA)] = None,
     labels: Annotated[
-        Path | None, _text("Labels that replace those of the cache: CSV, JSON, JSONL.", DATA)
+        Path | None, _text("Labels that replace those of the cache: .csv, .tsv, .json, .jsonl.", DATA)
     ] = None,
     positive: Annotated[str | None, _text("Name of the positive class in --labels.", DATA)] = None,
     allow_unmatched: Annotated[

@@ -27,7 +27,7 @@ def extract_command(
     src: Annotated[
         Path,
         typer.Option(
-            help="Folder, manifest (.csv, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
+            help="Folder, manifest (.csv, .tsv, .json, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
             rich_help_panel=SOURCES,
         ),
     ],
@@ -36,11 +36,14 @@ def extract_command(
         typer.Option(help="Cache to create or add to: .zarr or .h5, or an s3://, gs:// or az:// address."),
     ] = Path("cache/v1.zarr"),
     labels: Annotated[
-        Path | None, typer.Option(help="Labels: CSV, JSON or JSONL.", rich_help_panel=SOURCES)
+        Path | None, typer.Option(help="Labels: .csv, .tsv, .json or .jsonl.", rich_help_panel=SOURCES)
     ] = None,
     sources: Annotated[
         Path | None,
-        typer.Option(help="Source video of each clip, for splits that do not leak.", rich_help_panel=SOURCES),
+        typer.Option(
+            help="File as of --labels: the recording of each clip, for splits that do not leak.",
+            rich_help_panel=SOURCES,
+        ),
     ] = None,
     positive: Annotated[
         str | None, typer.Option(help="Name of the positive (harmful) class.", rich_help_panel=SOURCES)

@@ -14,7 +14,10 @@ MAX_SHARDS = 100_000
 
 
 def plan_command(
-    src: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.")],
+    src: Annotated[
+        Path,
+        typer.Option(help="Folder, manifest (.csv, .tsv, .json, .jsonl) or video, or an address of one."),
+    ],
     shards: Annotated[int, typer.Option(help="How many.")],
     out: Annotated[Path, typer.Option(help="The plan to write, for extract --plan.")] = Path("plan.json"),
     taper: Annotated[

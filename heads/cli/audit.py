@@ -31,7 +31,9 @@ def audit_command(
             help="Whitened cosine from which two videos are near duplicates (default: 0.85 or more)."
         ),
     ] = None,
-    shortcut_limit: Annotated[float, typer.Option(help="AUROC that metadata alone may reach.")] = 0.55,
+    shortcut_limit: Annotated[
+        float, typer.Option(help="AUROC of metadata alone whose whole interval lies above it is a leak.")
+    ] = 0.55,
     ignore_libraries: Annotated[
         bool, typer.Option("--allow-library-mismatch", help="Join caches of other library versions.")
     ] = False,

@@ -50,7 +50,7 @@ def train_head_command(
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
     out: Annotated[Path | None, _text("Folder to write (default: heads-out/CACHE-MODEL).", DATA)] = None,
     labels: Annotated[
-        Path | None, _text("Labels that replace those of the cache: CSV, JSON, JSONL.", DATA)
+        Path | None, _text("Labels that replace those of the cache: .csv, .tsv, .json, .jsonl.", DATA)
     ] = None,
     positive: Annotated[str | None, _text("Name of the positive class in --labels.", DATA)] = None,
     allow_unmatched: Annotated[
@@ -134,7 +134,7 @@ def train_head_command(
         Path | None,
         _text(
             "File that names each video's fold (columns id, fold), in place of folds drawn here; sets --cv.",
-            REPORT,
+            DECISION,
         ),
     ] = None,
     src: Annotated[

@@ -21,12 +21,13 @@ CLIP_EPS = 1e-6
 class OptimConfig:
     """AdamW and what surrounds it.
 
-    epochs: [1, 10,000]. batch_size: [2, 65,536] videos. lr: (0, 1]. weight_decay: [0, 1]. schedule: cosine to
-    0 or constant, after a warm-up. warmup_share: of all steps, those of a rising rate, [0, 0.5]. clip_norm: gradient norm
-    is clipped to it; None is off. ema_decay: (0, 1), averaged weights are scored and kept, with a warm-up of
-    the decay; None is off. patience: epochs without a better selection metric before stopping; None is off.
-    sampler: shuffle, or balanced (both classes equally likely, with replacement). precision: of training's
-    matrix products, auto is fp32; scoring is always float32. Raises InputError for values out of range.
+    epochs: passes over train, [1, 10,000]. batch_size: [2, 65,536] videos. lr: the highest rate, (0, 1].
+    weight_decay: of matrices, [0, 1]. schedule: cosine to 0 or constant, after a warm-up. warmup_share: of
+    all steps, those of a rising rate, [0, 0.5]. clip_norm: gradient norm is clipped to it; None is off.
+    ema_decay: (0, 1), averaged weights are scored and kept, with a warm-up of the decay; None is off.
+    patience: epochs without a better selection metric on val before stopping; None is off. sampler: shuffle,
+    or balanced (both classes equally likely, with replacement). precision: of training's matrix products,
+    auto is fp32; scoring is always float32. Raises InputError for values out of range.
     """
 
     epochs: int = 40

@@ -65,6 +65,8 @@ def verify_command(
     console = make_console()
     if sample < 1:
         raise InputError(f"--sample {sample}: at least one video")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must not be negative")
     quiet_decoders()
     if decoders:
         _name_affected(cache, _required(src), console)

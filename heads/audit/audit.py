@@ -111,7 +111,9 @@ def audit_cache(
     shortcut_limit: float = SHORTCUT_LIMIT,
     n_resamples: int = 1000,
 ) -> AuditReport:
-    """Look for all of the above. labels: a join that replaces the stored labels, splits and sources.
+    """Look for leaks across splits, near duplicates, shortcuts and features that carry nothing (the kinds: this module's table).
+
+    labels: a join that replaces the stored labels, splits and sources.
 
     near_threshold: in (0, 1]; None is chosen by `heads.audit.features`. shortcut_limit: AUROC in [0.5, 1).
     Raises InputError for values out of range, LabelError for a cache without videos.

@@ -21,7 +21,7 @@ from heads.train import Ensemble, out_of_fold_split, train_auto, train_on
 from heads.trained.head import TrainedHead
 from heads.training.config import TrainConfig
 from heads.training.cross_validation import FoldResult
-from heads.training.device import Device
+from heads.training.device import Device, device_note
 from heads.training.fit import EpochRow
 from heads.training.portfolio import affordable_folds
 
@@ -62,6 +62,8 @@ def train_from_cache(
     and `heads.report.outputs.write_training` raise.
     """
     console = console or make_console()
+    if (note := device_note(device)) is not None:
+        console.print(note, markup=False, soft_wrap=True)
     if src is not None and not src.is_dir():
         raise InputError(f"--src {src} is no folder; give the root that video ids are relative to")
     for line in labels.report() if labels is not None else ():

@@ -42,8 +42,9 @@ class DataConfig:
     """Which streams, on which grid, and how much is held out where the cache has no splits.
 
     streams: names, or None for all that the cache holds; kept sorted. grid: the stream whose tokens the
-    joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: (0,
-    0.5]. ignore_splits: as if the cache stored none. Raises InputError for values out of range.
+    joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: of the
+    videos, held out as val where there is none, (0, 0.5]. ignore_splits: as if the cache stored no splits. Raises
+    InputError for values out of range.
     """
 
     streams: tuple[str, ...] | None = None

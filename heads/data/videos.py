@@ -49,7 +49,7 @@ class SklearnData(NamedTuple):
 
 
 def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> SklearnData:
-    """The labelled videos of a cache (of `splits` only, where given), loaded into memory, in store order.
+    """(X, y, groups) of the labelled videos of a cache (of `splits` only, where given), in memory, in store order.
 
     Raises InputError when there are none, and where one lacks an optional stream.
     """

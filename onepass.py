@@ -77,7 +77,12 @@ CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Videos, folders, manifests, or existing caches.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Videos, folders, manifests, or existing caches; s3://, gs:// or az:// addresses too."
+        ),
+    ],
     head: Annotated[Path, typer.Option(help="Folder of a trained head.")],
     out: Annotated[Path, typer.Option(help="Scores to write: .csv or .jsonl.")] = Path("scores.csv"),
     device: Annotated[
@@ -392,6 +397,8 @@ def demo(
     from pipeline.demo_videos import make_demo_tree
 
     console = make_console()
+    if not 0 <= seed < 2**31:
+        raise InputError(f"--seed {seed}: between 0 and 2^31 - 1")
     require_output_folder("--out", out)
     if (out / "videos").exists() and not (out / "demo").exists():
         raise InputError(f"{out} exists and is no demo folder: choose another --out")

@@ -44,6 +44,7 @@ def made_up(n: int) -> HeadDataset:
         digests=("",) * n,
         labels=labels,
         splits=("",) * n,
+        sources=tuple(f"s{i // 4}" for i in range(n)),
         groups=tuple(f"s{i // 4}" for i in range(n)),
         durations=seconds,
         metadata=np.stack([seconds] * 4, axis=1),

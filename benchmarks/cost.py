@@ -32,7 +32,7 @@ class Stream:
 
 
 STREAMS = {
-    "clip": Stream(2.0, 512, 5.9, 29_600),
+    "clip": Stream(2.0, 512, 8.8, 29_600),
     "slowfast": Stream(30 / 64, 2304, 131.4, 1_021),
 }
 CPU_GFLOPS_A_CORE = 52.0

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gpu_steps.day import Day, Step
 from gpu_steps.engines import convolutions, engines, fp16
+from gpu_steps.heads import heads
 from gpu_steps.machine import ceilings, environment
 from gpu_steps.nvdec import nvdec
 from gpu_steps.passes import bitwise, load, parity, profiled, runner, speed
@@ -34,6 +35,7 @@ STEPS = (
     Step("memory", memory, 60, after=("videos", "load")),
     Step("fp16", fp16, 30, after=("ceilings",)),
     Step("parent", parent, 25, after=("videos", "load")),
+    Step("heads", heads, 60),
     Step("parity", parity, 60, after=("videos", "load")),
     Step("bitwise", bitwise, 15, after=("load",)),
     Step("runner", runner, 20, after=("load",)),

@@ -62,7 +62,7 @@ GRID = [
 BAR = 4.0
 
 
-def make_cache(path: Path, *, seed: int = 0) -> None:
+def make_cache(path: Path, *, seed: int = 0, n_train: int = N_TRAIN, n_val: int = N_VAL) -> None:
     rng = np.random.default_rng(seed)
     directions = {name: rng.standard_normal(width) for name, width in WIDTHS.items()}
     specs = [
@@ -72,7 +72,7 @@ def make_cache(path: Path, *, seed: int = 0) -> None:
         for name, width in WIDTHS.items()
     ]
     videos = []
-    for index in range(N_TRAIN + N_VAL):
+    for index in range(n_train + n_val):
         label, n_tokens = (index // 2) % 2, int(rng.integers(8, 13))
         edges = np.linspace(0, 0.5 * n_tokens, n_tokens + 1, dtype=np.float32)
         tokens = {}
@@ -80,7 +80,7 @@ def make_cache(path: Path, *, seed: int = 0) -> None:
             values = rng.standard_normal((n_tokens, width), dtype=np.float32)
             values += label * SIGNAL[name] * directions[name] / np.linalg.norm(directions[name])
             tokens[name] = StreamTokens(values.astype(np.float16), np.stack([edges[:-1], edges[1:]], axis=1))
-        split = "train" if index < N_TRAIN else "val"
+        split = "train" if index < n_train else "val"
         name = ("NonFight", "Fight")[label]
         row = VideoRow(
             id=f"{split}/{name}/s{index // 2:04d}_{index % 2}.avi",

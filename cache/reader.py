@@ -97,7 +97,9 @@ def _count(store: StoreReader, group: str, live: _Rows | None) -> int:
 class Cache:
     """Read-only view of the live videos, tokens and rejects of one or more caches, in store order.
 
-    A context manager; made by `open_cache`.
+    A context manager; made by `open_cache`. videos, rejects: one array a column (`videos.id`, `videos.label`, ...). streams: by
+    name, width, dtype, fingerprint. label_names: (negative, positive), None where unknown. names: the caches as they were asked
+    for. dataset, provenance: as their creator wrote them.
     """
 
     def __init__(
@@ -200,7 +202,7 @@ class Cache:
         return TokenArray(values, spans, plan.offsets)
 
     def tokens(self, stream: str, index: int) -> StreamTokens:
-        """The tokens of one video."""
+        """The tokens of one video, [0, D] where the stream is absent from it. Raises as `read`."""
         return self.read(stream, [index])[0]
 
     def read(self, stream: str, indices: Sequence[int] | NDArray[np.integer[Any]]) -> list[StreamTokens]:

@@ -281,6 +281,7 @@ def finish(
     notes = (
         *split.notes,
         *missing_floor_notes(dataset),
+        *dataset.copy_notes,
         *choice.warnings,
         *calibration_notes(decision, table, chose),
     )

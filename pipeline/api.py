@@ -15,7 +15,8 @@ from cache.process.terminal import make_console
 from pipeline.backbones.choice import DEFAULT_STREAMS, StreamChoice, choose_streams
 from pipeline.backbones.load import BackboneConfig
 from pipeline.config import ExtractConfig
-from pipeline.decoding.pool import PoolSettings, default_workers
+from pipeline.decoding.memory import asked_workers
+from pipeline.decoding.pool import PoolSettings
 from pipeline.reporting.report import ExtractReport
 
 OnLine = Callable[[str], object]
@@ -43,17 +44,19 @@ def extract(
     >>> report = extract("RWF-2000", "cache/v1.zarr", weights="random", on_line=print)  # doctest: +SKIP
     >>> report.found == report.stored + report.rejected, report.rejects  # doctest: +SKIP
 
-    src: a folder, a video, a manifest, or the URL of one in object storage (`s3://bucket/prefix`). out: `.zarr` or `.h5`.
-    streams: names of recipes (`clip`, `slowfast`, `image`, `motion`) or `NAME=KIND:MODEL,key=value`, as `--stream` takes
-    them. weights: for all streams that do not name their own (`random` for a dry run); None: the published ones. labels: a
-    file that joins them. device: auto, cpu, cuda, cuda:N, all, or several by commas. workers: decode processes, 0: one a
-    core. max_rejects: share of rejects above which RejectLimitExceeded is raised (after everything is stored). dry_run: look
-    at every file, store nothing. on_line: called with every line that the command would print. settings: seed, clip_model,
-    clip_weights, clip_tag, clip_fps, slowfast_weights, slowfast_stride, any other field of `BackboneConfig` (runtime,
-    batch_sizes, ...) or of `ExtractConfig` (dtype, min_seconds, redo, ...).
+    src: a folder, a video, a manifest, or the URL of one in object storage (`s3://bucket/prefix`). out: `.zarr`, `.h5`, or an
+    address (`s3://bucket/v1.zarr`). streams: names of recipes (`clip`, `slowfast`, `image`, `motion`, `audio`, `text`) or
+    `NAME=KIND:MODEL,key=value`, as `--stream` takes them. weights: for all streams that do not name their own (`random` for a dry
+    run); None: the published ones. labels: a file that joins them. device: auto, cpu, cuda, cuda:N, all, or several by commas.
+    workers: decode processes, 0: one a core. max_rejects: share of rejects above which RejectLimitExceeded is raised, after
+    everything is stored; 1 never does (the command's is 0.1). dry_run: look at every file, store nothing. on_line: called with
+    every line that the command would print. settings: seed, clip_model, clip_weights, clip_tag, clip_fps, slowfast_weights,
+    slowfast_stride, any other field of `BackboneConfig` (runtime, batch_sizes={"clip": 64}, ...) or of `ExtractConfig` (dtype,
+    min_seconds, redo, ...).
 
     Returns the report: counts, rejects by id with their reasons, notes, seconds. Raises an OnepassError (`cache.errors`) where
-    the command ends with one line, and TypeError for a setting that does not exist.
+    the command ends with one line, and TypeError for a setting that does not exist. Two ends of the command are told by the
+    report alone: `interrupted`, and `waiting` (streams that lack videos which could not be read this time).
     """
     for name, path, optional in (("src", src, False), ("out", out, False), ("labels", labels, True)):
         if not ((isinstance(path, str | os.PathLike) and path != "") or (optional and path is None)):
@@ -69,7 +72,7 @@ def extract(
         ),
         decoder=decoder,
         max_rejects=max_rejects,
-        **{"pool": PoolSettings(workers=workers or default_workers())} | settings,
+        **{"pool": PoolSettings(workers=asked_workers(workers))} | settings,
     )
     return run_config(config, dry_run=dry_run, on_line=on_line)
 

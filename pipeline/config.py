@@ -11,19 +11,23 @@ from rich.console import Console
 
 from cache.arguments import is_number, is_whole, shown
 from cache.errors import InputError
+from cache.fingerprint import require_same
 from cache.lock import CacheLock
 from cache.objects.address import remote_url
 from cache.objects.store import as_location, base_name
+from cache.reader import open_cache
 from cache.schema import StreamSpec, TokenDtype
-from cache.stores.open import cache_format
+from cache.stores.open import cache_exists, cache_format
 from cache.writer import CacheWriter
 from pipeline.backbones.base import Backbone, device_libraries, device_name
 from pipeline.backbones.choice import recipe_of
+from pipeline.backbones.kind import Settled, identity
 from pipeline.backbones.load import BackboneConfig, config_from_fingerprints
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.decoders.base import DECODING_RULES, DecoderName
 from pipeline.decoding.fetching import FetchSettings
-from pipeline.decoding.pool import PoolSettings, default_workers
+from pipeline.decoding.memory import asked_workers
+from pipeline.decoding.pool import PoolSettings
 from pipeline.flow import Flow, FlowSettings
 from pipeline.sources.labelled import ResolvedSources, resolve_labels
 from pipeline.sources.names import portable_path
@@ -33,12 +37,14 @@ from pipeline.sources.tree import SourceTree
 
 FLAGS = {"max_error_share": "--max-decode-errors", "max_rejects": "--max-rejects"}
 """The flag of `extract` by which a setting is given, where errors name it."""
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "decoder": ("pyav", "decord", "opencv"),
     "dtype": ("float16", "float32"),
+    "decoder": ("pyav", "decord", "opencv"),
     "duplicates": ("keep", "reject"),
     "redo": ("affected", "all"),
 }
+"""Settings that are one of a few words."""
 
 TRIED = "tried"
 """Key of a cache's provenance: streams in less than float32 of which a trial showed that they keep the parity bound in it."""
@@ -46,7 +52,12 @@ TRIED = "tried"
 
 @dataclass(frozen=True, slots=True)
 class ExtractConfig:
-    """What to extract, from where, into which cache; ranges are checked on construction (InputError, CacheError)."""
+    """What to extract, from where, into which cache; ranges are checked on construction (InputError, CacheError).
+
+    Fields are the flags of `extract` of those names, but for these: max_error_share is --max-decode-errors, required --require,
+    ignore_libraries --allow-library-mismatch; pool: workers, deadline and memory of decoding; fetch: --scratch and --scratch-gb.
+    commit_videos, commit_seconds: what is whole is committed once it is so many videos, or that long after the last commit.
+    """
 
     src: Path | str
     """A folder, a manifest or a video; or the URL of one in object storage, as text."""
@@ -117,6 +128,9 @@ class ExtractConfig:
                 )
         if both := sorted(set(self.optional) & set(self.required)):
             raise InputError(f"--optional {both[0]}: it is required as well; say one of both")
+        for name, words in CHOICES.items():
+            if (value := getattr(self, name)) not in words and not (name == "redo" and value == ""):
+                raise InputError(f"--{name} {value}: choose from {', '.join(words)}")
         cache_format(self.out)  # a name that no cache can have, before models are loaded for it
         if self.keep_text and remote_url(self.out) is not None:
             raise InputError("--keep-text: words are kept beside a local cache only; give a local --out")
@@ -170,6 +184,30 @@ def stream_specs(
         name: StreamSpec(name, b.dim, config.dtype, full_fingerprint(b, rules=rules), name in optional)
         for name, b in backbones.items()
     }
+
+
+def require_as_settled(out: Path, streams: Sequence[Settled]) -> None:
+    """Raise FingerprintMismatch unless what is certain before a model is loaded is what a cache at `out` was made with.
+
+    Another frame rate, model or size is a user's mistake, and need not wait for weights to be told.
+    """
+    if not cache_exists(out):
+        return
+    with open_cache(out) as cache:
+        made = {name: info.fingerprint for name, info in cache.streams.items()}
+    for settled in streams:
+        name = settled.choice.name
+        certain = {
+            **identity(settled),
+            "preprocessing": dict(settled.preprocessing),
+            "sampling": dict(settled.sampling),
+        }
+        common = [key for key in certain if key in made.get(name, {})]  # a foreign kind may say other things
+        require_same(
+            {"stream": name, **{key: certain[key] for key in common}},
+            {"stream": name, **{key: made[name][key] for key in common}},
+            where=str(out),
+        )
 
 
 def open_writer(
@@ -304,7 +342,7 @@ def config_like(
         backbones=config_from_fingerprints(fingerprints, device=device, files=files),
         allow_unmatched=True,
         decoder=decoder,  # type: ignore[arg-type]
-        pool=PoolSettings(workers=workers or default_workers()),
+        pool=PoolSettings(workers=asked_workers(workers)),
         max_rejects=max_rejects,
         transcripts=transcripts,
         optional=tuple(optional),

@@ -39,6 +39,7 @@ from pipeline.config import (
     labelled_sources,
     make_flow,
     open_writer,
+    require_as_settled,
     stream_specs,
     with_words,
 )
@@ -116,7 +117,8 @@ def _extract(
             resolved = join_words(plans, console)
         if backbones is None:
             say = partial(console.print, highlight=False, markup=False)
-            backbones = load_backbones(config.backbones, made=made_in(config.out), say=say)
+            agree = partial(require_as_settled, config.out)
+            backbones = load_backbones(config.backbones, made=made_in(config.out), say=say, agree=agree)
         describe(backbones, config, report, console)
         if plans is None:
             resolved = join_words([backbone.plan for backbone in backbones.values()], console)

@@ -10,7 +10,8 @@ import pytest
 
 from onepass import predict
 from pipeline.backbones.choice import PRECISIONS, RUNTIMES
-from pipeline.cli.extract import DECODERS, extract_command
+from pipeline.cli.extract import extract_command
+from pipeline.config import CHOICES
 from tests.test_cli_extract import MODEL, call
 from tests.test_cli_extract import src as src
 
@@ -96,7 +97,7 @@ def test_what_a_user_can_mend_is_one_line_and_a_code(
     [
         ("precision", PRECISIONS),
         ("runtime", RUNTIMES),
-        ("decoder", DECODERS),
+        *((name, words) for name, words in CHOICES.items()),
         ("gpu_engine", ("graph", "eager", "compile")),
         ("device", ("auto", "cpu", "cuda", "all")),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 STEPS = (
-    "environment", "ceilings", "engines", "videos", "nvdec", "convolutions", "load", "parent", "extraction", "verify",
+    "environment", "ceilings", "engines", "videos", "nvdec", "convolutions", "load", "parent", "heads", "extraction", "verify",
 )  # fmt: skip
 """`speed`, `parity` and the like repeat what these do, for longer."""
 
@@ -35,9 +35,11 @@ def test_its_steps_run_without_a_device(tmp_path: Path) -> None:
     assert not [step for step in STEPS if "skipped" in found[step]]
     engine = found["engines"]["clip"]["2 eager"]
     assert engine["parity"]["worst_cosine"] > 0.9999 and engine["bits_again"] and engine["a_second"] > 0
-    assert found["convolutions"]["kinds"] > 20 and found["convolutions"]["bound_ms"] > 0
+    for arrangement in found["convolutions"].values():
+        assert arrangement["kinds"] > 20 and arrangement["bound_ms"] > 0
     assert found["nvdec"]["320x240"]["1 cpu"]["cpu"] > 0
     assert 0 < found["parent"]["stand_in_ms_a_window"] < 1000 and len(found["parent"]["calls"]) == 16
+    assert found["heads"]["attention-pool"]["cpu_bits_again"]
     assert found["extraction"]["320x240"]["tokens"] == {"clip": 10, "slowfast": 4}
     assert found["verify"]["misplaced"] == []
     assert min(found["verify"][name]["worst_cosine"] for name in ("clip", "slowfast")) > 0.9999

@@ -181,6 +181,8 @@ COVERED_IN = {
     "pipeline/decoding/test_fetching.py": "pipeline/decoding/remote_file",
     "cache/process/test_ending.py": "cache/errors cache/process/os_errors cache/process/terminal",
     "heads/ablation/test_work.py": "cache/process/cores",
+    "heads/cli/test_audit.py": "heads/cli/labels",
+    "heads/training/test_device.py": "cache/process/device_errors",
     "cache/labels/test_files.py": "cache/labels/columns",
     "cache/labels/test_keys.py": "cache/labels/media",
     "cache/objects/test_reading.py": "cache/objects/address",
@@ -193,7 +195,6 @@ COVERED_IN = {
     "heads/cli/test_ablate.py": "heads/ablation/record",
     "heads/cli/test_evaluate.py": "heads/report/evaluation",
     "heads/cli/test_train.py": "heads/cli/run",
-    "heads/data/test_dataset.py": "heads/data/rows",
     "heads/report/test_curves.py": "heads/report/history",
     "heads/report/test_page.py": (
         "heads/report/mistakes heads/report/thumbnails heads/report/training_figures heads/report/words"

@@ -52,6 +52,25 @@ def test_user_errors_are_one_line_and_a_code(
     assert said.startswith("error: ") and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "--src", "nowhere", "--shards", "2", "--workers", "-1"),
+        ("plan", "--src", "nowhere", "--shards", "2", "--workers", "100000"),
+        ("verify", "nowhere.zarr", "--seed", "-1"),
+        ("demo", "--out", "nowhere", "--seed", "-1"),
+    ],
+)
+def test_numbers_out_of_range_are_one_line(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These ended in a traceback, and that many workers were begun."""
+    assert call(monkeypatch, *words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {words[-2]} {words[-1]}: ") and said.count("\n") == 1
+    assert not Path("nowhere").exists()
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = """
 import sys

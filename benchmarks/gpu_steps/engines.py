@@ -15,10 +15,13 @@ from gpu_steps.day import FRAME_FLOP, WINDOW_FLOP, Day, backbones, compared, rat
 
 CASES = (
     ("slowfast", "graph", 16),
+    ("slowfast", "graph beside", 16),
     ("slowfast", "compile", 16),
     ("clip", "graph", 128),
     ("clip", "compile", 128),
     ("slowfast", "graph searched", 16),
+    ("slowfast", "graph beside searched", 16),
+    ("slowfast", "compile beside", 16),
     ("slowfast", "compile apart", 16),
     ("slowfast", "eager", 16),
     ("clip", "eager", 128),
@@ -26,10 +29,12 @@ CASES = (
     ("slowfast", "compile", 8),
     ("slowfast", "eager", 8),
 )
-"""Stream, engine and batch size, what is least known first. `compile apart`: SlowFast's bias, shortcut and ReLU are left to
+"""Stream, engine and batch size, what is least known first. `beside`: SlowFast's fast pathway computes `BESIDE` frames side by
 
-the compiler. `graph searched`: cuDNN times its kernels for each shape and takes the fastest, which may be another one tomorrow.
+side in its four stages. `apart`: its bias, shortcut and ReLU are left to the compiler. `searched`: cuDNN times its kernels for
+each shape and takes the fastest, which may be another one tomorrow.
 """
+BESIDE = (8, 4, 2, 1)
 SMALL = "clip=timm:test_vit,weights=random"
 """Stands for CLIP where a processor tries the step out."""
 TOKENS = {"slowfast": 6, "clip": 24}
@@ -63,25 +68,21 @@ def reference(day: Day, name: str, backbone: Any) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def convolutions_apart(apart: bool) -> Iterator[None]:
-    from pipeline.backbones import slowfast_planes
-
-    slowfast_planes.FUSED_WHEN_COMPILED = not apart
-    try:
-        yield
-    finally:
-        slowfast_planes.FUSED_WHEN_COMPILED = True
-
-
-@contextlib.contextmanager
-def kernels_searched(searched: bool) -> Iterator[None]:
+def arranged(engine: str) -> Iterator[None]:
+    """What the words after an engine's name say, for what is loaded meanwhile."""
     import torch
 
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, searched
+    from pipeline.backbones import slowfast_planes as planes
+
+    before = planes.FUSED_WHEN_COMPILED, planes.FAST_BESIDE, torch.backends.cudnn.benchmark
+    words = engine.split()
+    planes.FUSED_WHEN_COMPILED = "apart" not in words
+    planes.FAST_BESIDE = BESIDE if "beside" in words else planes.FAST_BESIDE
+    torch.backends.cudnn.benchmark = "searched" in words
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        planes.FUSED_WHEN_COMPILED, planes.FAST_BESIDE, torch.backends.cudnn.benchmark = before
 
 
 def measured(day: Day, name: str, engine: str, size: int, precision: str) -> tuple[dict[str, Any], Any]:
@@ -89,7 +90,7 @@ def measured(day: Day, name: str, engine: str, size: int, precision: str) -> tup
     import torch
 
     began = time.perf_counter()
-    with convolutions_apart(engine == "compile apart"), kernels_searched(engine == "graph searched"):
+    with arranged(engine):
         stream = SMALL if day.args.tiny else name
         own = backbones(day, precision, stream, size, engine.split()[0])[name]
     sync(day)
@@ -192,6 +193,16 @@ def bound_seconds(batch: int, tflops: float, tb_s: float) -> float:
 
 
 def convolutions(day: Day) -> dict[str, Any]:
+    """`one_by_one` of SlowFast as it is run, and with its fast frames side by side."""
+    found: dict[str, Any] = {}
+    for name in ("graph", "graph beside"):
+        with arranged(name):
+            found[name] = one_by_one(day)
+        day.keep("convolutions", found)
+    return found
+
+
+def one_by_one(day: Day) -> dict[str, Any]:
     """Each convolution of SlowFast alone as it is run, beside its own bytes and products: which of them are far from both.
 
     Alike ones stand in one row. `rest_ms` is what a pass takes beside them: stems' gathering, pools, joins; `rest_bytes_ms` what

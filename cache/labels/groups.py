@@ -30,6 +30,23 @@ def source_group(video_id: str, source: str) -> str:
     return shortened or stem
 
 
+def joined_by_copies(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """The same groups, one where copies of a file (equal digests that are known) stand in several: named as the first by name."""
+    parent = {group: group for group in groups}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            parent[group] = group = parent[parent[group]]
+        return group
+
+    first: dict[str, str] = {}
+    for group, digest in zip(groups, digests, strict=True):
+        if digest:
+            one, other = sorted((root(group), root(first.setdefault(digest, group))))
+            parent[other] = one
+    return [root(group) for group in groups]
+
+
 def source_groups(ids: Sequence[str], sources: Sequence[str]) -> list[str]:
     """`source_group` of every row."""
     return [source_group(video_id, source) for video_id, source in zip(ids, sources, strict=True)]

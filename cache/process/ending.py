@@ -76,5 +76,14 @@ def _run(app: typer.Typer, words: list[str], prog_name: str | None) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {in_one_line(message)}", file=sys.stderr)
     return code
+
+
+def in_one_line(message: str) -> str:
+    """A message of several lines, with `;` between two of which the first ends without a mark."""
+    lines = [" ".join(line.split()) for line in message.splitlines()]
+    told = ""
+    for line in filter(None, lines):
+        told += f"{line}" if not told else f" {line}" if told[-1] in ".:;,!?" else f"; {line}"
+    return told

@@ -198,7 +198,11 @@ def build_leaderboard(
         random_note=random_note(streams),
         fingerprints={stream.name: fingerprint_digest(stream.fingerprint) for stream in streams},
         fingerprint_details={stream.name: dict(stream.fingerprint) for stream in streams},
-        notes=(*_notes(runs, len(cells), dataset), *_interval_notes(rows, metric) * bool(n_resamples)),
+        notes=(
+            *_notes(runs, len(cells), dataset),
+            *_floor_notes(ranked[0], rows[len(cells) :], metric),
+            *_interval_notes(rows, metric) * bool(n_resamples),
+        ),
     )
 
 
@@ -340,6 +344,21 @@ def _interval_notes(rows: Sequence[Row], metric: Metric) -> tuple[str, ...]:
     return interval_notes("the scored videos", found)
 
 
+def _floor_notes(best: Row, floors: Sequence[Row], metric: Metric) -> tuple[str, ...]:
+    """A note where the best cell is no better than floors, which are what a cell must beat to mean anything."""
+    own = best.scores[metric]
+    above = [
+        f"{floor.label} ({value:.3f})"
+        for floor in floors
+        if own is not None and (value := floor.scores[metric]) is not None and value >= own
+    ]
+    if own is None or not above:
+        return ()
+    return (
+        f"the best cell, {best.label}, is no better than the floors {', '.join(above)}: {METRIC_NAMES[metric]} {own:.3f}",
+    )
+
+
 def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str, ...]:
     first = runs[0]
     notes = [*dict.fromkeys(note for run in runs for note in run.split.notes)]
@@ -352,7 +371,8 @@ def _notes(runs: Sequence[Run], n_cells: int, dataset: HeadDataset) -> tuple[str
             notes.append(
                 "all seeds share one split, so seed SD leaves out what another split would change; --cv has it"
             )
-    notes += missing_floor_notes(dataset)
+    notes += (*missing_floor_notes(dataset), *dataset.copy_notes)
+    notes += () if dataset.folds is None else dataset.folds.notes
     if n_test := len(dataset) - len(dataset.outside_test):
         notes.append(f"the {n_test} test videos were not looked at; train-head scores its choice there, once")
     if n_cells > 1:

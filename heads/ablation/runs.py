@@ -1,7 +1,7 @@
 """The trainings of a sweep and what each leaves: one JSON line in a file of its own, named by what was trained on what.
 
 A run is one cell with one seed and, under cross-validation, one fold. Its key is a digest of the config, the
-streams' fingerprints, the videos and their labels in each part: the same run has the same key in every sweep, and
+streams' fingerprints, the videos, their labels and source groups in each part: the same run has the same key in every sweep, and
 a run whose file is there is not trained again.
 """
 
@@ -145,13 +145,14 @@ def _key(
 
 
 def parts_digest(dataset: HeadDataset, split: Split) -> str:
-    """Which videos with which labels train, choose and (under cross-validation) are held out."""
+    """Which videos with which labels train, choose and (under cross-validation) are held out, and of which source groups: these
+    part the inner folds that choose a regression's strength.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for part, rows in (("train", split.train), ("val", split.val), ("test", split.test)):
         for row in np.sort(rows):
-            digest.update(
-                f"{part}\t{dataset.labels[row]}\t{dataset.ids[row]}\n".encode("utf-8", "surrogatepass")
-            )
+            line = f"{part}\t{dataset.labels[row]}\t{dataset.ids[row]}\t{dataset.groups[row]}\n"
+            digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

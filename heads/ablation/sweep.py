@@ -94,11 +94,12 @@ class Sweep:
         require_whole("jobs (0: automatic)", jobs, 0, 256)
         self.base, self.out, self.n_seeds, self.cv = base, Path(out), n_seeds, cv
         self._cache, self._jobs, self._labels = cache, jobs, labels
-        self._given = None if folds is None else read_folds(folds, read_rows(cache).ids).numbers
-        if self._given is not None:
-            if cv not in (None, int(self._given.max())):
-                raise InputError(f"--cv {cv}, but --folds gives {self._given.max()} folds; leave --cv out")
-            self.cv = int(self._given.max())
+        self._folds = None if folds is None else read_folds(folds, read_rows(cache).ids)
+        if self._folds is not None:
+            n_given = int(self._folds.numbers.max())
+            if cv not in (None, n_given):
+                raise InputError(f"--cv {cv}, but --folds gives {n_given} folds; leave --cv out")
+            self.cv = n_given
         self._device: Device = device
         self._ignore_libraries = ignore_libraries
         self._floor_files = floor_files or {}
@@ -255,7 +256,8 @@ class Sweep:
         return self._trainer
 
     def _dataset(self, config: TrainConfig) -> HeadDataset:
-        return with_floor_scores(self._local().dataset(config), self._floor_files)
+        dataset = replace(self._local().dataset(config), folds=self._folds)
+        return with_floor_scores(dataset, self._floor_files)
 
     def _split(self, dataset: HeadDataset) -> list[list[Split]]:
         """For each seed its splits: one, the same for all seeds, or one a fold."""
@@ -269,15 +271,15 @@ class Sweep:
                         config=FoldConfig(k=self.cv),
                         seed=seed + offset,
                         rows=dataset.outside_test,
-                        given=self._given,
+                        given=dataset.given_folds,
+                        n_without=dataset.n_without,
                     )
                     for offset in range(self.n_seeds)
                 ]
             else:
                 share = self.base.data.val_share
-                split = choose_split(
-                    dataset.labels, dataset.splits, dataset.groups, val_share=share, seed=seed
-                )
+                columns = dataset.labels, dataset.splits, dataset.groups
+                split = choose_split(*columns, val_share=share, seed=seed, n_without=dataset.n_without)
                 self._splits = [[split]] * self.n_seeds
         return self._splits
 

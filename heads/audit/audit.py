@@ -111,7 +111,9 @@ def audit_cache(
     shortcut_limit: float = SHORTCUT_LIMIT,
     n_resamples: int = 1000,
 ) -> AuditReport:
-    """Look for all of the above. labels: a join that replaces the stored labels, splits and sources.
+    """Look for leaks across splits, near duplicates, shortcuts and features that carry nothing (the kinds: this module's table).
+
+    labels: a join that replaces the stored labels, splits and sources.
 
     near_threshold: in (0, 1]; None is chosen by `heads.audit.features`. shortcut_limit: AUROC in [0.5, 1).
     Raises InputError for values out of range, LabelError for a cache without videos.
@@ -213,7 +215,7 @@ def _duplicates(rows: VideoRows) -> list[Finding]:
         *_finding(
             "duplicate-in-split",
             "warning",
-            "files that are there several times inside one split, and count as often",
+            "files that are there several times inside one split, and count as often; folds and holdouts keep them together",
             [_told(rows, m) for m in sets if not _parted(rows, m)],
         ),
     ]
@@ -273,7 +275,7 @@ def _near(rows: VideoRows, near: NearDuplicates | None) -> list[Finding]:
 
 def _straddling(rows: VideoRows) -> list[Finding]:
     by_group: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row, (group, split) in enumerate(zip(rows.groups, rows.splits, strict=True)):
+    for row, (group, split) in enumerate(zip(rows.sources, rows.splits, strict=True)):
         if split:
             by_group[group][split].append(row)
     examples = []

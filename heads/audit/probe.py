@@ -25,7 +25,7 @@ from heads.data.dataset import (
     weights_line,
 )
 from heads.data.rows import METADATA_COLUMNS, varying_columns
-from heads.data.splits import FoldConfig, fold_splits
+from heads.data.splits import FoldConfig, fold_rows, labelled_rows
 from heads.models.model import ModelConfig
 from heads.models.regression import Folds, cross_fit, out_of_fold_logits
 from heads.scoring.bootstrap import Interval, group_bootstrap
@@ -137,14 +137,21 @@ def probe_cache(
 
 def _folds(data: HeadDataset, seed: int) -> tuple[Folds, tuple[str, ...]]:
     outside_test = data.outside_test
+    known, notes = labelled_rows(data.labels, data.n_without)
+    rows = np.intersect1d(known, outside_test)
     names = np.array(data.groups, dtype=object)
-    with_label = [len(set(names[outside_test][data.labels[outside_test] == label])) for label in (0, 1)]
+    with_label = [len(set(names[rows][data.labels[rows] == label])) for label in (0, 1)]
     k = max(2, min(FOLDS, *with_label))
-    splits = fold_splits(data.labels, data.groups, config=FoldConfig(k=k), seed=seed, rows=outside_test)
-    notes = tuple(dict.fromkeys(note for split in splits for note in split.notes))
+    folds = fold_rows(data.labels, data.groups, rows, config=FoldConfig(k=k), seed=seed)
+    notes += tuple(
+        f"fold {number} holds a single class"
+        for number, (_, fold) in enumerate(folds, start=1)
+        if len(np.unique(data.labels[fold])) == 1
+    )
+    notes += data.copy_notes
     if n_test := len(data) - len(outside_test):
         notes += (f"the {n_test} test videos were not looked at",)
-    return [(np.sort(np.concatenate([split.train, split.val])), split.test) for split in splits], notes
+    return folds, notes
 
 
 def _out_of_fold(

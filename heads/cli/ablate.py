@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from heads.cli.labels import join_given
+
 WHAT, HOW, READ = "What is swept", "How it is trained", "How it is read"
 
 
@@ -74,7 +76,7 @@ def ablate_command(
     jobs: Annotated[
         int, typer.Option(help="Processes; 0: one a core where it pays.", rich_help_panel=HOW)
     ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=HOW)] = "auto",
+    device: Annotated[str, typer.Option(help="auto (the CPU), cpu or cuda.", rich_help_panel=HOW)] = "auto",
     out: Annotated[
         Path | None,
         _text("Folder of results, which a second run goes on from (default: ablate-out/CACHE).", HOW),
@@ -110,6 +112,7 @@ def ablate_command(
     from heads.cli.train import build_config, read_device
     from heads.report.show import make_console
     from heads.scoring.floor_scores import parse_floor_files
+    from heads.training.device import device_note
 
     own = {"data.ignore_splits": True} if ignore_splits else {}
     base, axes, fixed = fix_single_values(build_config(preset, own, ()), read_axes(settings or (), grid))
@@ -137,6 +140,8 @@ def ablate_command(
     def on_run(progress: Progress) -> None:
         say(progress_line(progress))
 
+    if (note := device_note(read_device(device))) is not None:
+        say(note)
     for line in left_out:
         say(f"left out: {line}")
     if fixed:
@@ -144,18 +149,7 @@ def ablate_command(
     command = shlex.join(["onepass", *sys.argv[1:]])
     started = time.perf_counter()
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
-        join = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            join = label_videos(
-                cache.videos.id.tolist(),
-                labels_file=labels,
-                positive=positive,
-                allow_unmatched=allow_unmatched,
-            )
-            for line in join.report():
-                say(line)
+        join = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=say)
         with Sweep(
             cache,
             base,

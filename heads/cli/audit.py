@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from heads.cli.labels import join_given
 
 if TYPE_CHECKING:
     from heads.audit.audit import AuditReport
@@ -28,7 +31,9 @@ def audit_command(
             help="Whitened cosine from which two videos are near duplicates (default: 0.85 or more)."
         ),
     ] = None,
-    shortcut_limit: Annotated[float, typer.Option(help="AUROC that metadata alone may reach.")] = 0.55,
+    shortcut_limit: Annotated[
+        float, typer.Option(help="AUROC of metadata alone whose whole interval lies above it is a leak.")
+    ] = 0.55,
     ignore_libraries: Annotated[
         bool, typer.Option("--allow-library-mismatch", help="Join caches of other library versions.")
     ] = False,
@@ -39,13 +44,9 @@ def audit_command(
     from heads.audit.audit import audit_cache
 
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
-        join = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            join = label_videos(
-                cache.videos.id.tolist(), labels_file=labels, positive=positive, allow_unmatched=True
-            )
+        join = join_given(
+            cache, labels, positive=positive, allow_unmatched=True, say=partial(typer.echo, err=as_json)
+        )
         report = audit_cache(cache, labels=join, near_threshold=near_threshold, shortcut_limit=shortcut_limit)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2, ensure_ascii=False))

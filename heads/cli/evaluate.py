@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cache.errors import InputError
+from heads.cli.labels import join_given
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,18 +72,13 @@ def evaluate_command(
     console = make_console()
     trained = TrainedHead.load(head)
     with open_cache(*features, ignore_libraries=ignore_libraries) as cache:
-        join = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            join = label_videos(
-                cache.videos.id.tolist(),
-                labels_file=labels,
-                positive=positive,
-                allow_unmatched=allow_unmatched,
-            )
-            for line in join.report():
-                console.print(line, soft_wrap=True)
+        join = join_given(
+            cache,
+            labels,
+            positive=positive,
+            allow_unmatched=allow_unmatched,
+            say=partial(console.print, markup=False, soft_wrap=True),
+        )
         found = evaluate_head(
             trained,
             cache,

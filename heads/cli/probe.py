@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from heads.cli.labels import join_given
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,18 +39,13 @@ def probe_command(
 
     console = make_console()
     with open_cache(*features, ignore_libraries=ignore_libraries) as cache:
-        join = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            join = label_videos(
-                cache.videos.id.tolist(),
-                labels_file=labels,
-                positive=positive,
-                allow_unmatched=allow_unmatched,
-            )
-            for line in join.report() if not as_json else ():
-                console.print(line, soft_wrap=True)
+        join = join_given(
+            cache,
+            labels,
+            positive=positive,
+            allow_unmatched=allow_unmatched,
+            say=partial(typer.echo, err=as_json),
+        )
         report = probe_cache(cache, labels=join)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))

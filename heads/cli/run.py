@@ -21,7 +21,7 @@ from heads.train import Ensemble, out_of_fold_split, train_auto, train_on
 from heads.trained.head import TrainedHead
 from heads.training.config import TrainConfig
 from heads.training.cross_validation import FoldResult
-from heads.training.device import Device
+from heads.training.device import Device, device_note
 from heads.training.fit import EpochRow
 from heads.training.portfolio import affordable_folds
 
@@ -62,6 +62,8 @@ def train_from_cache(
     and `heads.report.outputs.write_training` raise.
     """
     console = console or make_console()
+    if (note := device_note(device)) is not None:
+        console.print(note, markup=False, soft_wrap=True)
     if src is not None and not src.is_dir():
         raise InputError(f"--src {src} is no folder; give the root that video ids are relative to")
     for line in labels.report() if labels is not None else ():
@@ -70,9 +72,8 @@ def train_from_cache(
     data = load_dataset(cache, separate_streams=separate, config=config.data, labels=labels, folds=folds)
     data = with_floor_scores(data, floor_files or {})
     cv = number_of_folds(data, cv)
-    split = choose_split(
-        data.labels, data.splits, data.groups, val_share=config.data.val_share, seed=config.seed
-    )
+    columns, share = (data.labels, data.splits, data.groups), config.data.val_share
+    split = choose_split(*columns, val_share=share, seed=config.seed, n_without=data.n_without)
     if cv is None and (auto or not no_cv):
         cv = affordable_folds(
             data, config, np.setdiff1d(labelled_rows(data.labels)[0], split.test), auto=auto

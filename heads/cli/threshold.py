@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cache.errors import InputError
+from heads.cli.labels import join_given
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,18 +89,13 @@ def threshold_command(
     if write:
         require_output("--write", head / INFO_FILE)
     with open_cache(*features, *(more or ()), ignore_libraries=ignore_libraries) as cache:
-        join = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            join = label_videos(
-                cache.videos.id.tolist(),
-                labels_file=labels,
-                positive=positive,
-                allow_unmatched=allow_unmatched,
-            )
-            for line in join.report():
-                console.print(line, markup=False, soft_wrap=True)
+        join = join_given(
+            cache,
+            labels,
+            positive=positive,
+            allow_unmatched=allow_unmatched,
+            say=partial(console.print, markup=False, soft_wrap=True),
+        )
         scores = selection_scores(
             trained, cache, part=chosen_part, labels=join, ignore_libraries=ignore_libraries
         )

@@ -10,6 +10,7 @@ import typer
 from cache.errors import InputError
 from cache.process.ending import run_app
 from cache.process.outputs import require_output_folder
+from heads.cli.labels import join_given
 
 if TYPE_CHECKING:
     from heads.train import Ensemble
@@ -49,7 +50,7 @@ def train_head_command(
     more: Annotated[list[Path] | None, typer.Argument(hidden=True, metavar="[CACHE]...")] = None,
     out: Annotated[Path | None, _text("Folder to write (default: heads-out/CACHE-MODEL).", DATA)] = None,
     labels: Annotated[
-        Path | None, _text("Labels that replace those of the cache: CSV, JSON, JSONL.", DATA)
+        Path | None, _text("Labels that replace those of the cache: .csv, .tsv, .json, .jsonl.", DATA)
     ] = None,
     positive: Annotated[str | None, _text("Name of the positive class in --labels.", DATA)] = None,
     allow_unmatched: Annotated[
@@ -104,7 +105,9 @@ def train_head_command(
     ema_decay: Annotated[str | None, _SETTING] = None,
     patience: Annotated[str | None, _SETTING] = None,
     precision: Annotated[str | None, _SETTING] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=TRAINING)] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (the CPU), cpu or cuda.", rich_help_panel=TRAINING)
+    ] = "auto",
     seed: Annotated[int | None, _text("Of weights, order and dropout.", TRAINING)] = None,
     threshold_grid: Annotated[str | None, _SETTING] = None,
     objective: Annotated[
@@ -131,7 +134,7 @@ def train_head_command(
         Path | None,
         _text(
             "File that names each video's fold (columns id, fold), in place of folds drawn here; sets --cv.",
-            REPORT,
+            DECISION,
         ),
     ] = None,
     src: Annotated[
@@ -221,16 +224,7 @@ def train_head_command(
 
     floor_files = parse_floor_files(floor_scores or ())
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
-        labelled = None
-        if labels is not None:
-            from cache.labels.join import label_videos
-
-            labelled = label_videos(
-                cache.videos.id.tolist(),
-                labels_file=labels,
-                positive=positive,
-                allow_unmatched=allow_unmatched,
-            )
+        labelled = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=None)
         from heads.cli.run import train_from_cache
 
         train_from_cache(

@@ -23,12 +23,15 @@ from cache.schema import UNKNOWN_LABEL
 from cache.tables import TokenArray
 from heads.data.fold_file import GivenFolds, read_folds
 from heads.data.grid import join_streams, reference_stream
-from heads.data.rows import read_rows
+from heads.data.rows import copy_notes, read_rows
 from heads.data.tokens import Channel, MemoryTokens, TokenBatch, TokenSource, absent_videos, as_tensor
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
     from cache.reader import Cache
+
+MOST_VALUE = 1e15
+"""Of a token that a head reads: the squares of 100,000 such sum up below the largest float32."""
 
 MEMORY_SHARE = 0.5
 """Tokens may take this share of free memory; above it they are read from disk batch by batch."""
@@ -39,8 +42,9 @@ class DataConfig:
     """Which streams, on which grid, and how much is held out where the cache has no splits.
 
     streams: names, or None for all that the cache holds; kept sorted. grid: the stream whose tokens the
-    joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: (0,
-    0.5]. ignore_splits: as if the cache stored none. Raises InputError for values out of range.
+    joined models use, or "auto" (slowfast where present, else the stream of fewest tokens). val_share: of the
+    videos, held out as val where there is none, (0, 0.5]. ignore_splits: as if the cache stored no splits. Raises
+    InputError for values out of range.
     """
 
     streams: tuple[str, ...] | None = None
@@ -104,7 +108,8 @@ def random_note(streams: Sequence[StreamInput]) -> str:
 class HeadDataset:
     """V videos sorted by id, with their tokens.
 
-    labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, groups: [V] strings, split "" when none.
+    labels: int8 [V], 1 positive, 0 negative, -1 unknown. splits, sources, groups: [V] strings, split "" when none; sources and
+    groups as in `heads.data.rows.VideoRows`.
     durations: float64 [V], seconds. metadata: float64 [V, 4], columns `heads.data.rows.METADATA_COLUMNS`.
     tokens: one channel a stream, or one channel of streams joined on the tokens of stream `grid`.
     label_names: (negative, positive). cache_digest: which files, whatever their order. digests: of each file, ""
@@ -117,6 +122,7 @@ class HeadDataset:
     digests: tuple[str, ...]
     labels: npt.NDArray[np.int8]
     splits: tuple[str, ...]
+    sources: tuple[str, ...]
     groups: tuple[str, ...]
     durations: npt.NDArray[np.float64]
     metadata: npt.NDArray[np.float64]
@@ -152,6 +158,11 @@ class HeadDataset:
     def given_folds(self) -> npt.NDArray[np.int64] | None:
         """The fold of each video where a user gave folds: int64 [V] from 1, 0 for none."""
         return None if self.folds is None else self.folds.numbers
+
+    @property
+    def copy_notes(self) -> tuple[str, ...]:
+        """For the user: copies of one file in several source groups, which count as one group, and copies with both labels."""
+        return copy_notes(self.ids, self.digests, self.labels, self.sources)
 
     @property
     def outside_test(self) -> npt.NDArray[np.int64]:
@@ -192,6 +203,7 @@ def load_dataset(
         digests=rows.digests,
         labels=np.where(without, np.int8(UNKNOWN_LABEL), rows.labels),
         splits=("",) * len(rows) if config.ignore_splits else rows.splits,
+        sources=rows.sources,
         groups=rows.groups,
         durations=rows.durations,
         metadata=rows.metadata,
@@ -312,6 +324,8 @@ def in_memory(
     """
     if not streams:
         raise HeadError("a head needs at least one stream")
+    for name, tokens in streams.items():
+        _require_moderate(name, tokens.values)
     streams = {name: with_absent(tokens) for name, tokens in streams.items()}
     parts = list(streams.values()) if separate_streams else [join_streams(streams, grid=grid)]
     return MemoryTokens(
@@ -325,6 +339,18 @@ def in_memory(
             for part in parts
         )
     )
+
+
+def _require_moderate(name: str, values: npt.NDArray[np.generic]) -> None:
+    """Raise HeadError for float32 tokens whose squares have no float32: their statistics would be no numbers."""
+    if values.dtype == np.float16 or not values.size:
+        return
+    highest = max(float(np.fmax.reduce(values, axis=None)), -float(np.fmin.reduce(values, axis=None)))
+    if highest > MOST_VALUE:
+        raise HeadError(
+            f"stream {name} holds values of up to {highest:.1e}; statistics over tokens are float32, so that heads read up to "
+            f"{MOST_VALUE:.0e}: scale what makes them, and import them again"
+        )
 
 
 def with_absent(tokens: TokenArray) -> TokenArray:

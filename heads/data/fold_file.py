@@ -50,7 +50,7 @@ def read_folds(path: str | Path, ids: Sequence[str]) -> GivenFolds:
     entries = read_entries(path, label_required=False, error=InputError)
     plain = []
     for entry in entries:
-        fold = entry.cells.get(COLUMN, "")
+        fold = _name(entry.cells.get(COLUMN, ""))
         if not fold:
             raise InputError(
                 f"{entry.where}: no fold for {entry.key!r}; give each row one in a column '{COLUMN}'"
@@ -72,6 +72,15 @@ def read_folds(path: str | Path, ids: Sequence[str]) -> GivenFolds:
     number = {name: place for place, name in enumerate(names, start=1)}
     numbers = np.array([number.get(fold_of.get(video_id, ""), 0) for video_id in ids], dtype=np.int64)
     return GivenFolds(numbers, Path(path).name, matched.unmatched)
+
+
+def _name(cell: str) -> str:
+    """A fold as one name: 1, 1.0 and 01 are one fold; "" for none, which a table program may write as nan."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return "" if number != number else f"{number:.12g}"
 
 
 def _by_size(name: str) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from cache.arguments import shown
 from cache.errors import LabelError
-from cache.labels.groups import source_groups
+from cache.labels.groups import joined_by_copies, source_groups
 from cache.labels.names import same_name
 from cache.schema import UNKNOWN_LABEL
 
@@ -27,7 +28,8 @@ class VideoRows:
     """V videos, sorted by id. order: int64 [V], each one's place in the store.
 
     labels: int8 [V], 1 positive, 0 negative, -1 unknown. metadata: float64 [V, 4], METADATA_COLUMNS.
-    label_names: (negative, positive).
+    label_names: (negative, positive). sources: each one's source group. groups: what may not be parted: the same, joined where
+    copies of one file stand in several.
     """
 
     order: npt.NDArray[np.int64]
@@ -35,6 +37,7 @@ class VideoRows:
     digests: tuple[str, ...]
     labels: npt.NDArray[np.int8]
     splits: tuple[str, ...]
+    sources: tuple[str, ...]
     groups: tuple[str, ...]
     metadata: npt.NDArray[np.float64]
     label_names: tuple[str, str]
@@ -81,14 +84,17 @@ def read_rows(cache: Cache, labels: LabelJoin | None = None) -> VideoRows:
             sources[v] = (label.source if label else "") or sources[v]
     elif cache.label_names:
         _require_one_sense(table.label_name, table.label, cache)
+    digests = [str(table.digest[i]) for i in order]
+    sources = source_groups(sorted_ids, sources)
     columns = [np.asarray(getattr(table, c), dtype=np.float64)[order] for c in METADATA_COLUMNS]
     return VideoRows(
         order=order,
         ids=tuple(sorted_ids),
-        digests=tuple(str(table.digest[i]) for i in order),
+        digests=tuple(digests),
         labels=found,
         splits=tuple(splits),
-        groups=tuple(source_groups(sorted_ids, sources)),
+        sources=tuple(sources),
+        groups=tuple(joined_by_copies(sources, digests)),
         metadata=np.stack(columns, axis=1),
         label_names=label_names,
     )
@@ -107,6 +113,31 @@ def _require_one_sense(names: npt.NDArray[Any], labels: npt.NDArray[np.int8], ca
                 f"{cache.names[0]} holds videos of class {name!r} as {senses[label]} ones, and calls {called[1 - label]!r} its "
                 f"{senses[1 - label]} class: join the labels of all its videos again (extract --labels FILE)"
             )
+
+
+def copy_notes(
+    ids: Sequence[str], digests: Sequence[str], labels: npt.NDArray[np.int8], sources: Sequence[str]
+) -> tuple[str, ...]:
+    """On copies of one file (equal digests) that stand in several source groups, and on copies with both labels."""
+    copies: dict[str, list[int]] = {}
+    for row, digest in enumerate(digests):
+        if digest:
+            copies.setdefault(digest, []).append(row)
+    apart = [rows for rows in copies.values() if len({sources[row] for row in rows}) > 1]
+    torn = [rows for rows in copies.values() if {0, 1} <= {int(labels[row]) for row in rows}]
+    return tuple(
+        f"{len(found)} file{'s are' if len(found) > 1 else ' is'} there more than once, {how} "
+        f"(such as {' = '.join(ids[row] for row in found[0][:2])}); {so}"
+        for found, how, so in (
+            (
+                apart,
+                "in several source groups",
+                "these groups count as one, so that no fold or holdout drawn here parts copies",
+            ),
+            (torn, "with both labels", "one of them is wrong, see onepass audit"),
+        )
+        if found
+    )
 
 
 def varying_columns(metadata: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ Int = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int8]
 SPLITS = ("train", "val", "test")
 HOLDOUT_ATTEMPTS = 10
+MOST_FOLDS = 50
 MOST_GROUPS = 4096
 """Of source groups placed one by one: five folds of 4,096 take scikit-learn 1.1 s, and it is asked six times."""
 
@@ -150,10 +151,14 @@ def straddling_notes(split: Split, groups: Sequence[str]) -> tuple[str, ...]:
         n_b = sum(groups[i] in names for i in split.parts()[b])
         examples = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
         notes.append(
-            f"leak: {len(shared)} source groups are in both {a} and {b}, {n_b} of "
+            f"leak: {_groups_are(len(shared))} in both {a} and {b}, {n_b} of "
             f"{len(split.parts()[b])} {b} videos ({examples}); scores on {b} are too good"
         )
     return tuple(notes)
+
+
+def _groups_are(count: int) -> str:
+    return "1 source group is" if count == 1 else f"{count} source groups are"
 
 
 def holdout(
@@ -167,7 +172,7 @@ def holdout(
     _require_groups(labels, groups, rows, k=2)
     for attempt in range(HOLDOUT_ATTEMPTS):
         for train, val in group_folds(
-            labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed + attempt
+            labels, groups, rows, k=feasible_folds(labels, groups, rows, k), seed=seed + attempt
         ):
             if _both(labels, train) and _both(labels, val):
                 return train, val
@@ -184,8 +189,8 @@ class FoldConfig:
     inner_val_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if not is_whole(self.k) or not 2 <= self.k <= 50:
-            raise LabelError(f"the number of folds must be between 2 and 50, got {shown(self.k)}")
+        if not is_whole(self.k) or not 2 <= self.k <= MOST_FOLDS:
+            raise LabelError(f"the number of folds must be between 2 and {MOST_FOLDS}, got {shown(self.k)}")
         if not 0.0 < self.inner_val_share <= 0.5:
             raise LabelError(f"inner_val_share must be above 0 and at most 0.5, got {self.inner_val_share}")
 
@@ -198,17 +203,19 @@ def fold_splits(
     seed: int = 0,
     rows: Int | None = None,
     given: Int | None = None,
+    n_without: int = 0,
 ) -> list[Split]:
     """K stratified, group-disjoint folds over all labelled videos, or those of them among `rows` (int64 [M]),
     whatever their stored split.
 
     given: the fold of each video, int64 [V] from 1, 0 for none, in place of folds drawn here; K is then their number.
+    n_without: as `labelled_rows`.
 
     Fold i is `test` of split i and is in `train` or `val` of all others; `val` is a group-disjoint share of
     the rest, so that nothing chosen has seen the fold. Raises LabelError when groups are too few.
     """
     config = config or FoldConfig()
-    known, notes = labelled_rows(labels)
+    known, notes = labelled_rows(labels, n_without)
     rows = known if rows is None else np.intersect1d(known, rows)
     if given is None:
         origin = f"of {config.k}, seed {seed}"
@@ -270,7 +277,7 @@ def given_fold_notes(groups: Sequence[str], rows: Int, given: Int) -> tuple[str,
         return ()
     examples = ", ".join(parted[:3]) + (", ..." if len(parted) > 3 else "")
     return (
-        f"leak: {len(parted)} source groups are in several of the given folds ({examples}); out-of-fold scores are too "
+        f"leak: {_groups_are(len(parted))} in several of the given folds ({examples}); out-of-fold scores are too "
         "good",
     )
 
@@ -283,7 +290,7 @@ def disjoint_folds(
     """
     if min(_groups_by_class(labels, groups, rows)) < 2:
         return []
-    folds = group_folds(labels, groups, rows, k=_feasible_k(labels, groups, rows, k), seed=seed)
+    folds = group_folds(labels, groups, rows, k=feasible_folds(labels, groups, rows, k), seed=seed)
     return folds if all(_both(labels, rest) and len(fold) for rest, fold in folds) else []
 
 
@@ -315,7 +322,8 @@ def _groups_by_class(labels: Labels, groups: Sequence[str], rows: Int) -> tuple[
     return len(negative), len(positive)
 
 
-def _feasible_k(labels: Labels, groups: Sequence[str], rows: Int, k: int) -> int:
+def feasible_folds(labels: Labels, groups: Sequence[str], rows: Int, k: int) -> int:
+    """k, or as many folds as the class of fewer source groups allows; 2 at least."""
     return max(2, min(k, *_groups_by_class(labels, groups, rows)))
 
 

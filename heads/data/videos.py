@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cache.arguments import require_open_cache, shown
 from cache.errors import InputError
-from cache.labels.groups import source_groups
+from cache.labels.groups import joined_by_copies, source_groups
 from cache.schema import UNKNOWN_LABEL, StreamTokens
 from cache.tables import TokenArray
 
@@ -49,7 +49,7 @@ class SklearnData(NamedTuple):
 
 
 def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> SklearnData:
-    """The labelled videos of a cache (of `splits` only, where given), loaded into memory, in store order.
+    """(X, y, groups) of the labelled videos of a cache (of `splits` only, where given), in memory, in store order.
 
     Raises InputError when there are none, and where one lacks an optional stream.
     """
@@ -64,7 +64,9 @@ def cached_videos(cache: Cache, *, splits: Sequence[str] | None = None) -> Sklea
         where = f" in split {', '.join(splits)}" if splits is not None else ""
         raise InputError(f"{cache.names[0]} holds no labelled video{where}")
     ids = [str(table.id[row]) for row in rows]
-    groups = source_groups(ids, [str(table.source[row]) for row in rows])
+    sources = source_groups(table.id.tolist(), table.source.tolist())
+    joined = joined_by_copies(sources, table.digest.tolist())
+    groups = [joined[row] for row in rows]
     for name in cache.streams:
         if count := int((cache.absent(name)[rows] != "").sum()):
             raise InputError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cache.stores import files
 from heads.report.page import report_html
-from heads.report.training_figures import training_figures
+from heads.report.training_figures import FIGURE_FILES, training_figures
 from heads.trained.checkpoint import save_head, writing
 from heads.trained.head import TrainedHead
 from heads.trained.record import TrainingRecord
@@ -29,6 +29,8 @@ HISTORY_FILE = "history.csv"
 PREDICTIONS_FILE = "predictions.csv"
 CROSS_VALIDATION_FILE = "cross_validation.csv"
 REPORT_FILE = "report.html"
+WRITTEN = (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CROSS_VALIDATION_FILE, REPORT_FILE, *FIGURE_FILES)
+"""Beside a head: those of an earlier training would look like this one's until they are replaced."""
 
 
 def write_training(
@@ -42,7 +44,7 @@ def write_training(
     """
     if head.training is None:
         raise ValueError("this head was loaded from disk; only a fresh training has a history to write")
-    folder = save_head(head, folder)
+    folder = save_head(head, folder, stale=WRITTEN)
     figures = training_figures(head, head.training)
     folds = head.training.cross_validation
     root = None if src is None else Path(src)
@@ -60,8 +62,6 @@ def write_training(
     }
     written = {"head": folder}
     with writing(folder):
-        if folds is None:  # an earlier training's would look like this one's
-            (folder / CROSS_VALIDATION_FILE).unlink(missing_ok=True)
         for name, (file, data) in contents.items():
             files.replace(folder / file, data)
             written[name] = folder / file

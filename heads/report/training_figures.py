@@ -12,6 +12,12 @@ from heads.scoring.evaluate import Evaluation
 from heads.trained.head import TrainedHead
 from heads.trained.record import PART_ROLES, TrainingRecord
 
+FIGURE_FILES = (
+    *("confusion_matrix.png", "threshold_curve.png", "pr_curve.png", "roc_curve.png", "reliability.png"),
+    "history.png",
+)
+"""What `training_figures` may draw."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportFigure:

@@ -55,8 +55,16 @@ def result_facts(head: TrainedHead, record: TrainingRecord) -> Facts:
     if folds is None and not has_test:
         scored += "; --cv K scores every video by heads that never saw it"
     applied = "applied" if info.config.calibration == "temperature" else "not applied"
+    compared = sum(not row["note"] for row in info.portfolio)
+    among = (
+        f" (the model too, of {compared}: that makes its scores a little too good)" if compared > 1 else ""
+    )
+    heads = f" in {info.members} heads" if info.members > 1 else ""
     facts = [
-        ("selection", f"{chose} chose{';' if has_test else ','} {scored}; {epoch_words(head, record)}"),
+        (
+            "selection",
+            f"{chose} chose{among}{';' if has_test else ','} {scored}; {epoch_words(head, record)}",
+        ),
         ("threshold", threshold_words(head, on=chose)),
     ]
     if folds is not None:
@@ -77,7 +85,7 @@ def result_facts(head: TrainedHead, record: TrainingRecord) -> Facts:
         (
             "model",
             f"{info.config.model.architecture}, {info.config.model.pooling} pool, {info.n_parameters:,} "
-            f"parameters, trained in {info.precision}, seed {info.config.seed}",
+            f"parameters{heads}, trained in {info.precision}, seed {info.config.seed}",
         ),
     ]
     if folds is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.fingerprint import is_random, weights_name
-from cache.labels.groups import source_groups
+from cache.labels.groups import joined_by_copies, source_groups
 from cache.schema import UNKNOWN_LABEL
 from heads.scoring.calibration import probabilities as as_probabilities
 from heads.scoring.evaluate import evaluate
@@ -63,7 +63,8 @@ def summary_lines(cache: Cache, stream: str, mean: Float, highest: Float) -> lis
     known = there[labels[there] != UNKNOWN_LABEL]
     if len(set(labels[known].tolist())) < 2:
         return [*lines, "labels of both classes are not known, so that nothing measures the scores"]
-    groups = source_groups(cache.videos.id.tolist(), cache.videos.source.tolist())
+    own = source_groups(cache.videos.id.tolist(), cache.videos.source.tolist())
+    groups = joined_by_copies(own, cache.videos.digest.tolist())
     for name, scores in (("mean over tokens", mean), ("highest token", highest)):
         found = evaluate(
             "zero-shot",

@@ -11,13 +11,13 @@ import contextlib
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache.errors import HeadError, InputError, OnepassError, StorageFull
 from cache.stores import files
-from heads.models.ensemble import build_model
+from heads.models.ensemble import build_model, count_parameters
 from heads.trained.folder import INFO_FILE, WEIGHTS_FILE, require_head
 from heads.trained.head import HeadInfo, TrainedHead
 
@@ -33,9 +33,10 @@ def writing(folder: Path) -> Iterator[None]:
         raise HeadError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
 
-def save_head(head: TrainedHead, folder: str | Path) -> Path:
+def save_head(head: TrainedHead, folder: str | Path, *, stale: Sequence[str] = ()) -> Path:
     """Write both files, replacing those of an earlier head; other files of the folder stay.
 
+    stale: names of files that would tell of the earlier head; they go before the new one is in its place.
     Raises StorageFull or HeadError when the folder cannot be written.
     """
     from safetensors.torch import save
@@ -47,6 +48,8 @@ def save_head(head: TrainedHead, folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name, contents in ((WEIGHTS_FILE, weights), (INFO_FILE, info)):
             files.replace(_pending(folder / name), contents)
+        for name in stale:
+            files.remove_file(folder / name)
         for name in (WEIGHTS_FILE, INFO_FILE):
             files.rename(_pending(folder / name), folder / name)
         files.sync([folder])
@@ -97,16 +100,25 @@ def load_head(folder: str | Path) -> TrainedHead:
     try:
         info = HeadInfo.from_dict(values)
         dims = tuple(stream.dim for stream in info.streams)
+        _require_room(info, dims, len(weights))
         model = build_model(info.config.model, dims, n_folds=info.members)
         model.load_state_dict(load(weights))
     except InputError as error:
         raise HeadError(f"{folder / INFO_FILE}: {error}") from error
     except OnepassError as error:
-        raise type(error)(f"{folder / INFO_FILE}: {error}") from error
-    except (SafetensorError, RuntimeError) as error:
+        raise type(error)(f"{folder / INFO_FILE}: {str(error).removeprefix('head.json: ')}") from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise HeadError(f"{folder / WEIGHTS_FILE} does not fit {INFO_FILE}: {reason}") from error
     return TrainedHead(model.eval(), info)
+
+
+def _require_room(info: HeadInfo, dims: tuple[int, ...], n_bytes: int) -> None:
+    """Raise HeadError where head.json speaks of a larger head than the weights are, before any of it is made."""
+    if not dims or min(dims) < 1:
+        raise HeadError("a head reads at least one stream, of a width of 1 or more")
+    if max(dims) > n_bytes or info.members * count_parameters(info.config.model, dims) * 2 > n_bytes:
+        raise HeadError(f"it speaks of a larger head than {WEIGHTS_FILE} holds; train the head again")
 
 
 def _refuse(constant: str) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cache.errors import LabelError
 from heads.data.dataset import HeadDataset, load_dataset
-from heads.data.splits import FoldConfig, fold_rows, labelled_rows
+from heads.data.splits import FoldConfig, feasible_folds, fold_rows, labelled_rows
 from heads.scoring.bootstrap import interval_notes
 from heads.scoring.evaluate import Evaluation, evaluate
 from heads.scoring.floor_scores import with_floor_scores
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cache.reader import Cache
 
 FLOOR_FOLDS = 5
+"""Or as many as source groups allow."""
 LEAST_MISTAKES = 3
 """Below so many mistakes of one source, nothing is made of where they come from."""
 
@@ -131,6 +132,7 @@ def evaluate_head(
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     rows, notes = labelled_rows(dataset.labels, dataset.n_without)
+    notes += dataset.copy_notes
     dataset = with_floor_scores(dataset, floor_files or {})
     where = ", ".join(cache.names)
     known = SeenVideos.of_head(info)
@@ -206,7 +208,9 @@ def own_floors(
     """
     notes = missing_floor_notes(dataset)
     try:
-        folds = fold_rows(dataset.labels, dataset.groups, rows, config=FoldConfig(k=FLOOR_FOLDS), seed=seed)
+        columns = dataset.labels, dataset.groups, rows
+        k = feasible_folds(*columns, k=FLOOR_FOLDS)
+        folds = fold_rows(*columns, config=FoldConfig(k=k), seed=seed)
         scores = floors_out_of_fold(dataset, folds, config=config)
     except LabelError as error:
         flat = np.full(len(dataset), 0.5)

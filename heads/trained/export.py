@@ -2,8 +2,9 @@
 
 Inputs, with batch B and every length T free:
 
-    heads that join streams   tokens [B, T, D] float32, mask [B, T] bool (True = real)
-    fusion, for each stream   NAME_tokens [B, T, D], NAME_mask [B, T], NAME_times [B, T] float32 seconds
+    heads that join streams on a grid     tokens [B, T, D] float32, mask [B, T] bool (True = real)
+    fusion and late heads (logistic,      NAME_tokens [B, T, D], NAME_mask [B, T], NAME_times [B, T] float32 seconds
+    auto), for each stream
 
 D of joined tokens is the streams' widths side by side in the order of the names in the metadata, joined on
 the grid stream's tokens (`heads.data.grid.join_streams`). Every video needs at least one real token; what stands

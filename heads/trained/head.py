@@ -25,12 +25,14 @@ from heads.data.dataset import (
     weights_line,
     without_any,
 )
+from heads.data.splits import MOST_FOLDS
 from heads.data.tokens import TokenSource
 from heads.data.videos import plain_tokens
 from heads.models.model import TokenModel
 from heads.scoring.bootstrap import Interval
-from heads.scoring.calibration import probabilities
+from heads.scoring.calibration import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, probabilities
 from heads.scoring.thresholds import ThresholdChoice
+from heads.trained.typed import require_types
 from heads.training.config import TrainConfig
 from heads.training.fit import predict_logits
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from heads.trained.record import TrainingRecord
 
 HEAD_FORMAT = 1
+MOST_THRESHOLD = float(np.nextafter(1.0, 2.0))
+"""What flags no video, where one has a score of 1."""
 
 VideoTokens = Mapping[str, StreamTokens | npt.NDArray[Any]]
 
@@ -103,19 +107,29 @@ class HeadInfo:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeadInfo:
-        """Read what `as_dict` wrote. Raises HeadError for another format version or missing keys."""
+        """Read what `as_dict` wrote. Raises HeadError for another format version, missing keys, and what cannot be."""
         if values.get("format") != HEAD_FORMAT:
             raise HeadError(f"head format {values.get('format')} is not {HEAD_FORMAT}; train the head again")
+        require_types(values, cls)
+        require_types(values["threshold"], ThresholdChoice, name="threshold")
+        if (given := values["threshold"].get("interval")) is not None:
+            require_types(given, Interval, name="threshold.interval")
+        for stream in values["streams"]:
+            require_types(stream, StreamInput, name="streams")
+        require_types(values["trained_on"], _TrainedOn, name="trained_on")
         try:
             threshold = dict(values["threshold"])
             interval = threshold.pop("interval")
             threshold["warnings"] = tuple(threshold["warnings"])
-            if len(values["label_names"]) != 2:
-                raise HeadError(f"head.json: label_names are two, not {values['label_names']}")
             negative, positive = values["label_names"]
             for name, value, fits in (
-                ("threshold", threshold["threshold"], 0 <= threshold["threshold"] <= 1),
-                ("temperature", values["temperature"], values["temperature"] > 0),
+                ("threshold", threshold["threshold"], 0 <= threshold["threshold"] <= MOST_THRESHOLD),
+                (
+                    "temperature",
+                    values["temperature"],
+                    LOWEST_TEMPERATURE * 0.99 <= values["temperature"] <= 1.01 * HIGHEST_TEMPERATURE,
+                ),
+                ("members", values.get("members", 1), 1 <= values.get("members", 1) <= MOST_FOLDS),
             ):
                 if not fits:
                     raise HeadError(f"head.json: {name} cannot be {value}; train the head again")
@@ -134,6 +148,20 @@ class HeadInfo:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise HeadError(f"head.json is not readable: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainedOn:
+    """What is read of `HeadInfo.trained_on`; earlier versions left out what has a default."""
+
+    dataset: str
+    cache_digest: str
+    n_videos: int
+    split: str
+    counts: Mapping[str, Any]
+    chosen_on: str
+    median_seconds: float = 0.0
+    videos: Mapping[str, Any] | None = None
 
 
 _PLAIN = (

@@ -87,11 +87,13 @@ def selection_scores(
     info = head.info
     dataset = scored_dataset(head, cache, labels=labels, ignore_libraries=ignore_libraries)
     where = ", ".join(cache.names)
-    notes: tuple[str, ...] = ()
+    notes = dataset.copy_notes
     split = None
     seen = SeenVideos.of_head(info)
-    if dataset.cache_digest == info.trained_on["cache_digest"]:
-        if info.trained_on["chosen_on"] != "val":
+    own_cache = dataset.cache_digest == info.trained_on["cache_digest"]
+    val_chose = info.trained_on["chosen_on"] == "val"
+    if own_cache and _may_have_seen(seen, dataset):
+        if not val_chose:
             raise InputError(
                 f"{where} is what the head was trained on, all of it outside test, and folds chose its threshold: no "
                 "video of it may choose another. Give a cache that the head has not seen, or train with --objective"
@@ -100,6 +102,7 @@ def selection_scores(
             raise InputError(
                 f"{where} is what the head was trained on: only its val videos may choose a threshold"
             )
+    if own_cache and val_chose and part == "val":
         split = choose_split(
             dataset.labels,
             dataset.splits,
@@ -109,10 +112,11 @@ def selection_scores(
             n_without=dataset.n_without,
         )
         rows, origin = split.val, f"val of the training cache, {split.origin}"
-        notes += _changed_labels(info, dataset, split)
+        notes += (*split.notes, *_changed_labels(info, dataset, split))
     else:
         known, _ = labelled_rows(dataset.labels)
-        origin = f"{part} of {dataset.cache_name}, not the cache that the head was trained on"
+        unlike = "without its videos" if own_cache else "not the cache that the head was trained on"
+        origin = f"{part} of {dataset.cache_name}, {unlike}"
         rows = known if part == "all" else known[np.array([dataset.splits[i] for i in known]) == "val"]
         if part == "val" and seen is not None:
             own_val = known[np.array(seen.overlap(dataset, known).same_file) == "val"]
@@ -154,6 +158,12 @@ def selection_scores(
         calibrated=info.config.calibration == "temperature",
         notes=notes,
     )
+
+
+def _may_have_seen(seen: SeenVideos | None, dataset: HeadDataset) -> bool:
+    """Whether the head has seen any labelled video, or cannot tell. Of its own cache others may have the labels now."""
+    known, _ = labelled_rows(dataset.labels)
+    return seen is None or bool(seen.overlap(dataset, known).seen.any())
 
 
 def _changed_labels(info: HeadInfo, dataset: HeadDataset, split: Split) -> tuple[str, ...]:

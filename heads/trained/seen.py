@@ -1,7 +1,7 @@
 """Which videos made a head: what it was fitted on, what chose, what it was scored on once; and who is among them.
 
-A video is known by the digest of its file (by its id where no digest is on record) and by its source group, each
-kept as the first 8 bytes of its BLAKE2b hash. 2,000 videos take about 40 KB of head.json:
+A video is known by the digest of its file (by its id where no digest is on record), by its source group, and by the source
+groups of copies of its file, each kept as the first 8 bytes of its BLAKE2b hash. 2,000 videos take about 40 KB of head.json:
 
     trained_on.videos.<part>.files, .sources    base64 of sorted little-endian uint64, part: train, val, test, threshold
 """
@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,8 +29,9 @@ Int = npt.NDArray[np.int64]
 CHOSEN = "threshold"
 """The part of videos of another cache that chose a threshold later (`onepass threshold --part all --write`)."""
 
-FILE_ORDER, SOURCE_ORDER = ("val", "train", "test", CHOSEN), ("train", "test", "val", CHOSEN)
-"""Which part is named for what is in two: val videos may choose a threshold, clips of a train recording may not."""
+FILE_ORDER, SOURCE_ORDER = ("train", "val", "test", CHOSEN), ("train", "test", "val", CHOSEN)
+"""Which part is named for what is in two: val videos may choose a threshold, but for copies of what is in train; other clips of
+a train recording may not."""
 
 NOT_RECORDED = (
     "this head was written before heads recorded their videos: whether it has seen these cannot be told; train it "
@@ -39,12 +40,14 @@ NOT_RECORDED = (
 
 
 class Identified(Protocol):
-    """V videos by row: `heads.data.dataset.HeadDataset` and `heads.data.rows.VideoRows`."""
+    """V videos by row, groups being sources joined by copies: `heads.data.dataset.HeadDataset`, `heads.data.rows.VideoRows`."""
 
     @property
     def ids(self) -> tuple[str, ...]: ...
     @property
     def digests(self) -> tuple[str, ...]: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
     @property
     def groups(self) -> tuple[str, ...]: ...
 
@@ -60,9 +63,13 @@ class SeenVideos:
     def of(cls, videos: Identified, parts: Mapping[str, Int]) -> SeenVideos:
         """The videos at the rows (int64 [M]) of each part."""
         files, sources = {}, {}
+        joined: dict[str, set[str]] = {}
+        for source, group in zip(videos.sources, videos.groups, strict=True):
+            joined.setdefault(group, set()).add(source)
         for part, rows in parts.items():
             files[part] = _hashes(_file(videos, row) for row in rows.tolist())
-            sources[part] = _hashes(videos.groups[row] for row in rows.tolist())
+            own = {videos.groups[row] for row in rows.tolist()}
+            sources[part] = _hashes(source for group in own for source in joined[group])
         return cls(files, sources)
 
     @classmethod
@@ -72,6 +79,12 @@ class SeenVideos:
         if values is None:
             return None
         try:
+            if (
+                not values["train"]["files"]
+                or not values["train"]["sources"]
+                or set(values) - set(FILE_ORDER)
+            ):
+                raise ValueError(f"parts {', '.join(values)}")
             return cls(
                 {part: _decoded(of["files"]) for part, of in values.items()},
                 {part: _decoded(of["sources"]) for part, of in values.items()},
@@ -94,12 +107,18 @@ class SeenVideos:
 
     def overlap(self, videos: Identified, rows: Int) -> Overlap:
         """Which of the rows (int64 [M]) the head knows."""
-        files = _row_hashes(_file(videos, row) for row in rows.tolist())
-        sources = _row_hashes(videos.groups[row] for row in rows.tolist())
+        places = range(len(videos.ids))
+        files = [_part_of(_hash(_file(videos, row)), self.files, FILE_ORDER) for row in places]
+        sources = {name: _part_of(_hash(name), self.sources, SOURCE_ORDER) for name in set(videos.sources)}
+        # a group is known by any video in it, whether that one is asked for (has a label) or not
+        of_group: dict[str, set[str]] = {}
+        for file, source, group in zip(files, videos.sources, videos.groups, strict=True):
+            of_group.setdefault(group, set()).update((file, sources[source]))
+        of_rows = rows.tolist()
         return Overlap(
             rows=rows,
-            same_file=tuple(_part_of(value, self.files, FILE_ORDER) for value in files),
-            same_source=tuple(_part_of(value, self.sources, SOURCE_ORDER) for value in sources),
+            same_file=tuple(files[row] for row in of_rows),
+            same_source=tuple(_first(of_group[videos.groups[row]], SOURCE_ORDER) for row in of_rows),
             groups=tuple(videos.groups[row] for row in rows.tolist()),
         )
 
@@ -165,12 +184,13 @@ def _hash(text: str) -> int:
     )
 
 
-def _row_hashes(texts: Iterable[str]) -> list[int]:
-    return [_hash(text) for text in texts]
-
-
 def _hashes(texts: Iterable[str]) -> UInt:
-    return np.unique(np.array(_row_hashes(texts), dtype=np.uint64))
+    return np.unique(np.array([_hash(text) for text in texts], dtype=np.uint64))
+
+
+def _first(parts: Collection[str], order: Sequence[str]) -> str:
+    """The first part in this order that is among them; "" where none is."""
+    return next((part for part in order if part in parts), "")
 
 
 def _part_of(value: int, by_part: Mapping[str, UInt], order: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ from heads.training.config import TrainConfig
 from heads.training.epochs import EpochRow, FitResult, epoch_row, selection_score
 from heads.training.feed import ScaledBatch, ScaledTokens, epoch_batches
 from heads.training.losses import HeadLoss, positive_weight
-from heads.training.optim import clip_divisor, lr_factor, parameter_groups, uses_bf16
+from heads.training.optim import clip_divisor, lr_factor, parameter_groups
 
 MOST_HEADS = 8
 """Heads that train together at most; beyond it nothing is gained, and more is lost when a sweep is killed."""
@@ -122,7 +122,6 @@ class _Head:
         labels: npt.NDArray[np.int8],
         stream_dims: tuple[int, ...],
         device: torch.device,
-        width: int,
     ) -> None:
         self.job, self.config, self._device = job, job.config, device
         optim = job.config.optim
@@ -137,7 +136,7 @@ class _Head:
             balanced_batches=optim.sampler == "balanced",
         )
         self.loss = HeadLoss(job.config.loss, pos_weight=self.pos_weight).to(device)
-        self.bf16 = uses_bf16(optim.precision, width=width, device=device)
+        self.bf16 = optim.precision == "bf16"
         self.dtype = (
             torch.bfloat16 if self.bf16 and only_multiplies_tokens(job.config.model) else torch.float32
         )
@@ -253,11 +252,11 @@ class _Pack:
     ) -> None:
         self._labels, self._device = labels, device
         self._targets = torch.from_numpy(labels.astype(np.float32))
-        lengths, width = tokens.lengths, max(tokens.dims)
+        lengths = tokens.lengths
         fitted: dict[tuple[object, ...], list[InputScaling]] = {}
         scaled: dict[tuple[object, ...], ScaledTokens] = {}
         feeds: dict[tuple[object, ...], _Feed] = {}
-        self.heads = [_Head(job, labels, stream_dims, device, width) for job in jobs]
+        self.heads = [_Head(job, labels, stream_dims, device) for job in jobs]
         for head in self.heads:
             job, optim = head.job, head.config.optim
             scaling_key = (head.config.model.scaling, job.train.tobytes())

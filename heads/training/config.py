@@ -28,8 +28,8 @@ class TrainConfig:
     """Everything that decides what a head becomes; two runs of one config on one machine give one checkpoint.
 
     selection: what the best epoch is best in, on val; last is the last one, whatever val
-    says. calibration: temperature fitted on val, or none.
-    n_resamples: of each bootstrap, [0, 100,000]; 0 leaves intervals out. seed: [0, 2^31).
+    says. calibration: temperature fitted on what chooses (out-of-fold scores, or val), or none.
+    n_resamples: of each bootstrap, [0, 100,000]; 0 leaves intervals out. seed: of weights, order, dropout and folds, [0, 2^31).
     Raises InputError for values out of range.
     """
 

@@ -195,7 +195,8 @@ def cross_validate(
         )
     )
     choice = together.choice
-    notes = [*fold_notes(dataset, heads), *missing_floor_notes(dataset), *_decision_notes(folds)]
+    notes = [*fold_notes(dataset, heads), *missing_floor_notes(dataset), *dataset.copy_notes]
+    notes += _decision_notes(folds)
     notes += [f"{warning} (the out-of-fold threshold)" for warning in choice.warnings]
     if config.n_resamples:
         notes += interval_notes("out-of-fold videos", (*head.intervals.values(), choice.interval))

@@ -58,20 +58,17 @@ def fit(
 
 
 @torch.no_grad()
-def predict_logits(
-    model: TokenModel, tokens: TokenSource, videos: Int, *, device: torch.device | None = None
-) -> Float:
-    """Logits of `videos` (int64 [M]) in the order given: float64 [M], computed in float32, eval mode.
+def predict_logits(model: TokenModel, tokens: TokenSource, videos: Int) -> Float:
+    """Logits of `videos` (int64 [M]) in the order given: float64 [M], computed in float32, eval mode, on the CPU.
 
-    The model's mode and device are left as they were.
+    The model's mode is left as it was.
     """
-    device = device or torch.device("cpu")
     was_training = model.training
     model.eval()
     logits = np.empty(len(videos), dtype=np.float64)
     with one_thread() if model.pools_first else nullcontext():
         for places in scoring_batches(tokens.lengths[torch.from_numpy(videos)], torch.arange(len(videos))):
-            channels = [c.to(device) for c in tokens.batch(torch.from_numpy(videos)[places])]
-            logits[places.numpy()] = model.logits(channels).double().cpu().numpy()
+            channels = tokens.batch(torch.from_numpy(videos)[places])
+            logits[places.numpy()] = model.logits(channels).double().numpy()
     model.train(was_training)
     return logits

@@ -26,6 +26,7 @@ from heads.models.statistics import STATISTICS
 from heads.scoring.calibration import fit_temperature
 from heads.training.batched import FitJob, fit_together
 from heads.training.config import TrainConfig
+from heads.training.device import device_trouble
 from heads.training.epochs import EpochRow, FitResult, epoch_row
 from heads.training.logistic import as_head, fit_blocks, no_groups, pooled_inputs, statistics_blocks
 from heads.training.losses import HeadLoss
@@ -50,7 +51,8 @@ def fit_jobs(
     groups: source group of every video, [V], which a regression keeps apart where it chooses its strength; None is
     each video its own. The global random state is left as it was. Other arguments as `heads.training.batched.fit_together`.
     """
-    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []), device_trouble(device):
         return _fit_jobs(tokens, labels, jobs, stream_dims, groups, device, on_epoch)
 
 

@@ -23,7 +23,7 @@ class LossConfig:
 
     kind: bce or focal. pos_weight: "auto" is negatives / positives of the training videos (for bce; off for focal, whose alpha
     does this), "off" is 1, or a number in (0, 10,000]. focal_alpha: weight of positives in (0, 1), negatives
-    get 1 - alpha; None is off. focal_gamma: [0, 10]. Defaults 0.25 and 2.0 are those of Lin et al. 2017.
+    get 1 - alpha; None is off. focal_gamma: how far easy videos count less, [0, 10]; 0.25 and 2.0 are of Lin et al. 2017.
     label_smoothing: [0, 0.5); targets become y (1 - s) + s / 2. Raises InputError for values out of range.
     """
 

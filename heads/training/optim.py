@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from cache.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
-BF16_WORTHWHILE_WIDTH = 512
-"""auto uses bf16 on a GPU from this token width on: below it, casting costs more than the faster products save."""
 CLIP_EPS = 1e-6
 """Added to the norm, as `torch.nn.utils.clip_grad_norm_` does."""
 
@@ -23,12 +21,13 @@ CLIP_EPS = 1e-6
 class OptimConfig:
     """AdamW and what surrounds it.
 
-    epochs: [1, 10,000]. batch_size: [2, 65,536] videos. lr: (0, 1]. weight_decay: [0, 1]. schedule: cosine to
-    0 or constant, after a warm-up. warmup_share: of all steps, those of a rising rate, [0, 0.5]. clip_norm: gradient norm
-    is clipped to it; None is off. ema_decay: (0, 1), averaged weights are scored and kept, with a warm-up of
-    the decay; None is off. patience: epochs without a better selection metric before stopping; None is off.
-    sampler: shuffle, or balanced (both classes equally likely, with replacement). precision: of training's
-    matrix products; scoring is always float32. Raises InputError for values out of range.
+    epochs: passes over train, [1, 10,000]. batch_size: [2, 65,536] videos. lr: the highest rate, (0, 1].
+    weight_decay: of matrices, [0, 1]. schedule: cosine to 0 or constant, after a warm-up. warmup_share: of
+    all steps, those of a rising rate, [0, 0.5]. clip_norm: gradient norm is clipped to it; None is off.
+    ema_decay: (0, 1), averaged weights are scored and kept, with a warm-up of the decay; None is off.
+    patience: epochs without a better selection metric on val before stopping; None is off. sampler: shuffle,
+    or balanced (both classes equally likely, with replacement). precision: of training's matrix products,
+    auto is fp32; scoring is always float32. Raises InputError for values out of range.
     """
 
     epochs: int = 40
@@ -104,14 +103,3 @@ def clip_divisor(parameters: Sequence[Tensor], clip_norm: float) -> Tensor:
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     divisor: Tensor = ((norm + CLIP_EPS) / clip_norm).clamp_(min=1.0)
     return divisor
-
-
-def uses_bf16(precision: Precision, *, width: int, device: torch.device) -> bool:
-    """Whether training autocasts to bf16, for tokens of `width`. auto: never on a CPU, so that a head does not depend on whether
-
-    the processor multiplies it; what it saves there is in docs/evaluation.md. On CUDA from compute capability 8.0 (Ampere) on.
-    """
-    if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return width >= BF16_WORTHWHILE_WIDTH and fast
-    return precision == "bf16"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cache.arguments import shown
 from cache.errors import DeviceError, InputError
+from cache.process.device_errors import device_failure
 from pipeline.backbones.choice import PRECISIONS
 from pipeline.decoding.decode import StreamPlan
 from pipeline.decoding.frames import RgbFrame
@@ -267,17 +268,9 @@ def device_trouble(device: torch.device, name: str, batch_size: int | None = Non
 
 def raise_failure(device: torch.device, error: RuntimeError) -> None:
     """Raise DeviceError where it is CUDA that says that something went wrong."""
-    said = str(error).partition("\n")[0]
-    if not any(word in said for word in ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")):
-        return
-    way_out = "see what the kernel says (dmesg | grep -i xid), then run the same command again, without that device if need be"
-    if "out of memory" in said:
-        way_out = "end what else runs there (nvidia-smi names it), then run the same command again"
-    elif "no kernel image" in said:
-        way_out = (
-            f"torch {torch.__version__} was not built for it; install a build that was, or use --device cpu"
-        )
-    raise DeviceError(f"the device {device} failed ({said}): {way_out}") from error
+    failure = device_failure(device, error)
+    if failure is not None:
+        raise failure from error
 
 
 def memory_full(name: str, batch_size: int | None = None) -> DeviceError:

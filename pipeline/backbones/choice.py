@@ -201,7 +201,8 @@ def choose_streams(
     weights: of every stream that does not name its own. seed: likewise. The others are settings of the recipes of those names.
     The order is not that of asking: recipes first, the others by name. Raises InputError.
     """
-    asked = asked if isinstance(asked, str) else tuple(asked or ())
+    if isinstance(asked, str):
+        raise InputError(f"streams are a list of names, such as ['clip'], not {asked!r}")
     if not asked:
         raise InputError(
             f"--streams: name at least one of {', '.join(RECIPES)}, or describe one with --stream"

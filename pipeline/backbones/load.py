@@ -28,9 +28,9 @@ MAX_BATCH = 4096
 class BackboneConfig:
     """Streams, and where they run. device: auto, cpu, cuda, cuda:N, several by commas, or all.
 
-    precision: auto, fp32, bf16 or fp16; auto is fp32 for a stream that does not bear less (`trial.py`). runtime: auto, torch or
-    openvino. batch_sizes: windows a forward pass by stream; what is not named has its own constant. gpu_engine: graph or eager,
-    with the same features, or compile, which is a runtime of its own. A stream's own precision and runtime win.
+    precision: auto, fp32, bf16 or fp16; auto is fp32 for a stream that does not bear less (`trial.py`). runtime: auto, torch,
+    openvino or compile (CUDA). batch_sizes: windows a forward pass by stream; what is not named has its own constant. gpu_engine:
+    graph or eager, with the same features, or compile, which is that runtime. A stream's own precision and runtime win.
     """
 
     streams: tuple[StreamChoice, ...] = field(default_factory=partial(choose_streams, DEFAULT_STREAMS))
@@ -42,8 +42,12 @@ class BackboneConfig:
 
     @classmethod
     def of(cls, streams: Sequence[str | StreamChoice] = DEFAULT_STREAMS, **settings: Any) -> BackboneConfig:
-        """From names and descriptions of streams. settings: fields of this class, or what `choose_streams` takes."""
+        """From names and descriptions of streams. settings: fields of this class (batch_sizes also as a mapping), or what
+
+        `choose_streams` takes. Raises InputError.
+        """
         own = {name: settings.pop(name) for name in list(settings) if name in cls.__dataclass_fields__}
+        own["batch_sizes"] = tuple(dict(own.get("batch_sizes", ())).items())
         return cls(choose_streams(streams, **settings), **own)
 
     def __post_init__(self) -> None:
@@ -128,15 +132,17 @@ def load_backbones(
     *,
     made: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    agree: Callable[[Sequence[Settled]], None] = lambda _: None,
 ) -> dict[str, Backbone]:
     """Load what `config.streams` names. Raises InputError, WeightsError, DeviceError.
 
     Preprocessing is settled for all before weights are loaded for one. made: the precision of streams that more is made of, which
     auto takes, without a trial, where it is one that auto could have come to on this device. say: gets a line where a trial takes
-    long.
+    long. agree: gets what was settled, and may raise, before anything is loaded.
     """
     devices = config.torch_devices()
     settled = config.settled()
+    agree(settled)
     sizes = dict(config.batch_sizes)
     engine: GpuEngine = "eager" if config.gpu_engine == "eager" else "graph"
     continued = _continued(config, made or {})

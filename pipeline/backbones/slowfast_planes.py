@@ -21,6 +21,11 @@ from torch import nn
 
 STEM_FRAMES = 8
 """Frames of the fast pathway that its stem computes in one product: 8 frames of 8 channels fill a tile of 64."""
+FAST_BESIDE = (1, 1, 1, 1)
+"""Frames of the fast pathway that its stages compute side by side. (8, 4, 2, 1) gives all of them the widths of the slow
+
+pathway's first stage, 64 and 256, instead of 8 to 64 and 32 to 256: whether it is faster is open (docs/gpu.md).
+"""
 CHANNEL_MULTIPLE = 8
 """Channels of bf16 that a tensor core's load wants: the stem's are padded with zeros up to it."""
 
@@ -130,42 +135,64 @@ class PlanesSlowFast:
         stem = blocks[0]
         slow_stem, fast_stem = stem.multipathway_blocks
         self._slow_stem, self._fast_stem = _plane_stem(slow_stem), _banded_stem(fast_stem)
-        self._fusions = [_fusion(block) for block in blocks]
+        self._beside = FAST_BESIDE
+        self._fusions = [
+            _fusion(block, f) for block, f in zip(blocks, (STEM_FRAMES, *FAST_BESIDE), strict=True)
+        ]
         self._stages = [
-            [[_res_block(part) for part in pathway.res_blocks] for pathway in block.multipathway_blocks]
-            for block in blocks[1:]
+            [
+                [_res_block(part, f) for part in pathway.res_blocks]
+                for pathway, f in zip(block.multipathway_blocks, (1, beside), strict=True)
+            ]
+            for block, beside in zip(blocks[1:], FAST_BESIDE, strict=True)
         ]
 
     def __call__(self, slow: torch.Tensor, fast: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Raises nothing of its own; sizes are those of the published model."""
         slow, fast = self._slow_stem(slow), self._fast_stem(fast)
-        slow = self._joined(0, slow, fast)
+        slow, beside = self._joined(0, slow, fast), STEM_FRAMES
         for index, (slow_blocks, fast_blocks) in enumerate(self._stages, start=1):
             for block in slow_blocks:
                 slow = block(slow)
+            was, beside = beside, self._beside[index - 1]
+            fast = _apart(fast, was // beside)
             for block in fast_blocks:
                 fast = block(fast)
             slow = self._joined(index, slow, fast)
-        return slow, fast
+        return slow, _apart(fast, beside)
 
     def _joined(self, index: int, slow: torch.Tensor, fast: torch.Tensor) -> torch.Tensor:
         fusion = self._fusions[index]
-        return slow if fusion is None else torch.cat([slow, fusion(fast)], dim=-1)
+        if fusion is None:
+            return slow
+        fused = fusion(fast)
+        return torch.cat([slow, _apart(fused, slow.shape[1] // fused.shape[1])], dim=-1)
 
 
-def _fusion(block: Any) -> Conv | None:
+def _apart(x_BTHWC: torch.Tensor, parts: int) -> torch.Tensor:
+    """Frames that stand side by side in `parts` runs, one run after the other: [B, T * parts, H, W, C / parts]."""
+    if parts == 1:
+        return x_BTHWC
+    batch, time, height, width, channels = x_BTHWC.shape
+    runs = x_BTHWC.view(batch, time, height, width, parts, channels // parts)
+    return runs.permute(0, 1, 4, 2, 3, 5).reshape(batch, time * parts, height, width, channels // parts)
+
+
+def _fusion(block: Any, beside: int) -> Conv | None:
     fusion = block.multipathway_fusion
     conv = getattr(fusion, "conv_fast_to_slow", None)
-    return None if conv is None else plane_conv(conv)
+    return None if conv is None else plane_conv(conv, beside)
 
 
-def _res_block(block: Any) -> Pathway:
+def _res_block(block: Any, beside: int) -> Pathway:
     """A bottleneck with its shortcut; the shortcut's bias goes into the last convolution, so that only one is added."""
     branch = block.branch2
-    first, second, third = (plane_conv(conv) for conv in (branch.conv_a, branch.conv_b, branch.conv_c))
+    first, second, third = (
+        plane_conv(conv, beside) for conv in (branch.conv_a, branch.conv_b, branch.conv_c)
+    )
     if block.branch1_conv is None:
         return lambda x: third(second(first(x)), plus=x)
-    aside = plane_conv(block.branch1_conv)
+    aside = plane_conv(block.branch1_conv, beside)
     third = Conv(third.weight, third.bias + aside.bias, third.stride, third.padding, third.over)
     bare = Conv(aside.weight, torch.zeros_like(aside.bias), aside.stride, aside.padding, aside.over)
     return lambda x: third(second(first(x)), plus=_unbiased(bare, x))
@@ -178,24 +205,46 @@ def _unbiased(conv: Conv, x_BTHWC: torch.Tensor) -> torch.Tensor:
     return done.reshape(batch, time, *done.shape[1:])
 
 
-def plane_conv(conv: nn.Conv3d) -> Conv:
-    """A 3-D convolution whose kernel extends over time or over space, not both. Raises AssertionError for another."""
+def plane_conv(conv: nn.Conv3d, beside: int = 1) -> Conv:
+    """A 3-D convolution whose kernel extends over time or over space, not both, for maps of `beside` frames side by side.
+
+    Raises AssertionError for another.
+    """
     k_time, k_high, k_wide = (int(k) for k in conv.kernel_size)
     s_time, s_high, s_wide = (int(s) for s in conv.stride)
     p_time, p_high, p_wide = (int(p) for p in conv.padding)
     assert conv.groups == 1 and all(int(d) == 1 for d in conv.dilation), f"not a plain convolution: {conv}"
-    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    weight, g_stride, g_padding = _band(conv.weight.detach(), s_time, p_time, beside)
     if k_time == 1 and s_time == 1 and p_time == 0:
-        weight = conv.weight[:, :, 0]
+        weight = weight[:, :, 0]
         over, stride, padding = "space", (s_high, s_wide), (p_high, p_wide)
     else:
         assert (k_high, k_wide, s_high, s_wide, p_high, p_wide) == (1, 1, 1, 1, 0, 0), (
             f"over time and space: {conv}"
         )
-        weight = conv.weight[:, :, :, :, 0]
-        over, stride, padding = "time", (s_time, 1), (p_time, 0)
-    weight = weight.detach().contiguous(memory_format=torch.channels_last)
-    return Conv(weight, bias.detach(), stride, padding, over)
+        weight = weight[:, :, :, :, 0]
+        over, stride, padding = "time", (g_stride, 1), (g_padding, 0)
+    bias = conv.bias if conv.bias is not None else conv.weight.new_zeros(conv.out_channels)
+    bias = bias.detach().repeat(weight.shape[0] // conv.out_channels)
+    return Conv(weight.contiguous(memory_format=torch.channels_last), bias, stride, padding, over)
+
+
+def _band(weight: torch.Tensor, stride: int, padding: int, beside: int) -> tuple[torch.Tensor, int, int]:
+    """A kernel over single frames, [C_out, C_in, k, h, w], as one over groups of `beside` frames, with its stride and padding.
+
+    A group gives as many frames side by side as begin in it, at least one.
+    """
+    assert 2 * padding == weight.shape[2] - 1, f"not centred: {weight.shape[2]} frames, {padding} before"
+    n_out = max(1, beside // stride)
+    g_stride, g_padding = n_out * stride // beside, -(-padding // beside)
+    assert n_out * stride == g_stride * beside, f"{beside} frames side by side, every {stride}th wanted"
+    c_out, c_in, k_time, *plane = weight.shape
+    wide = weight.new_zeros(n_out, c_out, beside, c_in, 2 * g_padding + 1, *plane)
+    for out in range(n_out):
+        for tap in range(k_time):
+            group, frame = divmod(out * stride + tap - padding, beside)
+            wide[out, :, frame, :, group + g_padding] = weight[:, :, tap]
+    return wide.reshape(n_out * c_out, beside * c_in, 2 * g_padding + 1, *plane), g_stride, g_padding
 
 
 def _plane_stem(stem: Any) -> Pathway:
@@ -208,7 +257,7 @@ def _plane_stem(stem: Any) -> Pathway:
 
 
 def _banded_stem(stem: Any) -> Pathway:
-    """The fast pathway's stem: 5x7x7 over time and space, STEM_FRAMES frames of output at a time, then its max pool."""
+    """The fast pathway's stem: 5x7x7 over time and space, then its max pool: STEM_FRAMES frames of output side by side."""
     conv, pool = stem.conv, _plane_pool(stem.pool)
     k_time, pad_time = int(conv.kernel_size[0]), int(conv.padding[0])
     assert int(conv.stride[0]) == 1 and 2 * pad_time == k_time - 1, f"changes the number of frames: {conv}"
@@ -233,9 +282,7 @@ def _banded_stem(stem: Any) -> Pathway:
         seen = padded.unfold(1, n_seen, STEM_FRAMES).transpose(-1, -2)  # [B, groups, H, W, n_seen, C]
         side_by_side = x_BTHWC.new_zeros(batch, groups, height, width, n_seen * channels + more)
         side_by_side[..., : n_seen * channels].view(seen.shape).copy_(seen)
-        done = pool(wide(side_by_side))  # [B, groups, H', W', STEM_FRAMES * C_out]
-        frames = done.view(*done.shape[:4], STEM_FRAMES, c_out).permute(0, 1, 4, 2, 3, 5)
-        return frames.reshape(batch, time, *done.shape[2:4], c_out)
+        return pool(wide(side_by_side))
 
     return run
 

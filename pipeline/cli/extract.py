@@ -21,14 +21,13 @@ MODELS = "Models"
 DECODING = "Decoding"
 OUTCOME = "Outcome"
 ENGINE = "Many machines"
-DECODERS = ("pyav", "decord", "opencv")
 
 
 def extract_command(
     src: Annotated[
         Path,
         typer.Option(
-            help="Folder, manifest (.csv, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
+            help="Folder, manifest (.csv, .tsv, .json, .jsonl) or video; also in object storage: s3://bucket/prefix, gs://, az://.",
             rich_help_panel=SOURCES,
         ),
     ],
@@ -37,11 +36,14 @@ def extract_command(
         typer.Option(help="Cache to create or add to: .zarr or .h5, or an s3://, gs:// or az:// address."),
     ] = Path("cache/v1.zarr"),
     labels: Annotated[
-        Path | None, typer.Option(help="Labels: CSV, JSON or JSONL.", rich_help_panel=SOURCES)
+        Path | None, typer.Option(help="Labels: .csv, .tsv, .json or .jsonl.", rich_help_panel=SOURCES)
     ] = None,
     sources: Annotated[
         Path | None,
-        typer.Option(help="Source video of each clip, for splits that do not leak.", rich_help_panel=SOURCES),
+        typer.Option(
+            help="File as of --labels: the recording of each clip, for splits that do not leak.",
+            rich_help_panel=SOURCES,
+        ),
     ] = None,
     positive: Annotated[
         str | None, typer.Option(help="Name of the positive (harmful) class.", rich_help_panel=SOURCES)
@@ -160,7 +162,9 @@ def extract_command(
     ] = 0,
     deadline: Annotated[
         float,
-        typer.Option(help="Seconds without a frame until a decode is given up.", rich_help_panel=DECODING),
+        typer.Option(
+            help="Seconds without a sign of life until a decode is given up.", rich_help_panel=DECODING
+        ),
     ] = 60.0,
     worker_memory: Annotated[
         float, typer.Option(help="GiB a decoder may use.", rich_help_panel=DECODING)
@@ -298,17 +302,17 @@ def extract_command(
             batch=batch or [],
             gpu_engine=gpu_engine,
         ),
-        dtype=_choice("--dtype", dtype, ("float16", "float32")),
-        decoder=_choice("--decoder", decoder, DECODERS),
+        dtype=dtype,  # type: ignore[arg-type]  # these words are checked there
+        decoder=decoder,  # type: ignore[arg-type]
         pool=_pool(
             workers=workers, deadline=deadline, worker_memory=worker_memory, memory=memory, say=console.print
         ),
         max_error_share=max_decode_errors,
         min_seconds=min_seconds,
         max_rejects=max_rejects,
-        duplicates=_choice("--duplicates", duplicates, ("keep", "reject")),
+        duplicates=duplicates,  # type: ignore[arg-type]
         retry_rejects=retry_rejects,
-        redo=_choice("--redo", redo, ("affected", "all")) if redo else "",
+        redo=redo,  # type: ignore[arg-type]
         profile=profile,
         ignore_libraries=allow_library_mismatch,
         shard=None if engine else _shard(shard, plan),
@@ -326,7 +330,8 @@ def extract_command(
     if engine:
         from pipeline.engines.on_ray import RayEngine, extract_on_ray
 
-        _choice("--engine", engine, ("ray",))
+        if engine != "ray":
+            raise InputError(f"--engine {engine}: choose from ray")
         if shard is not None or dry_run:
             raise InputError("--engine ray makes all shards itself: leave --shard and --dry-run out")
         placing = RayEngine(address, shards, retries, shard_gpus)
@@ -408,18 +413,17 @@ def _shard(shard: str | None, plan: Path | None) -> Any:
 
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:
-    from pipeline.decoding.memory import fit_pool
-    from pipeline.decoding.pool import MAX_WORKERS, PoolSettings, default_workers
+    from pipeline.decoding.memory import asked_workers, default_budget_bytes, fit_pool
+    from pipeline.decoding.pool import PoolSettings
 
-    if not 0 <= workers <= MAX_WORKERS:
-        raise InputError(f"--workers {workers}: between 0 and {MAX_WORKERS}")
+    n_workers = asked_workers(workers)
     for flag, value in (("--deadline", deadline), ("--worker-memory", worker_memory)):
         if not 0 < value < float("inf"):
             raise InputError(f"{flag} {value}: must be a positive number")
     if not 0 <= memory < float("inf"):
         raise InputError(f"--memory {memory}: GiB, 0 for half of what is free")
     asked = PoolSettings(
-        workers=workers or default_workers(),
+        workers=n_workers,
         deadline_seconds=deadline,
         worker_memory_bytes=int(worker_memory * (1 << 30)),
     )
@@ -428,12 +432,6 @@ def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float,
         fewer = f"{settings.workers} of {asked.workers} decode workers"
         say(f"{fewer} fit into the memory budget", highlight=False)
     return settings
-
-
-def _choice(flag: str, value: str, choices: tuple[str, ...]) -> Any:
-    if value not in choices:
-        raise InputError(f"{flag} {value}: choose from {', '.join(choices)}")
-    return value
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -14,7 +14,10 @@ MAX_SHARDS = 100_000
 
 
 def plan_command(
-    src: Annotated[Path, typer.Option(help="Folder, manifest (.csv, .jsonl) or video.")],
+    src: Annotated[
+        Path,
+        typer.Option(help="Folder, manifest (.csv, .tsv, .json, .jsonl) or video, or an address of one."),
+    ],
     shards: Annotated[int, typer.Option(help="How many.")],
     out: Annotated[Path, typer.Option(help="The plan to write, for extract --plan.")] = Path("plan.json"),
     taper: Annotated[
@@ -29,7 +32,8 @@ def plan_command(
     from cache.process.outputs import require_output
     from cache.process.terminal import make_console
     from pipeline.config import ExtractConfig
-    from pipeline.decoding.pool import PoolSettings, default_workers
+    from pipeline.decoding.memory import asked_workers
+    from pipeline.decoding.pool import PoolSettings
     from pipeline.dry_run import dry_run
     from pipeline.sources.shards import balanced, write_plan
 
@@ -43,7 +47,7 @@ def plan_command(
         src=src,
         out=Path("plan.zarr"),
         allow_unmatched=True,
-        pool=PoolSettings(workers=workers or default_workers()),
+        pool=PoolSettings(workers=asked_workers(workers)),
     )
     declared: dict[str, float] = {}
     dry_run(config, console=console, declared_seconds=declared)

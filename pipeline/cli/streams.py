@@ -80,7 +80,7 @@ def _table(examples: Sequence[tuple[str, Example]], columns: tuple[str, ...]) ->
         choice = parse_stream(example.choice)
         cells = {
             "kind": kind,
-            "stream": example.choice.partition(",")[0],
+            "stream": ",".join(part for part in example.choice.split(",") if not part.startswith("weights=")),
             "width": str(example.width),
             "reads": example.reads or f"{example.frames} x {_size(example.size)} at {example.fps:.4g}",
             "GFLOP\na token": f"{example.gflop:,.4g}",

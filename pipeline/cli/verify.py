@@ -65,6 +65,8 @@ def verify_command(
     console = make_console()
     if sample < 1:
         raise InputError(f"--sample {sample}: at least one video")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must not be negative")
     quiet_decoders()
     if decoders:
         _name_affected(cache, _required(src), console)
@@ -129,7 +131,14 @@ def verify_command(
             worst = ", ".join(_worst(name, [c for c in found if c.stream == name]) for name in backbones)
             n_alone += verified.has_frames and not verified.confirmed_by
             how = f"frames confirmed by {verified.confirmed_by}" if verified.confirmed_by else verified.note
-            console.print(f"{video_id}: {worst}; {how}")
+            console.print(f"{video_id}: {worst}; {how}", markup=False)
+        if len(failures) == len(chosen):
+            for failure in failures:
+                console.print(f"could not be compared: {failure}", markup=False)
+            raise ParityError(
+                f"{cache}: none of the {len(chosen)} videos that were looked at could be compared, so nothing is said of its "
+                "features (see above): check that --src is the source of this cache"
+            )
         if n_alone:
             console.print(
                 f"{n_alone} of {len(chosen)} videos: frames confirmed by no other decoder, see above"
@@ -140,9 +149,9 @@ def verify_command(
         for name in sorted(set(backbones) - {verdict.stream for verdict in results}):
             console.print(f"stream {name}: absent from all videos that were looked at", markup=False)
     for text in misplaced:
-        console.print(f"misplaced: {text}")
+        console.print(f"misplaced: {text}", markup=False)
     for failure in failures:
-        console.print(f"could not be compared: {failure}")
+        console.print(f"could not be compared: {failure}", markup=False)
     if failures or misplaced or not all(verdict.ok for verdict in results):
         coarse = any(not verdict.ok and verdict.precision != "fp32" for verdict in results)
         raise ParityError(

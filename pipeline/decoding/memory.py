@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import psutil
 
-from cache.errors import InputError, LimitReached
-from pipeline.decoding.pool import PoolSettings
+from cache.errors import InputError
+from pipeline.decoding.pool import PoolSettings, default_workers
+
+MAX_WORKERS = 256
 
 MIN_WORKER_BYTES = 768 << 20
 """Room for one decode worker: decord was seen at 170 to 185 MiB on short clips and at 565 MiB on two hours of 1080p
@@ -18,6 +20,13 @@ MIN_WORKER_BYTES = 768 << 20
 """
 DEFAULT_SHARE = 0.5
 """Share of the memory that is free at the start which decoding may take where nothing was said."""
+
+
+def asked_workers(workers: int) -> int:
+    """How many decode processes `--workers` asks for; 0 is one a core. Raises InputError."""
+    if not 0 <= workers <= MAX_WORKERS:
+        raise InputError(f"--workers {workers}: between 0 and {MAX_WORKERS}")
+    return workers or default_workers()
 
 
 def default_budget_bytes() -> int:

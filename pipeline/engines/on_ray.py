@@ -99,7 +99,7 @@ def extract_on_ray(
     first = first_of_plan(plan) if plan is not None else None
     if first is not None and engine.shards not in (0, first.of):
         raise InputError(f"--shards {engine.shards}: the plan {plan} is for {first.of}; leave --shards out")
-    tree = discover(config.src)
+    tree = discover(config.src, sound=config.takes_sound_files())  # as the shards see it
     resolved = labelled_sources(config, tree, console)
     ids = [source.id for source in resolved.sources]
     with stop_on_signal() as stop, _Cluster(engine, config, workers) as cluster:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+import onepass
 from cache.errors import HeadError, InputError
 from cache.reader import Cache, open_cache
 from cache.schema import StreamTokens, VideoFeatures
@@ -398,6 +400,27 @@ def test_what_lacks_is_said_before_training(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "lacking   clip 2, slowfast 10 of 60 videos" in said
     assert said.count("2 of 60 videos have none of the streams and are left out") == 1
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train-head", "--model", "logistic", "--no-cv"],
+        ["train-head", "--model", "logistic", "--cv", "2"],
+        ["ablate", "--set", "model=logistic", "--seeds", "1"],
+        ["ablate", "--set", "model=logistic", "--seeds", "1", "--cv", "2"],
+    ],
+)
+def test_videos_without_the_stream_are_not_said_to_lack_a_label(
+    arguments: list[str], without: Path, tmp_path: Path
+) -> None:
+    command = [arguments[0], "--features", str(without), "--out", str(tmp_path / "o"), *arguments[1:]]
+    streams = ["--set", "streams=slowfast"] if arguments[0] == "ablate" else ["--streams", "slowfast"]
+    result = CliRunner().invoke(onepass.app, [*command, *streams])
+    assert result.exit_code == 0, result.output
+    assert "have no label" not in result.output
+    assert "32 of 80 videos have none of the streams and are left out" in result.output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,27 @@ def test_settings_reach_the_models_and_the_run(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(run_module, "load_backbones", load)
     src = make_tree(tmp_path / "data")
-    given = {"seed": 3, "batch_sizes": (("clip", 2),), "min_seconds": 1.0}
+    given = {"seed": 3, "batch_sizes": {"clip": 2}, "min_seconds": 1.0}
     report = pipeline.extract(src, tmp_path / "a.zarr", streams=["clip"], weights="random", **given)
     (choice,) = seen[0].streams
     assert (choice.seed, seen[0].batch_sizes, choice.weights) == (3, (("clip", 2),), "random")
     assert {reason for reason, _ in report.rejects.values()} > {"too-short"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"decoder": "ffmpeg"}, "--decoder ffmpeg: choose from pyav, decord, opencv"),
+        ({"dtype": "float64"}, "--dtype float64: choose from float16, float32"),
+        ({"duplicates": "drop"}, "--duplicates drop: choose from keep, reject"),
+        ({"redo": "some"}, "--redo some: choose from affected, all"),
+        ({"streams": "motion"}, "streams are a list of names, such as ['clip'], not 'motion'"),
+    ],
+)
+def test_a_word_that_is_none_is_no_default(settings: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """An unknown decoder was taken for PyAV, silently, also by `onepass predict --decoder`."""
+    with pytest.raises(InputError, match=re.escape(says)):
+        pipeline.extract(tmp_path, tmp_path / "a.zarr", **settings)
 
 
 def test_the_public_names_are_these() -> None:

@@ -278,4 +278,6 @@ def _timed(frame: Any) -> Timed[Any]:
 
 
 def _seconds(frame: Any, ticks: int | None) -> float:
-    return float(ticks * frame.time_base) if ticks and frame.time_base else 0.0
+    """Divided as integers: what a product of fractions would round to, at a tenth of its time."""
+    base = frame.time_base
+    return float(ticks * base.numerator / base.denominator) if ticks and base else 0.0

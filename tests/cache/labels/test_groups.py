@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from cache.labels.groups import source_group, source_groups
+from cache.labels.groups import joined_by_copies, source_group, source_groups
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,13 @@ def test_many() -> None:
     assert source_groups(["a_1.mp4", "b_1.mp4"], ["", "rec"]) == ["a", "rec"]
     with pytest.raises(ValueError):
         source_groups(["a_1.mp4"], [])
+
+
+def test_groups_that_hold_copies_of_a_file_are_one() -> None:
+    groups = ["d", "c", "b", "a", "e", "f", "c"]
+    digests = ["2", "1", "2", "", "", "3", "2"]
+    assert joined_by_copies(groups, digests) == ["b", "b", "b", "a", "e", "f", "b"]
+    assert joined_by_copies(groups, [""] * 7) == groups
+    n = 20_000  # a chain of copies from group to group, in the worst order
+    chain = [f"{i:06d}" for i in range(n, 0, -1) for _ in "ab"]
+    assert set(joined_by_copies(chain, [str((i + 1) // 2) for i in range(2 * n)])) == {"000001"}

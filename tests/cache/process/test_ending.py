@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from cache.process.ending import expand_home, run_app
+from cache.process.ending import expand_home, in_one_line
 from cache.process.os_errors import explain
 
 REPOSITORY = Path(__file__).parents[3]
@@ -132,6 +132,13 @@ def test_a_signal_unwinds(number: signal.Signals, script: Path) -> None:
 def test_a_hang_up_that_is_ignored_on_entry_stays_ignored(script: Path) -> None:
     code, _ = signalled(script, signal.SIGHUP, ["nohup"])
     assert code == 0 and script.with_name("done").exists()
+
+
+def test_lines_of_a_message_do_not_run_together() -> None:
+    said = "no label matched\n  videos without a label: a,\n  b\n\nlabels  without a video: c.\nGive another file"
+    assert in_one_line(said) == (
+        "no label matched; videos without a label: a, b; labels without a video: c. Give another file"
+    )
 
 
 def test_home_is_expanded_in_every_argument(monkeypatch: pytest.MonkeyPatch) -> None:

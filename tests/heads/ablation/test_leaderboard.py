@@ -96,6 +96,16 @@ def test_cells_are_ranked_beside_their_floors(data: HeadDataset) -> None:
     assert set(board.fingerprints) == {"clip", "slowfast"}
     assert any("RANDOM" in note for note in board.notes)
     assert any("val chose" in note for note in board.notes)
+    assert not any("no better than the floors" in note for note in board.notes)
+
+
+def test_a_best_cell_below_a_floor_is_said(data: HeadDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    for lr, skill in {"1e-4": -1.0, "1e-3": -2.0, "1e-2": -3.0}.items():
+        monkeypatch.setitem(SKILLS, lr, skill)
+    (note,) = [note for note in made(data)[0].notes if "no better than the floors" in note]
+    assert note.startswith(
+        "the best cell, lr=1e-4, is no better than the floors all-positive (0.500): AUROC 0."
+    )
 
 
 def test_the_difference_to_the_baseline_is_paired(data: HeadDataset) -> None:

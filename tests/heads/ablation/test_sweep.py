@@ -197,6 +197,23 @@ def test_a_sweep_killed_twice_goes_on(toy_path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "leaderboard.html").exists()
 
 
+def test_other_source_groups_are_other_runs(tmp_path: Path) -> None:
+    """Regressions choose their strength on inner folds by source group: the stored split is the same, what comes of it is not."""
+    base = TrainConfig().updated({"model": "logistic", "n_resamples": 0})
+    videos = toy_videos(signal=0.6)
+    moved = [replace(v, row=replace(v.row, source=f"{v.row.split}{n % 7}")) for n, v in enumerate(videos)]
+    kept: dict[str, dict[str, RunRecord]] = {}
+    for name, some in (("pairs", videos), ("sevens", moved)):
+        cells = cells_of(base)
+        path = write_cache(tmp_path / f"{name}.zarr", some)
+        with open_cache(path) as cache, Sweep(cache, base, out=tmp_path / name, n_seeds=1) as sweep:
+            kept[name] = sweep.train(cells)
+            sweep.leaderboard(cells, kept[name], n_resamples=0)
+    assert not set(kept["pairs"]) & set(kept["sevens"])
+    files = [{path.name for path in (tmp_path / name / "cells").iterdir()} for name in kept]
+    assert not files[0] & files[1]  # floors neither
+
+
 def test_floors_are_fitted_again_when_what_they_depend_on_changed(brief: TrainConfig, tmp_path: Path) -> None:
     """The same ids, labels and folds in another cache, or another objective: a kept floor would be a stale one."""
     videos = toy_videos(signal=1.0)

@@ -132,3 +132,12 @@ def test_a_stream_is_worth_what_a_logistic_head_of_it_scores(tmp_path: Path) -> 
         rows = probe_cache(cache, n_resamples=0).rows
     (row,) = [row for row in rows if (row.inputs, row.model) == ("slowfast", "logistic")]
     assert row.pooled == pytest.approx(found.head.metrics.auroc, abs=1e-9)
+
+
+def test_two_sources_of_each_class_are_enough(tmp_path: Path) -> None:
+    """A probe chooses nothing on a part held out within the folds, so it needs none."""
+    rng = np.random.default_rng(0)
+    videos = [features(i, label=i % 2, rng=rng, source=f"s{i}") for i in range(4)]
+    with open_cache(write_cache(tmp_path / "c.zarr", videos)) as cache:
+        report = probe_cache(cache, n_resamples=0)
+    assert (report.n_videos, report.n_folds) == (4, 2)

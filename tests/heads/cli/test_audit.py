@@ -48,3 +48,7 @@ def test_json_is_one_object(tmp_path: Path, toy_path: Path) -> None:
     assert {"kind", "severity", "message", "count", "examples"} == set(facts["findings"][0])
     assert facts["near_duplicates"]["threshold"] == pytest.approx(0.85)
     assert facts["metadata_columns"] == ["width", "height", "fps", "duration_seconds"]
+    # how they joined is said beside the object, and before the findings where there is none
+    told = "labels: 2 videos matched (1 harmful, 1 safe), 58 videos without a label"
+    assert told in result.stderr
+    assert told in CliRunner().invoke(app, [str(toy_path), "--labels", str(labels)]).stdout

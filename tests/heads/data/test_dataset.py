@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import InputError, LabelError
+from cache.errors import HeadError, InputError, LabelError
 from cache.labels.join import LabelJoin, LabelNames, VideoLabel
 from cache.reader import Cache, open_cache
+from cache.schema import StreamSpec, StreamTokens, VideoFeatures
+from cache.writer import CacheWriter
 from heads.data.dataset import (
     DataConfig,
     StreamedTokens,
@@ -19,6 +21,7 @@ from heads.data.dataset import (
     weights_line,
 )
 from heads.data.tokens import MemoryTokens
+from heads.scoring.floors import token_statistics
 from tests.heads.synthetic import DIMS, toy_videos, write_cache
 
 
@@ -150,3 +153,32 @@ def test_hours_of_negative_video(toy_cache: Cache) -> None:
     expected = sum(data.durations[i] for i in rows if data.labels[i] == 0) / 3600
     assert data.negative_hours(rows) == pytest.approx(expected)
     assert data.negative_hours(np.flatnonzero(data.labels == 1)) is None
+
+
+def test_values_without_a_square_are_refused(tmp_path: Path) -> None:
+    """Statistics of 1e30 are no float32: a head would score NaN, which reads as a video without the stream."""
+    spec = StreamSpec("x", 4, "float32", {"stream": "x", "model": "m", "weights": {"tag": "imported"}})
+    videos = []
+    for n, video in enumerate(toy_videos(20)):
+        values = np.random.default_rng(n).standard_normal((3, 4)).astype(np.float32)
+        values[0, 0] = -1e30 if n == 7 else 1e15
+        spans = np.stack([np.arange(3), np.arange(1, 4)], axis=1).astype(np.float32)
+        videos.append(VideoFeatures(video.row, {"x": StreamTokens(values, spans)}))
+    for name, some in (("all", videos), ("few", videos[:7])):
+        with CacheWriter.open(
+            tmp_path / f"{name}.zarr",
+            streams=[spec],
+            dataset="toy",
+            label_names=("NonFight", "Fight"),
+            provenance={},
+        ) as writer:
+            writer.commit(some, [])
+    with (
+        open_cache(tmp_path / "all.zarr") as cache,
+        pytest.raises(
+            HeadError, match=r"stream x holds values of up to 1.0e\+30; .* heads read up to 1e\+15: scale"
+        ),
+    ):
+        load_dataset(cache, separate_streams=True)
+    with open_cache(tmp_path / "few.zarr") as cache:
+        assert np.isfinite(token_statistics(load_dataset(cache, separate_streams=True).tokens)).all()

@@ -39,6 +39,8 @@ def test_folds_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
     [
         (["id,split", "a_0,train"], "no fold for 'a_0'"),
         (["id,fold", "a_0,"], "no fold for 'a_0'"),
+        (["id,fold", "a_0,nan", "b_0,1", "c_0,2"], "no fold for 'a_0'"),
+        (["id,fold", "a_0,1", "b_0,1.0", "c_0,01"], "a single fold, '1'"),
         (["id,fold", "x,1", "y,2"], "no row matches a video, such as"),
         (["id,fold", "a_0,1", "b_0,1"], "a single fold, '1'"),
         (
@@ -83,6 +85,15 @@ def test_a_sweep_takes_them_as_well(toy_cache: Cache, quick: TrainConfig, tmp_pa
         runs = sweep.plan(cells)
     assert len(runs) == 6
     assert all(set(given[run.scored]) == {(run.fold or 0) + 1} for run in runs)
+
+
+def test_a_sweep_says_which_rows_match_no_video(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> None:
+    file = folds_of(toy_cache, tmp_path / "f.csv")
+    file.write_text(file.read_text() + "nowhere,c\n")
+    cells, _ = make_cells(quick, [])
+    with Sweep(toy_cache, quick, out=tmp_path / "s", n_seeds=1, folds=file) as sweep:
+        board = sweep.leaderboard(cells, sweep.train(cells), n_resamples=0)
+    assert "f.csv: 1 row matches no video: nowhere" in board.notes
 
 
 def test_groups_in_several_given_folds_are_told_and_videos_without_one_refused(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from heads.models.threads import LEAST_FOR_THREADS, one_blas_thread, threads_for
+from heads.models.threads import LEAST_FOR_THREADS, _loaded_blas, one_blas_thread, threads_for
 
 
 def test_small_steps_take_one_thread_and_the_rest_what_there_was() -> None:
@@ -23,6 +23,7 @@ def test_small_steps_take_one_thread_and_the_rest_what_there_was() -> None:
 
 
 def test_regressions_have_one_blas_thread_and_leave_them_as_they_were() -> None:
+    _loaded_blas.cache_clear()  # tests before this one may have loaded another library's BLAS since
     with one_blas_thread():  # loads the BLAS of SciPy
         pass
     with threadpool_limits(2, "blas"):

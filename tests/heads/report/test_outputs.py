@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache.reader import Cache
-from heads.report.outputs import write_training
+from heads.report.outputs import WRITTEN, write_training
 from heads.train import train_head
 from heads.trained.head import TrainedHead
 from heads.training.config import TrainConfig
@@ -52,3 +52,32 @@ def test_everything_lies_beside_the_head(toy_cache: Cache, quick: TrainConfig, t
     loaded = TrainedHead.load(tmp_path / "h")
     with pytest.raises(ValueError, match="fresh training"):
         write_training(loaded, tmp_path / "again")
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_head_never_stands_beside_the_numbers_of_another(
+    toy_cache: Cache, quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while figures are drawn, which takes longer than all else here: the new head has no metrics then."""
+    folder = tmp_path / "h"
+    first = train_head(toy_cache, quick, cv=2)
+    write_training(first, folder)
+    (folder / "notes.txt").write_text("mine")
+    second = train_head(toy_cache, quick.updated({"seed": 5}))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heads.report.outputs.training_figures", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_training(second, folder)
+    monkeypatch.undo()
+    assert TrainedHead.load(folder).info.config.seed == 5
+    assert sorted(p.name for p in folder.iterdir()) == ["head.json", "head.safetensors", "notes.txt"]
+
+
+def test_what_may_be_stale_is_all_that_is_written(
+    toy_cache: Cache, quick: TrainConfig, tmp_path: Path
+) -> None:
+    written = write_training(train_head(toy_cache, quick, cv=2), tmp_path / "h")
+    assert {path.name for path in written.values()} - {"h"} == set(WRITTEN)

@@ -134,7 +134,7 @@ def test_damage_is_an_error_that_names_the_file(
         ("threshold", 7, "threshold cannot be 7"),
         ("temperature", 0, "temperature cannot be 0"),
         ("temperature", float("nan"), "NaN is no number"),
-        ("label_names", ["Fight"], "label_names are two"),
+        ("label_names", ["Fight"], "label_names cannot be list"),
     ):
         values = json.loads(good_info)
         if place == "threshold":

@@ -89,10 +89,14 @@ def test_a_head_of_before_is_not_called_unseen(head: TrainedHead, new_cache: Cac
 
 
 def test_too_few_sources_for_folds_leave_all_positive_alone(head: TrainedHead, tmp_path: Path) -> None:
-    with open_cache(write_cache(tmp_path / "few.zarr", fresh(8))) as cache:
+    with open_cache(write_cache(tmp_path / "few.zarr", fresh(4))) as cache:
         found = evaluate_head(head, cache, n_resamples=0)
     assert [floor.name for floor in found.floors] == ["all-positive"]
     assert any("no floors but all-positive" in note for note in found.notes)
+    with open_cache(write_cache(tmp_path / "more.zarr", fresh(8))) as cache:
+        found = evaluate_head(head, cache, n_resamples=0)
+    assert "statistics" in [floor.name for floor in found.floors]  # two sources of each class, two folds
+    assert not any("no floors" in note for note in found.notes)
 
 
 def test_one_class_is_said(head: TrainedHead, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_info_survives_json(head: TrainedHead) -> None:
     assert values["random_weights"] is True
     with pytest.raises(HeadError, match="format"):
         HeadInfo.from_dict({**values, "format": 99})
-    with pytest.raises(HeadError, match="not readable"):
+    with pytest.raises(HeadError, match="streams is missing"):
         HeadInfo.from_dict({k: v for k, v in values.items() if k != "streams"})
 
 

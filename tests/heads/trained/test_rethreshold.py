@@ -200,6 +200,43 @@ def test_own_val_videos_choose_in_a_cache_of_one_clip_more(head: TrainedHead, tm
         assert "own val videos" in scores.origin
 
 
+def labelled_only(cache: Cache, wanted: set[str]) -> LabelJoin:
+    """A join that gives these videos their label, and no other."""
+    videos = zip(cache.videos.id.tolist(), cache.videos.label_name.tolist(), strict=True)
+    entries = [LabelEntry(i, name, "", "", "l.csv, line 1") for i, name in videos if i in wanted]
+    return join_labels(cache.videos.id.tolist(), entries, names=LabelNames("NonFight", "Fight"))
+
+
+def test_videos_of_its_own_cache_that_had_no_label_may_choose(toy_cache: Cache) -> None:
+    """The cache is the one it was trained on; what has a label in it is not what had one then."""
+    ids = sorted(toy_cache.videos.id.tolist(), key=lambda video_id: video_id.rsplit("/", 1)[-1])
+    own, others = set(ids[:20]), set(ids[24:36])
+    config = TrainConfig().updated({"model": "logistic", "n_resamples": 20, "data.ignore_splits": True})
+    head = train_head(toy_cache, config, labels=labelled_only(toy_cache, own), cv=2)
+    scores = selection_scores(head, toy_cache, part="all", labels=labelled_only(toy_cache, others))
+    assert (len(scores.rows), scores.origin) == (12, "all of toy, without its videos")
+    for labels in (None, labelled_only(toy_cache, others | {ids[0]})):
+        with pytest.raises(InputError, match="what the head was trained on, all of it outside test"):
+            selection_scores(head, toy_cache, part="all", labels=labels)
+
+
+def test_copies_of_train_in_val_may_not_choose(tmp_path: Path) -> None:
+    """Other names in other sources: val holds what the head was fitted on, and training says so."""
+    videos = toy_videos()
+    copies = [
+        replace(v, row=replace(v.row, id=f"val/copy{n}.mp4", source=f"c{n}", split="val"))
+        for n, v in enumerate(videos[:6])
+    ]
+    config = TrainConfig().updated({"model": "logistic", "n_resamples": 0})
+    with open_cache(write_cache(tmp_path / "c.zarr", [*videos, *copies])) as cache:
+        head = train_head(cache, config)
+        assert any(
+            "source groups are in both train and val, 6 of 30 val videos" in n for n in head.info.notes
+        )
+        with pytest.raises(InputError, match="6 of the 30 val videos here were train or test of the head"):
+            selection_scores(head, cache)
+
+
 def test_what_chose_a_threshold_is_seen_from_then_on(head: TrainedHead, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     fresh = [features(900 + i, label=i % 2, rng=rng, source=f"new{i}") for i in range(10)]

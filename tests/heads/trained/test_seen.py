@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cache.errors import HeadError, InputError
+from cache.labels.groups import joined_by_copies
 from heads.train import train_head
 from heads.trained.head import TrainedHead
 from heads.trained.seen import CHOSEN, SeenVideos, require_unseen
@@ -16,7 +17,11 @@ from heads.trained.seen import CHOSEN, SeenVideos, require_unseen
 class Videos:
     ids: tuple[str, ...]
     digests: tuple[str, ...]
-    groups: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(joined_by_copies(self.sources, self.digests))
 
 
 OWN = Videos(("a_0", "a_1", "b_0", "c_0"), ("d0", "d1", "d2", ""), ("a", "a", "b", "c"))
@@ -32,7 +37,7 @@ def test_a_video_is_known_by_file_and_by_source_whatever_it_is_called() -> None:
     )
     overlap = seen.overlap(others, np.arange(6))
     assert overlap.same_file == ("train", "", "val", "test", "", "")
-    assert overlap.same_source == ("", "train", "", "test", "test", "")
+    assert overlap.same_source == ("train", "train", "val", "test", "test", "")
     assert overlap.seen.tolist() == [True, True, True, True, True, False]
     assert overlap.not_for_choosing.tolist() == [True, True, False, True, True, False]
     assert overlap.words() == (
@@ -41,6 +46,20 @@ def test_a_video_is_known_by_file_and_by_source_whatever_it_is_called() -> None:
     with pytest.raises(InputError, match=r"here: the head has seen these videos: 3 of 6 .*; choose others"):
         require_unseen(overlap, where="here", instead="choose others")
     require_unseen(seen.overlap(others, np.array([5])), where="here", instead="")
+
+
+def test_a_recording_is_known_by_copies_of_its_clips() -> None:
+    """b_0 is a copy of a_0: whoever trained on one knows both recordings."""
+    own = Videos(("a_0", "b_0", "c_0"), ("d0", "d0", "d2"), ("a", "b", "c"))
+    seen = SeenVideos.of(own, {"train": np.array([0]), "val": np.array([2])})  # b_0 has no label
+    other = Videos(("b_1", "new_0"), ("d8", "d9"), ("b", "new"))
+    assert seen.overlap(other, np.arange(2)).parts == ("train", "")
+    # nor does it matter whether the copy here is among the rows that are asked for
+    renamed = Videos(("z_0", "z_1", "y_0"), ("d0", "d7", "d6"), ("z", "z", "y"))
+    overlap = seen.overlap(renamed, np.array([1, 2]))
+    assert overlap.same_file == ("", "")
+    assert overlap.parts == ("train", "")
+    assert overlap.not_for_choosing.tolist() == [True, False]
 
 
 def test_unknown_digests_are_not_equal() -> None:

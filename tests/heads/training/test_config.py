@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -100,9 +101,14 @@ def test_an_unknown_setting_is_answered_with_those_spelt_alike() -> None:
 def test_every_setting_is_described_by_its_config() -> None:
     found = {setting.key: setting for setting in all_settings()}
     assert list(found) == flat_keys()
-    assert all(setting.about and setting.values for setting in found.values())
+    assert all(setting.values for setting in found.values())
+    ranges = re.compile(r"[\[(][^\])]*[\])]")
+    bare = [
+        setting.key for setting in found.values() if not re.search("[a-z]", ranges.sub("", setting.about))
+    ]
+    assert not bare, "a range says nothing of what the setting is"
     lr = found["optim.lr"]
-    assert (lr.default, lr.values, lr.about) == ("0.001", "a number", "(0, 1]")
+    assert (lr.default, lr.values, lr.about) == ("0.001", "a number", "the highest rate, (0, 1]")
     assert found["optim.patience"].values == "a whole number, or off"
     assert found["loss.pos_weight"].values == "auto, off, or a number"
     assert found["threshold.grid"].values == "exact, coarse, fine"

@@ -6,7 +6,7 @@ from torch import nn
 
 from cache.errors import InputError
 from heads.training.adamw import AdamW
-from heads.training.optim import OptimConfig, clip_divisor, lr_factor, parameter_groups, uses_bf16
+from heads.training.optim import OptimConfig, clip_divisor, lr_factor, parameter_groups
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -46,18 +46,6 @@ def test_weight_decay_is_for_matrices_only() -> None:
     groups = parameter_groups(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), OptimConfig())
     decays = {p.ndim: group["weight_decay"] for group in groups for p in group["params"]}
     assert decays == {2: 0.01, 1: 0.0}
-
-
-def test_bf16_where_it_is_asked_for_or_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert uses_bf16("bf16", width=8, device=cpu)
-    assert not uses_bf16("fp32", width=4096, device=cpu)
-    assert not uses_bf16("auto", width=4096, device=cpu)  # whatever the processor
-    for capability, fast in (((8, 0), True), ((7, 5), False)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
-        assert uses_bf16("auto", width=4096, device=cuda) is fast and not uses_bf16(
-            "auto", width=8, device=cuda
-        )
 
 
 @pytest.mark.parametrize(

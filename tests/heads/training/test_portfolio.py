@@ -128,6 +128,7 @@ def test_from_the_command_line(
     assert "models compared out of fold" in said
     assert all(f"{name} " in said for name in MODELS)
     assert "taken" in said
+    assert "out-of-fold chose (the model too, of 6: that makes its scores a little too good)" in said
     head = TrainedHead.load(tmp_path)
     assert sum(row["taken"] for row in head.info.portfolio) == 1
     assert "compared out of fold" in (tmp_path / "report.html").read_text()

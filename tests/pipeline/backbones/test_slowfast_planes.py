@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.backbones import slowfast_planes
 from pipeline.backbones.choice import StreamChoice, parse_stream
 from pipeline.backbones.kind import settle
 from pipeline.backbones.kinds.pytorchvideo import MEAN, STD, load_model
 from pipeline.backbones.slowfast import _head_mean, fold, slow_frame_index
-from pipeline.backbones.slowfast_planes import PlanesSlowFast, plane_conv
+from pipeline.backbones.slowfast_planes import STEM_FRAMES, PlanesSlowFast, _apart, plane_conv
 from tests.pipeline.backbones.kinds.checks import error_against_plain, every_network, loaded, saved, trained
 from tests.pipeline.host_free import HostWatch
 
@@ -38,7 +39,12 @@ def blocks() -> Any:
 
 
 @torch.inference_mode()
-def test_maps_are_those_of_the_folded_model(blocks: Any) -> None:
+@pytest.mark.parametrize("beside", [slowfast_planes.FAST_BESIDE, (8, 4, 2, 1), (2, 2, 1, 1), (8, 8, 8, 8)])
+def test_maps_are_those_of_the_folded_model(
+    blocks: Any, beside: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many frames of the fast pathway are computed side by side."""
+    monkeypatch.setattr(slowfast_planes, "FAST_BESIDE", beside)
     x_BTHWC = torch.randn(2, 32, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(1))
     pathways = [x_BTHWC.permute(0, 4, 1, 2, 3)[:, :, slow_frame_index()], x_BTHWC.permute(0, 4, 1, 2, 3)]
     for block in blocks:
@@ -53,7 +59,11 @@ def test_maps_are_those_of_the_folded_model(blocks: Any) -> None:
 @torch.inference_mode()
 def test_every_frame_of_the_fast_pathway_counts_where_it_stands(blocks: Any) -> None:
     """A change in one frame shows in the stem's output at that frame and at most two beside it, across groups of frames."""
-    stem = PlanesSlowFast(blocks)._fast_stem
+    banded = PlanesSlowFast(blocks)._fast_stem
+
+    def stem(x_BTHWC: torch.Tensor) -> torch.Tensor:
+        return _apart(banded(x_BTHWC), STEM_FRAMES)
+
     x_BTHWC = torch.zeros(1, 32, SIDE, SIDE, 3)
     still = stem(x_BTHWC)
     for changed in (0, 7, 8, 15, 31):
@@ -99,6 +109,10 @@ def test_strides_are_numbers_that_a_compiler_takes() -> None:
 
 def test_a_kernel_over_time_and_space_is_refused() -> None:
     with pytest.raises(AssertionError, match="over time and space"):
-        plane_conv(nn.Conv3d(3, 8, (5, 7, 7)))
+        plane_conv(nn.Conv3d(3, 8, (5, 7, 7), padding=(2, 3, 3)))
     with pytest.raises(AssertionError, match="not a plain convolution"):
         plane_conv(nn.Conv3d(8, 8, (1, 3, 3), groups=2))
+    with pytest.raises(AssertionError, match="not centred"):
+        plane_conv(nn.Conv3d(8, 8, (3, 1, 1)))
+    with pytest.raises(AssertionError, match="3 frames side by side, every 4th wanted"):
+        plane_conv(nn.Conv3d(8, 8, (7, 1, 1), stride=(4, 1, 1), padding=(3, 0, 0)), beside=3)

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import InputError, LimitReached
-from pipeline.decoding import memory
-from pipeline.decoding.memory import MIN_WORKER_BYTES, default_budget_bytes, fit_pool
-from pipeline.decoding.pool import PoolSettings
+from cache.errors import InputError
+from pipeline.decoding.memory import MIN_WORKER_BYTES, asked_workers, default_budget_bytes, fit_pool
+from pipeline.decoding.pool import PoolSettings, default_workers
 
 GIB = 1 << 30
 
@@ -22,6 +21,13 @@ def test_the_budget_holds_whatever_is_asked_for(workers: int, budget: int, limit
     assert fitted.workers * fitted.worker_memory_bytes <= budget
     assert 1 <= fitted.workers <= workers and MIN_WORKER_BYTES <= fitted.worker_memory_bytes <= limit
     assert (fitted.deadline_seconds, fitted.slots) == (7.0, 4)
+
+
+def test_workers_are_those_asked_for_within_reason() -> None:
+    assert (asked_workers(0), asked_workers(256)) == (default_workers(), 256)
+    for wrong in (-1, 257):
+        with pytest.raises(InputError, match=f"--workers {wrong}: between 0 and 256"):
+            asked_workers(wrong)
 
 
 def test_a_large_budget_changes_nothing() -> None:

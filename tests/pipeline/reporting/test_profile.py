@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,22 @@ def test_the_advice_follows_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None
 def test_flops_are_counted_on_the_plain_model() -> None:
     backbone = tiny_backbones("clip")["clip"]
     assert profile.token_flops(backbone) >= 2 * 8 * 8 * 3 * 8  # one matrix product
+
+
+def test_attention_is_counted_whole() -> None:
+    """In eval mode on a CPU torch fuses an encoder layer into one kernel, which its counter does not know."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+
+    def embed_plainly(_frames: Any) -> torch.Tensor:
+        with torch.inference_mode():
+            found: torch.Tensor = layer(torch.zeros(1, 4, 8))
+        return found
+
+    plan = SimpleNamespace(reduce=None, sampling=SimpleNamespace(window=1), sound=None, words=None)
+    backbone: Any = SimpleNamespace(plan=plan, embed_plainly=embed_plainly)
+    projections, attention, feedforward = 4 * 8 * (24 + 8), 2 * 4 * 4 * 8, 2 * 4 * 8 * 16
+    assert profile.token_flops(backbone) == 2 * (projections + attention + feedforward)
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_the_matrix_rate_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

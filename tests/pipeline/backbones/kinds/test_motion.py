@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cache.errors import FingerprintMismatch
 from cache.fingerprint import is_random, weights_name
 from cache.reader import open_cache
 from cache.schema import StreamTokens, VideoFeatures
@@ -149,3 +150,24 @@ def test_it_is_added_to_a_cache_that_has_other_streams(tmp_path: Path) -> None:
     report = run(src, tmp_path / "grown.zarr", backbones=both)
     assert report.added_streams == {"slower": len(GOOD)}
     assert contents(tmp_path / "grown.zarr") == contents(tmp_path / "both.zarr")
+
+
+def test_a_stream_that_cannot_be_continued_is_told_before_models_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = make_tree(tmp_path / "data")
+    run(src, tmp_path / "a.zarr", backbones=MOTION)
+
+    def load(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("pipeline.backbones.load._load", load)
+    for asked, told in (
+        ("motion=motion,fps=5", "sampling.fps: 5.0 here, 10.0 there"),
+        ("motion=logmel", "kind: "),
+        ("motion=timm:test_vit,weights=random", "model: .*test_vit.* here"),
+    ):
+        with pytest.raises(FingerprintMismatch, match=told):
+            run(src, tmp_path / "a.zarr", backbones=BackboneConfig.of((asked,), device="cpu"))
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        run(src, tmp_path / "a.zarr", backbones=MOTION)

@@ -151,10 +151,6 @@ class ExtractConfig:
 
     def _require_types(self) -> None:
         """Raise InputError for what the command could not be given."""
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if not ((isinstance(value, str) and value in choices) or (name == "redo" and value == "")):
-                raise InputError(f"--{name} {shown(value)}: choose from {', '.join(choices)}")
         for name in ("max_error_share", "max_rejects", "min_seconds", "publish_seconds", "commit_seconds"):
             if not is_number(getattr(self, name)):
                 raise InputError(f"{name} must be a number, got {shown(getattr(self, name))}")

@@ -413,7 +413,7 @@ def _shard(shard: str | None, plan: Path | None) -> Any:
 
 
 def _pool(*, workers: int, deadline: float, worker_memory: float, memory: float, say: Any) -> Any:
-    from pipeline.decoding.memory import asked_workers, default_budget_bytes, fit_pool
+    from pipeline.decoding.memory import asked_workers, fit_pool
     from pipeline.decoding.pool import PoolSettings
 
     n_workers = asked_workers(workers)

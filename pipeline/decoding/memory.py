@@ -9,10 +9,9 @@ from dataclasses import replace
 
 import psutil
 
-from cache.errors import InputError
-from pipeline.decoding.pool import PoolSettings, default_workers
-
-MAX_WORKERS = 256
+from cache.arguments import is_whole, shown
+from cache.errors import InputError, LimitReached
+from pipeline.decoding.pool import MAX_WORKERS, PoolSettings, default_workers
 
 MIN_WORKER_BYTES = 768 << 20
 """Room for one decode worker: decord was seen at 170 to 185 MiB on short clips and at 565 MiB on two hours of 1080p
@@ -24,6 +23,8 @@ DEFAULT_SHARE = 0.5
 
 def asked_workers(workers: int) -> int:
     """How many decode processes `--workers` asks for; 0 is one a core. Raises InputError."""
+    if not is_whole(workers):
+        raise InputError(f"--workers must be a whole number, got {shown(workers)}")
     if not 0 <= workers <= MAX_WORKERS:
         raise InputError(f"--workers {workers}: between 0 and {MAX_WORKERS}")
     return workers or default_workers()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer
 
-from cache.process.ending import expand_home, in_one_line
+from cache.process.ending import expand_home, in_one_line, run_app
 from cache.process.os_errors import explain
 
 REPOSITORY = Path(__file__).parents[3]

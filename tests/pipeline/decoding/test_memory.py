@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.errors import InputError
+from cache.errors import InputError, LimitReached
+from pipeline.decoding import memory
 from pipeline.decoding.memory import MIN_WORKER_BYTES, asked_workers, default_budget_bytes, fit_pool
 from pipeline.decoding.pool import PoolSettings, default_workers
 

@@ -15,7 +15,7 @@ from cache.cli import convert_command, export_command, inspect_command, sweep_co
 from cache.errors import DeviceError, InputError, LimitReached, OnepassError, StorageFull
 from cache.objects.store import as_location
 from cache.process.ending import run_app
-from cache.process.outputs import require_cache_output, require_output, require_output_folder
+from cache.process.outputs import require_cache_output, require_output
 from cache.process.terminal import make_console
 from heads.cli.ablate import ablate_command
 from heads.cli.audit import audit_command
@@ -66,11 +66,6 @@ app.command(name="merge")(merge_command)
 app.command(name="sweep")(sweep_command)
 
 FEATURES_DROPPED = "the scores of what was whole are written, its features are dropped; --keep-cache keeps them for the next run"
-
-TEMP_FULL = (
-    "the temp folder {} is full, where features lie until they are scored; make room, or set TMPDIR to another folder "
-    "(--keep-cache CACHE keeps them there, and the same command goes on)"
-)
 
 CACHE_SUFFIXES = (".zarr", ".h5", ".hdf5")
 
@@ -196,22 +191,20 @@ def zero_shot_command(
     clip_weights: Annotated[str | None, typer.Option(help="Short for --weights-file clip=FILE.")] = None,
 ) -> None:
     """Score stored image features against words, by the text tower of the model that made them; nothing is trained."""
+    from cache.lock import note_writers
     from cache.process.outputs import write_output
     from cache.reader import open_cache
     from heads.report.zero_shot import score_table, summary_lines
     from pipeline.backbones.load import weights_files
-    from pipeline.zero_shot import text_sides, zero_shot
+    from pipeline.zero_shot import require_scorable, text_sides, zero_shot
 
     if out.suffix != ".csv":
         raise InputError(f"--out {out}: scores are written as .csv")
     require_output("--out", out)
     console = make_console()
+    note_writers(cache)
     with open_cache(cache) as opened:
-        if stream not in opened.streams:
-            raise InputError(f"{cache} holds no stream {stream}; it holds {', '.join(opened.streams)}")
-        if not len(opened):
-            raise InputError(f"{cache}: holds no videos to score; extract some first")
-        fields = opened.streams[stream].fingerprint
+        fields = require_scorable(opened, stream)
         file = weights_files(weights_file or [], clip=clip_weights).get(stream)
         sides = text_sides(stream, fields, positive=positive, negative=negative, file=file)
         found = zero_shot(opened, stream, sides)
@@ -308,7 +301,10 @@ class _Scoring:
         scratch: ScratchFolder | None = None,
     ) -> None:
         """Score all, write the scores. Raises the first failure with its exit code, or as `pipeline.cli.extract.conclude`."""
+        from cache.lock import note_writers
+
         ends: list[tuple[ExtractReport, ExtractConfig]] = []
+        note_writers(*caches)
         try:
             for path in caches:
                 with self._naming_failures(path):
@@ -350,6 +346,7 @@ class _Scoring:
             )
 
     def _extract(self, config: ExtractConfig, scratch: ScratchFolder | None) -> ExtractReport:
+        from pipeline.decoding.scratch import TEMP_FULL
         from pipeline.run import extract
 
         dropped = scratch is not None and config.out.is_relative_to(scratch.path)
@@ -394,16 +391,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of videos and training.")] = 0,
 ) -> None:
     """The main job end to end on videos it makes: extract, verify, train a head, score new video."""
-    from pipeline.demo_videos import make_demo_tree
+    from pipeline.demo_videos import make_demo_folder, make_demo_tree
 
     console = make_console()
     if not 0 <= seed < 2**31:
         raise InputError(f"--seed {seed}: between 0 and 2^31 - 1")
-    require_output_folder("--out", out)
-    if (out / "videos").exists() and not (out / "demo").exists():
-        raise InputError(f"{out} exists and is no demo folder: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "demo").touch()
+    make_demo_folder(out)
     cache, head, scores = out / "demo.zarr", out / "head", out / "scores.csv"
     console.rule("1 of 5  videos", align="left")
     videos = make_demo_tree(out / "videos", videos_per_class_train=8, videos_per_class_val=4, seed=seed)

@@ -21,8 +21,10 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Videos, labels, splits, streams, token counts, fingerprints, and rejects by reason."""
+    from cache.lock import note_writers
     from cache.reader import open_cache
 
+    note_writers(cache)
     with open_cache(cache) as opened:
         facts = describe(opened)
     if as_json:
@@ -40,12 +42,14 @@ def convert_command(
 ) -> None:
     """Copy a cache into the other format (or the same, without superseded rows); nothing is lost."""
     from cache.convert import convert
+    from cache.lock import note_writers
     from cache.objects.address import shown
     from cache.objects.mirror import written
     from cache.process.outputs import require_cache_output
     from cache.reader import open_cache
 
     require_cache_output("TARGET", target, remote=True)
+    note_writers(source)
     with written(target, typer.echo) as local:
         convert(source, local, overwrite=overwrite)
         with open_cache(local) as opened:
@@ -116,10 +120,12 @@ def export_command(
 ) -> None:
     """Write features, spans, labels and ids as files that others read; onepass import reads npy and parquet again."""
     from cache.export import export_cache
+    from cache.lock import note_writers
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
 
     require_output_folder("--out", out)
+    note_writers(cache)
     with open_cache(cache) as opened:
         for line in export_cache(opened, out, how=how, streams=stream or ()):
             typer.echo(f"{out}: {line}")

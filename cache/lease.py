@@ -24,6 +24,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cache.errors import CacheLocked
 from cache.stores import files
 
@@ -85,6 +87,25 @@ def holder(path: Path) -> str:
         return _words(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return "another process"
+
+
+def writes_now(path: Path) -> str:
+    """Who renews the lease whose file is `path`, in words; "" where nobody does, or this process.
+
+    Of another machine's clock nothing is known: one that differs by a minute hides its writer, or shows one that ended.
+    """
+    try:
+        seen = _Seen.at(path)
+    except OSError:
+        return ""
+    record = seen.record()
+    if not record or time.time() - seen.mtime_ns / 1e9 > min(float(record["lease_seconds"]), LEASE_SECONDS):
+        return ""
+    if set(places()) & set(map(str, record["places"])):
+        pid = record.get("pid")
+        if not isinstance(pid, int) or pid == os.getpid() or not psutil.pid_exists(pid):
+            return ""
+    return _words(record)
 
 
 def _words(found: Any) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cache.errors import CacheError, CacheLocked
-from cache.lease import Lease, holder
+from cache.lease import Lease, holder, writes_now
 from cache.stores import files
 from cache.stores.open import open_store
 
@@ -112,6 +113,17 @@ def _is_cache(path: Path) -> bool:
     except CacheError:
         return False
     return True
+
+
+def note_writers(*caches: Path | str) -> None:
+    """Tell on stderr of each cache that is being written: what is read of it is what was committed by then."""
+    for cache in caches:
+        if who := writes_now(note_path(Path(cache))):
+            print(
+                f"note: {cache} is being written by {who}: what is committed by now is read, not what is still to come",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def lock_path(cache: Path) -> Path:

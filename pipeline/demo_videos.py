@@ -20,6 +20,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.errors import InputError
+from cache.process.outputs import require_output_folder
+
 Motion = Literal["calm", "violent"]
 CLASSES: dict[str, Motion] = {"NonFight": "calm", "Fight": "violent"}
 
@@ -31,6 +34,15 @@ _BROKEN = (
     ("train", "NonFight", "truncated.mp4"),
     ("val", "Fight", "text.mp4"),
 )
+
+
+def make_demo_folder(out: Path) -> None:
+    """A folder for the demo, or one that is there. Raises InputError for somebody else's videos, and for what is no folder."""
+    require_output_folder("--out", out)
+    if (out / "videos").exists() and not (out / "demo").exists():
+        raise InputError(f"{out} exists and is no demo folder: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "demo").touch()
 
 
 def make_demo_tree(

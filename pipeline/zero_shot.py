@@ -46,6 +46,16 @@ class ZeroShotScores:
     highest: NDArray[np.float64]
 
 
+def require_scorable(cache: Cache, stream: str) -> Mapping[str, Any]:
+    """The fingerprint of a stream whose videos are to be scored. Raises InputError where it, or any video, is not there."""
+    name = ", ".join(cache.names)
+    if stream not in cache.streams:
+        raise InputError(f"{name} holds no stream {stream}; it holds {', '.join(cache.streams)}")
+    if not len(cache):
+        raise InputError(f"{name}: holds no videos to score; extract some first")
+    return cache.streams[stream].fingerprint
+
+
 def text_sides(
     stream: str,
     fields: Mapping[str, Any],

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import onepass
+from tests.heads.synthetic import toy_videos, write_cache
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(
@@ -97,3 +99,31 @@ def test_a_demo_that_is_interrupted_ends_there(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(typer.Exit) as stopped:
         onepass.demo(tmp_path / "demo")
     assert stopped.value.exit_code == 130 and begun == ["extract"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "{cache}", "--json"),
+        ("convert", "{cache}", "{out}.h5"),
+        ("export", "{cache}", "--out", "{out}"),
+        ("merge", "{cache}", "--out", "{out}.zarr"),
+        ("audit", "{cache}", "--json"),
+        ("probe", "{cache}", "--json"),
+        ("ablate", "--features", "{cache}", "--out", "{out}", "--seeds", "1", "--set", "epochs=1"),
+        ("train-head", "--features", "{cache}", "--model", "logistic", "--out", "{out}"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_cache_that_is_written_meanwhile_is_read_with_a_note(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = write_cache(tmp_path / "toy.zarr", toy_videos(24))
+    monkeypatch.setattr("cache.lock.writes_now", lambda path: f"process 7 ({path.name})")
+    given = [word.format(cache=cache, out=tmp_path / "out") for word in words]
+    ended = CliRunner().invoke(onepass.app, given)
+    assert ended.exit_code in (0, 1), ended.output  # 1: audit's leaks
+    told = (
+        f"note: {cache} is being written by process 7 (toy.zarr.lock.json): what is committed by now is read"
+    )
+    assert told in ended.stderr and "note: " not in ended.stdout.splitlines()[0]

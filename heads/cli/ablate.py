@@ -100,6 +100,7 @@ def ablate_command(
 ) -> None:
     """Train every combination of settings and rank them. A killed sweep goes on; nothing is trained twice."""
     from cache.errors import InputError
+    from cache.lock import note_writers
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
     from heads.ablation.grid import fix_single_values, make_cells, read_axes, settings_words
@@ -148,6 +149,7 @@ def ablate_command(
         say(f"in every cell: {settings_words(fixed)}")
     command = shlex.join(["onepass", *sys.argv[1:]])
     started = time.perf_counter()
+    note_writers(*caches)
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
         join = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=say)
         with Sweep(

@@ -40,9 +40,11 @@ def audit_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look for leaks: duplicates and source groups across splits, labels told by metadata. Exit 1 if any."""
+    from cache.lock import note_writers
     from cache.reader import open_cache
     from heads.audit.audit import audit_cache
 
+    note_writers(*caches)
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
         join = join_given(
             cache, labels, positive=positive, allow_unmatched=True, say=partial(typer.echo, err=as_json)

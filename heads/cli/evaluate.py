@@ -53,6 +53,7 @@ def evaluate_command(
     from heads.trained.folder import require_head
 
     require_head(head)
+    from cache.lock import note_writers
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
     from heads.report.evaluation import require_folder, write_evaluation
@@ -71,6 +72,7 @@ def evaluate_command(
     floor_files = parse_floor_files(floor_scores or [])
     console = make_console()
     trained = TrainedHead.load(head)
+    note_writers(*features)
     with open_cache(*features, ignore_libraries=ignore_libraries) as cache:
         join = join_given(
             cache,

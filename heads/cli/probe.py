@@ -33,11 +33,13 @@ def probe_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Is a stream worth anything? Every stream and pair by plain models, out of fold, beside metadata."""
+    from cache.lock import note_writers
     from cache.reader import open_cache
     from heads.audit.probe import probe_cache
     from heads.report.show import make_console
 
     console = make_console()
+    note_writers(*features)
     with open_cache(*features, ignore_libraries=ignore_libraries) as cache:
         join = join_given(
             cache,

@@ -70,6 +70,7 @@ def threshold_command(
     from heads.trained.folder import INFO_FILE, require_head
 
     require_head(head)
+    from cache.lock import note_writers
     from cache.process.outputs import require_output
     from cache.reader import open_cache
     from heads.report.show import make_console
@@ -88,6 +89,7 @@ def threshold_command(
     trained = TrainedHead.load(head)
     if write:
         require_output("--write", head / INFO_FILE)
+    note_writers(*features, *(more or ()))
     with open_cache(*features, *(more or ()), ignore_libraries=ignore_libraries) as cache:
         join = join_given(
             cache,

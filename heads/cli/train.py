@@ -219,10 +219,12 @@ def train_head_command(
     require_output_folder("--out", folder)
     if tensorboard is not None:
         require_output_folder("--tensorboard", tensorboard)
+    from cache.lock import note_writers
     from cache.reader import open_cache
     from heads.scoring.floor_scores import parse_floor_files
 
     floor_files = parse_floor_files(floor_scores or ())
+    note_writers(*caches)
     with open_cache(*caches, ignore_libraries=ignore_libraries) as cache:
         labelled = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=None)
         from heads.cli.run import train_from_cache

@@ -26,6 +26,7 @@ def merge_command(
     ] = False,
 ) -> None:
     """Join parts into one cache: nothing lost, nothing twice. Run it again to resume."""
+    from cache.lock import note_writers
     from cache.merge import merge
     from cache.objects.address import shown
     from cache.objects.mirror import written
@@ -40,6 +41,7 @@ def merge_command(
         with open_cache(parts[0]) as part:
             sound = sound_alone_will_do((info.fingerprint, info.optional) for info in part.streams.values())
         listed = [source.id for source in discover(as_location(src), sound=sound).sources]
+    note_writers(*parts)
     with written(out, typer.echo) as local:
         found = merge(
             parts, local, listed=listed, overwrite=overwrite, ignore_libraries=allow_library_mismatch

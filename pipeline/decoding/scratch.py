@@ -17,6 +17,11 @@ NOISE_PREFIX = "onepass-noise-"
 PREDICT_PREFIX = "onepass-predict-"
 OBJECTS_PREFIX = "onepass-objects-"
 LOCK_FILE = "held"
+TEMP_FULL = (
+    "the temp folder {} is full, where features lie until they are scored; make room, or set TMPDIR to another folder "
+    "(--keep-cache CACHE keeps them there, and the same command goes on)"
+)
+"""Of `predict`."""
 
 
 class ScratchFolder:

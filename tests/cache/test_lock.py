@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import CacheError, CacheLocked
-from cache.lock import CacheLock, LentLock, lock_path, locked, note_path
+from cache.lock import CacheLock, LentLock, lock_path, locked, note_path, note_writers
 from tests.cache.builders import make_video, open_writer, read_contents
 from tests.cache.processes import read_line, start_python
 
@@ -43,6 +44,30 @@ def test_a_second_process_is_told_who_writes_and_a_dead_one_holds_nothing(store:
     assert store.with_name(store.name + ".lock").exists()
     with open_writer(store) as writer:
         assert list(writer.known()) == ["a.mp4"]
+
+
+def test_who_reads_a_cache_that_is_written_is_told(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with start_holder(store) as holder:
+        note_writers(store, "s3://bucket/other.zarr")
+        told = f"note: {store} is being written by process {holder.pid} on "
+        out, err = capsys.readouterr()
+        assert not out and err.startswith(told) and err.count("\n") == 1 and "what is committed by now" in err
+        note = json.loads(note_path(store).read_bytes())
+        note_path(store).write_text(json.dumps(note | {"places": ["elsewhere"], "pid": 1 << 22}))
+        note_writers(store)  # another machine's, renewed a moment ago
+        assert "is being written by process 4194304" in capsys.readouterr().err
+        os.utime(note_path(store), (0, time.time() - 120))
+        note_writers(store)  # and silent since
+        note_path(store).write_text(json.dumps(note))
+        holder.kill()
+        holder.wait()
+        note_writers(store)
+    note_path(store).write_text("no lease")
+    note_writers(store)
+    with open_writer(store):
+        note_writers(store)  # this process knows
+    note_writers(store)
+    assert capsys.readouterr().err == ""
 
 
 def test_two_writers_in_one_process_exclude_each_other(store: Path) -> None:

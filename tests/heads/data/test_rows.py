@@ -66,6 +66,7 @@ def test_copies_are_of_one_group_and_keep_their_sources(twice: Cache) -> None:
     assert audit_cache(twice, n_resamples=0).n_groups == 20
 
 
+@pytest.mark.slow
 def test_what_copies_would_tell_is_not_told(twice: Cache, tmp_path: Path) -> None:
     config = TrainConfig().updated({"model": "mlp", "pool": "mean-std", "epochs": 15, "batch_size": 8})
     config = config.updated({"lr": 6e-3, "n_resamples": 0})

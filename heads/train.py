@@ -38,7 +38,7 @@ from heads.training.decide import Decision, decide
 from heads.training.device import Device, resolve_device
 from heads.training.fit import EpochRow, FitResult, fit, predict_logits
 from heads.training.out_of_fold import FoldHeads, mean_history, mean_of_folds, refit
-from heads.training.portfolio import compare, usual_folds
+from heads.training.portfolio import EPOCHS, compare, usual_folds
 
 if TYPE_CHECKING:
     from cache.labels.join import LabelJoin
@@ -75,7 +75,7 @@ def train_head(
     """
     require_open_cache(cache, "train_head")
     auto = config is None
-    config = TrainConfig() if config is None else config
+    config = TrainConfig().updated({"epochs": EPOCHS}) if config is None else config
     if not isinstance(config, TrainConfig):
         raise InputError(
             f"config must be a TrainConfig, such as TrainConfig().updated({{...}}), not {shown(config)}"

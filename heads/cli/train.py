@@ -209,6 +209,10 @@ def train_head_command(
     given = {k: v for k, v in named.items() if v is not None}
     config = build_config(preset, given, settings or ())
     auto = choose_auto(model, preset, config, no_cv=no_cv)
+    if auto and not {"epochs", "optim.epochs"} & {*given, *(one.partition("=")[0] for one in settings or ())}:
+        from heads.training.portfolio import EPOCHS
+
+        config = config.updated({"epochs": EPOCHS})
     if (cv is not None or folds is not None) and no_cv:
         raise InputError(
             f"--{'cv' if folds is None else 'folds'} and --no-cv do not go together; leave one out"

@@ -46,7 +46,7 @@ MODELS: dict[str, ModelConfig] = {
 and mean-pooled, read stream by stream: what is taken is no worse than they are, within the standard error."""
 
 EPOCHS = 20
-"""Of candidates trained by gradient, where epochs are not asked for."""
+"""Of candidates trained by gradient, where nobody says how many."""
 
 MOST_OPERATIONS = 5e11
 """Multiplications that all folds of one candidate may take: about 20 s on two cores."""
@@ -119,8 +119,6 @@ def candidates(config: TrainConfig) -> dict[str, TrainConfig]:
         loss, optim = config.loss, config.optim
         if model.architecture == "logistic":
             loss, optim = LossConfig(), OptimConfig()
-        elif optim.epochs == OptimConfig().epochs:
-            optim = replace(optim, epochs=EPOCHS)
         found[name] = replace(config, model=model, loss=loss, optim=optim)
     return found
 

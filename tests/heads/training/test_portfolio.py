@@ -135,6 +135,35 @@ def test_from_the_command_line(
 
 
 @pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ((), 20),
+        (("--epochs", "40"), 40),
+        (("--set", "epochs=40"), 40),
+        (("--set", "optim.epochs=30"), 30),
+        (("--model", "mlp"), 40),
+    ],
+)
+def test_epochs_that_are_asked_for_are_trained(
+    toy_path: Path, tmp_path: Path, words: tuple[str, ...], epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TrainConfig] = []
+    monkeypatch.setattr("heads.cli.run.train_from_cache", lambda _, config, **__: asked.append(config))
+    monkeypatch.setattr(
+        sys, "argv", ["train-head", "--features", str(toy_path), "--out", str(tmp_path / "h"), *words]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    (config,) = asked
+    assert config.optim.epochs == epochs
+    if "--model" not in words:
+        assert {
+            recipe.optim.epochs for name, recipe in candidates(config).items() if "logistic" not in name
+        } == {epochs}
+
+
+@pytest.mark.parametrize(
     ("model", "preset", "settings", "no_cv", "expected"),
     [
         (None, "default", {}, False, True),

@@ -34,6 +34,7 @@ LEASE_SECONDS = 60.0
 
 BEAT_SECONDS = 10.0
 _LONGEST_WAIT_SECONDS = 600.0
+_PID_NAMESPACE = "/proc/self/ns/pid"
 
 
 def places() -> list[str]:
@@ -48,6 +49,13 @@ def _line(path: str) -> str:
     try:
         return Path(path).read_text("utf-8").strip()
     except (OSError, ValueError):
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - what it names is no file
+    except OSError:
         return ""
 
 
@@ -92,7 +100,8 @@ def holder(path: Path) -> str:
 def writes_now(path: Path) -> str:
     """Who renews the lease whose file is `path`, in words; "" where nobody does, or this process.
 
-    Of another machine's clock nothing is known: one that differs by a minute hides its writer, or shows one that ended.
+    Of another machine's clock nothing is known: one that differs by a minute hides its writer, or shows one that ended. Of a
+    process in another container its number says nothing: one that was killed is shown for up to a minute.
     """
     try:
         seen = _Seen.at(path)
@@ -101,7 +110,8 @@ def writes_now(path: Path) -> str:
     record = seen.record()
     if not record or time.time() - seen.mtime_ns / 1e9 > min(float(record["lease_seconds"]), LEASE_SECONDS):
         return ""
-    if set(places()) & set(map(str, record["places"])):
+    here = _link(_PID_NAMESPACE)
+    if set(places()) & set(map(str, record["places"])) and record.get("pid_namespace", here) == here:
         pid = record.get("pid")
         if not isinstance(pid, int) or pid == os.getpid() or not psutil.pid_exists(pid):
             return ""
@@ -150,6 +160,7 @@ class Lease:
             "command": shlex.join(sys.argv),
             "token": self.token,
             "places": places(),
+            "pid_namespace": _link(_PID_NAMESPACE),
             "lease_seconds": LEASE_SECONDS,
         }
         self._raw = json.dumps(record).encode()

@@ -118,7 +118,10 @@ def _is_cache(path: Path) -> bool:
 def note_writers(*caches: Path | str) -> None:
     """Tell on stderr of each cache that is being written: what is read of it is what was committed by then."""
     for cache in caches:
-        if who := writes_now(note_path(Path(cache))):
+        path = Path(cache).absolute()
+        with contextlib.suppress(OSError, RuntimeError):  # no such place: what reads it says so
+            path = path.resolve()  # as a writer does
+        if path.name and (who := writes_now(note_path(path))):
             print(
                 f"note: {cache} is being written by {who}: what is committed by now is read, not what is still to come",
                 file=sys.stderr,

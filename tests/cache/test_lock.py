@@ -70,6 +70,37 @@ def test_who_reads_a_cache_that_is_written_is_told(store: Path, capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
+def test_a_cache_that_is_written_is_known_by_any_path_to_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`onepass inspect .`, in a cache, ended in a traceback; a link to a cache told nothing."""
+    (link := store.parent / f"link{store.suffix}").symlink_to(store)
+    with start_holder(store):
+        note_writers(link)
+        assert f"note: {link} is being written by" in capsys.readouterr().err
+        if store.is_dir():
+            monkeypatch.chdir(store)
+            note_writers(".")
+            assert "note: . is being written by" in capsys.readouterr().err
+        loop = store.parent / "loop.zarr"
+        loop.symlink_to(loop)
+        note_writers("/", loop)
+        assert capsys.readouterr().err == ""
+
+
+def test_the_number_of_a_process_says_nothing_in_another_container(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its numbers are others: the one that writes may have this process's, or none here."""
+    with start_holder(store):
+        note = json.loads(note_path(store).read_bytes())
+        for pid in (os.getpid(), 1 << 22):
+            note_path(store).write_text(json.dumps(note | {"pid_namespace": "pid:[1]", "pid": pid}))
+            note_writers(store)
+            assert f"is being written by process {pid} " in capsys.readouterr().err
+        note_path(store).write_text(json.dumps(note))
+
+
 def test_two_writers_in_one_process_exclude_each_other(store: Path) -> None:
     with open_writer(store), pytest.raises(CacheLocked, match=f"process {os.getpid()} "):
         open_writer(store)

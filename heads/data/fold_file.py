@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from cache.labels.files import read_entries
 from cache.labels.join import match_entries, shortened
 
 COLUMN = "fold"
+MOST_DIGITS = 30
+"""Of a fold's name that is read as a number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,14 +80,19 @@ def read_folds(path: str | Path, ids: Sequence[str]) -> GivenFolds:
 def _name(cell: str) -> str:
     """A fold as one name: 1, 1.0 and 01 are one fold; "" for none, which a table program may write as nan."""
     try:
-        number = float(cell)
-    except ValueError:
+        number = Decimal(cell)
+    except InvalidOperation:
         return cell
-    return "" if number != number else f"{number:.12g}"
+    if number.is_nan():
+        return ""
+    if "_" in cell or not number.is_finite() or abs(number.adjusted()) > MOST_DIGITS:
+        return cell
+    whole, _, rest = f"{number:f}".partition(".")
+    return f"{whole}.{rest}".rstrip("0").rstrip(".") if rest.strip("0") else whole
 
 
 def _by_size(name: str) -> tuple[float, str]:
     try:
-        return float(name), ""
+        return float(name), name
     except ValueError:
         return float("inf"), name

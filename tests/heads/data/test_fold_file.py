@@ -87,6 +87,14 @@ def test_a_sweep_takes_them_as_well(toy_cache: Cache, quick: TrainConfig, tmp_pa
     assert all(set(given[run.scored]) == {(run.fold or 0) + 1} for run in runs)
 
 
+def test_names_that_are_no_single_number_stay_apart(tmp_path: Path) -> None:
+    """Days and seconds that agree in twelve digits were one fold, and 1_0 was 10."""
+    folds = ["20240101120000", "20240101120001", "20240101120001.0", "1_0", "10", "1e1", "1.50", "1.5", "inf"]
+    (tmp_path / "f.csv").write_text("id,fold\n" + "".join(f"v{n},{fold}\n" for n, fold in enumerate(folds)))
+    given = read_folds(tmp_path / "f.csv", [f"v{n}" for n in range(len(folds))])
+    assert given.numbers.tolist() == [4, 5, 5, 3, 2, 2, 1, 1, 6]
+
+
 def test_a_sweep_says_which_rows_match_no_video(toy_cache: Cache, quick: TrainConfig, tmp_path: Path) -> None:
     file = folds_of(toy_cache, tmp_path / "f.csv")
     file.write_text(file.read_text() + "nowhere,c\n")

@@ -207,8 +207,7 @@ def choose_streams(
         raise InputError(
             f"--streams: name at least one of {', '.join(RECIPES)}, or describe one with --stream"
         )
-    wrong = asked if isinstance(asked, str) else [x for x in asked if not isinstance(x, str | StreamChoice)]
-    if wrong:
+    if wrong := [one for one in asked if not isinstance(one, str | StreamChoice)]:
         raise InputError(f"streams is a list, such as ['image', 'motion'], got {shown(wrong)}")
     own: Mapping[str, Mapping[str, Any]] = {
         "clip": {"model": clip_model, "weights": clip_weights, "tag": clip_tag, "fps": clip_fps},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -185,7 +185,7 @@ def _number(base: StreamChoice, key: str, value: Any, kind: type[Any]) -> Any:
 
 
 def choose_streams(
-    asked: Sequence[str | StreamChoice] = DEFAULT_STREAMS,
+    asked: Iterable[str | StreamChoice] = DEFAULT_STREAMS,
     *,
     weights: str | None = None,
     seed: int = 0,
@@ -203,6 +203,7 @@ def choose_streams(
     """
     if isinstance(asked, str):
         raise InputError(f"streams are a list of names, such as ['clip'], not {asked!r}")
+    asked = tuple(asked or ())
     if not asked:
         raise InputError(
             f"--streams: name at least one of {', '.join(RECIPES)}, or describe one with --stream"

@@ -139,9 +139,12 @@ def selection_scores(
                 instead="choose on its val videos (--part val), or on videos of other recordings",
             )
         elif (n := int(overlap.not_for_choosing.sum())) > 0:
+            todo = "give the splits of its training, or videos of other recordings"
+            if split is not None:
+                todo = f"{todo}; copies across its splits (onepass audit names them) are taken out before the training"
             raise InputError(
                 f"{where}: {n} of the {len(rows)} val videos here were train or test of the head, or share a source "
-                f"group with those ({overlap.words()}); give the splits of its training, or videos of other recordings"
+                f"group with those ({overlap.words()}); {todo}"
             )
     if len(np.unique(dataset.labels[rows])) < 2:
         raise LabelError(f"the {len(rows)} videos that would choose hold a single class; both are needed")

@@ -233,7 +233,9 @@ def test_copies_of_train_in_val_may_not_choose(tmp_path: Path) -> None:
         assert any(
             "source groups are in both train and val, 6 of 30 val videos" in n for n in head.info.notes
         )
-        with pytest.raises(InputError, match="6 of the 30 val videos here were train or .*onepass audit names"):
+        with pytest.raises(
+            InputError, match="6 of the 30 val videos here were train or .*onepass audit names"
+        ):
             selection_scores(head, cache)
 
 

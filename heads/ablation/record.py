@@ -69,6 +69,11 @@ def require_own_folder(folder: Path, record: SweepRecord) -> None:
             f"{folder} holds the leaderboard of a sweep of an earlier version, which says too little of itself to go on "
             f"from; this one is {record.words}. Choose another --out, or remove {folder / LEADERBOARD_FILE}"
         )
+    if not record.continues(other) and record.words == other.words:
+        raise InputError(
+            f"{folder} holds the leaderboard of another sweep of {record.words}: of other settings in every cell, videos, labels "
+            f"or sources, or by an earlier version. Choose another --out, or remove {folder / LEADERBOARD_FILE} to replace it"
+        )
     if not record.continues(other):
         raise InputError(
             f"{folder} holds the leaderboard of another sweep: {other.words}; this one is {record.words}, and would "

@@ -107,6 +107,11 @@ def test_the_leaderboard_of_another_sweep_is_not_replaced(toy_path: Path, tmp_pa
     assert (tmp_path / "leaderboard.csv").read_bytes() == before
     more = swept("--set", "lr=1e-3,1e-2,3e-3", "--set", "model=linear")
     assert "3 runs, 2 of them finished before" in more.output, more.output
+    other = str(
+        swept("--set", "lr=1e-3,1e-2,3e-3", "--set", "model=linear", "--set", "dropout=0.3").exception
+    )
+    assert "another sweep of lr=1e-3,1e-2,3e-3, 3 cells" in other and "by an earlier version" in other
+    assert "this one is" not in other, "which would be the same words"
     (tmp_path / "sweep.json").unlink()
     assert "earlier version" in str(swept("--set", "lr=1e-3,1e-2").exception)
 

@@ -59,8 +59,10 @@ class Hdf5Target:
         """Fill `out`; bytes that were never written are zeros."""
         view = memoryview(out).cast("B")
         start, stop = self._position, self._position + len(view)
-        found = os.pread(self._descriptor, len(view), start)
-        view[:] = found + bytes(len(view) - len(found))
+        n_read = 0
+        while n_read < len(view) and (n_more := os.preadv(self._descriptor, [view[n_read:]], start + n_read)):
+            n_read += n_more  # at most 2 GiB at a time
+        view[n_read:] = bytes(len(view) - n_read)
         for at, data in self._kept:
             first, last = max(at, start), min(at + len(data), stop)
             if first < last:

@@ -88,6 +88,23 @@ def test_what_the_disk_refuses_is_read_back_until_the_file_is_closed(
     target.close()
 
 
+def test_a_read_may_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reads 2 GiB at most: what lay beyond came back as zeros."""
+    target = Hdf5Target(tmp_path / "file")
+    target.write(b"0123456789")
+    monkeypatch.setattr(
+        os, "pread", lambda descriptor, size, at, real=os.pread: real(descriptor, min(size, 3), at)
+    )
+    monkeypatch.setattr(
+        os, "preadv", lambda descriptor, views, at, real=os.preadv: real(descriptor, [views[0][:3]], at)
+    )
+    target.seek(1)
+    out = bytearray(b"x" * 12)
+    assert target.readinto(out) == 12
+    assert bytes(out) == b"123456789\0\0\0"
+    target.close()
+
+
 def test_a_signal_waits_for_hdf5_and_is_answered_then(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

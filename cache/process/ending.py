@@ -53,7 +53,7 @@ def _require_no_empty(words: list[str]) -> None:
         if not word or (name.startswith("--") and equals and not value):
             where = name or (f"what follows {words[number - 1]}" if number else "the first argument")
             raise InputError(
-                f"{where}: is empty (a variable that is not set?); give a value, or . for this folder"
+                f"{where}: is empty (a variable that is not set?); give a value (. for this folder), or leave it out"
             )
 
 

@@ -54,6 +54,7 @@ def verify_command(
     import numpy as np
 
     from cache.check import check_cache
+    from cache.lock import note_writers
     from cache.process.terminal import make_console
     from cache.reader import open_cache
     from pipeline.backbones.load import config_from_fingerprints, load_backbones, weights_files
@@ -68,6 +69,7 @@ def verify_command(
     if seed < 0:
         raise InputError(f"--seed {seed}: must not be negative")
     quiet_decoders()
+    note_writers(cache)
     if decoders:
         _name_affected(cache, _required(src), console)
         return

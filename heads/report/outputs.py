@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from cache.errors import StorageFull
 from cache.stores import files
 from heads.report.page import report_html
 from heads.report.training_figures import FIGURE_FILES, training_figures
@@ -61,10 +62,15 @@ def write_training(
         "report": (REPORT_FILE, report_html(head, head.training, figures, cache=cache, src=root)),
     }
     written = {"head": folder}
-    with writing(folder):
-        for name, (file, data) in contents.items():
-            files.replace(folder / file, data)
-            written[name] = folder / file
+    try:
+        with writing(folder):
+            for name, (file, data) in contents.items():
+                files.replace(folder / file, data)
+                written[name] = folder / file
+    except StorageFull as error:
+        raise StorageFull(
+            f"{error}. The head itself is written whole; {file} and what comes after it are not"
+        ) from error
     return written
 
 

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from cache.arguments import shown
+from cache.arguments import is_whole, shown
 from cache.errors import InputError, WeightsError
 from cache.schema import STREAM_NAME
 
@@ -210,6 +210,18 @@ def choose_streams(
         )
     if wrong := [one for one in asked if not isinstance(one, str | StreamChoice)]:
         raise InputError(f"streams is a list, such as ['image', 'motion'], got {shown(wrong)}")
+    if not is_whole(seed):
+        raise InputError(f"seed is a whole number, got {shown(seed)}")
+    texts = {
+        "weights": weights,
+        "clip_model": clip_model,
+        "clip_weights": clip_weights,
+        "clip_tag": clip_tag,
+        "slowfast_weights": slowfast_weights,
+    }
+    for name, text in texts.items():
+        if not isinstance(text, str | None):
+            raise InputError(f"{name} is a text, got {shown(text)}")
     own: Mapping[str, Mapping[str, Any]] = {
         "clip": {"model": clip_model, "weights": clip_weights, "tag": clip_tag, "fps": clip_fps},
         "slowfast": {"weights": slowfast_weights, "stride": slowfast_stride},

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cache.arguments import is_whole, shown
 from cache.errors import InputError
 from pipeline.backbones.choice import DEFAULT_STREAMS, StreamChoice, choose_streams
 from pipeline.backbones.kind import Machine, Settled, choice_from_fingerprint, kind_named, settle
@@ -47,7 +48,13 @@ class BackboneConfig:
         `choose_streams` takes. Raises InputError.
         """
         own = {name: settings.pop(name) for name in list(settings) if name in cls.__dataclass_fields__}
-        own["batch_sizes"] = tuple(dict(own.get("batch_sizes", ())).items())
+        sizes = own.get("batch_sizes", ())
+        try:
+            own["batch_sizes"] = tuple(dict(sizes).items())
+        except (TypeError, ValueError):
+            raise InputError(
+                f"batch_sizes is a mapping, such as {{'clip': 64}}, got {shown(sizes)}"
+            ) from None
         return cls(choose_streams(streams, **settings), **own)
 
     def __post_init__(self) -> None:
@@ -56,7 +63,7 @@ class BackboneConfig:
                 raise InputError(
                     f"--batch {name}={size}: no such stream; choose from {', '.join(self.names)}"
                 )
-            if not 1 <= size <= MAX_BATCH:
+            if not is_whole(size) or not 1 <= size <= MAX_BATCH:
                 raise InputError(f"--batch {name}={size}: between 1 and {MAX_BATCH} windows")
         if self.gpu_engine not in ("graph", "eager", "compile"):
             raise InputError(f"--gpu-engine {self.gpu_engine}: choose graph, eager or compile")

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from cache.errors import StorageFull
 from cache.reader import Cache
+from cache.stores import files
 from heads.report.outputs import WRITTEN, write_training
 from heads.train import train_head
 from heads.trained.head import TrainedHead
@@ -81,3 +85,22 @@ def test_what_may_be_stale_is_all_that_is_written(
 ) -> None:
     written = write_training(train_head(toy_cache, quick, cv=2), tmp_path / "h")
     assert {path.name for path in written.values()} - {"h"} == set(WRITTEN)
+
+
+def test_a_disk_that_fills_up_after_the_head_is_told_as_that(
+    toy_cache: Cache, quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training is not lost."""
+    head = train_head(toy_cache, quick.updated({"epochs": 1, "n_resamples": 0}))
+    real = files.replace
+
+    def replace(path: Path, data: bytes, **options: bool) -> None:
+        if path.name == "roc_curve.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, data, **options)
+
+    monkeypatch.setattr(files, "replace", replace)
+    with pytest.raises(StorageFull, match=r"The head itself is written whole; roc_curve.png and what comes"):
+        write_training(head, tmp_path / "h")
+    assert len(TrainedHead.load(tmp_path / "h").predict(toy_cache)) == 60
+    assert not (tmp_path / "h" / "report.html").exists()

@@ -137,7 +137,7 @@ class PlanesSlowFast:
         self._slow_stem, self._fast_stem = _plane_stem(slow_stem), _banded_stem(fast_stem)
         self._beside = FAST_BESIDE
         self._fusions = [
-            _fusion(block, f) for block, f in zip(blocks, (STEM_FRAMES, *FAST_BESIDE), strict=True)
+            _fusion(block, f) for block, f in zip(blocks, (FAST_BESIDE[0], *FAST_BESIDE), strict=True)
         ]
         self._stages = [
             [
@@ -149,8 +149,9 @@ class PlanesSlowFast:
 
     def __call__(self, slow: torch.Tensor, fast: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Raises nothing of its own; sizes are those of the published model."""
-        slow, fast = self._slow_stem(slow), self._fast_stem(fast)
-        slow, beside = self._joined(0, slow, fast), STEM_FRAMES
+        beside = self._beside[0]
+        slow, fast = self._slow_stem(slow), _apart(self._fast_stem(fast), STEM_FRAMES // beside)
+        slow = self._joined(0, slow, fast)
         for index, (slow_blocks, fast_blocks) in enumerate(self._stages, start=1):
             for block in slow_blocks:
                 slow = block(slow)

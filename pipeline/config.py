@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cache.arguments import is_number, is_whole, shown
 from cache.errors import InputError
-from cache.fingerprint import require_same
+from cache.fingerprint import Fingerprint, require_same
 from cache.lock import CacheLock
 from cache.objects.address import remote_url
 from cache.objects.store import as_location, base_name
@@ -182,15 +182,24 @@ def stream_specs(
     }
 
 
-def require_as_settled(out: Path, streams: Sequence[Settled]) -> None:
-    """Raise FingerprintMismatch unless what is certain before a model is loaded is what a cache at `out` was made with.
+def fingerprints_at(out: Path) -> dict[str, Fingerprint]:
+    """Those of the streams of a cache that is there."""
+    if not cache_exists(out):
+        return {}
+    with open_cache(out) as cache:
+        return {name: info.fingerprint for name, info in cache.streams.items()}
+
+
+def precisions(made: Mapping[str, Fingerprint]) -> dict[str, str]:
+    """What each stream was made in."""
+    return {name: str(fields.get("precision", "")) for name, fields in made.items()}
+
+
+def require_as_settled(made: Mapping[str, Fingerprint], out: Path, streams: Sequence[Settled]) -> None:
+    """Raise FingerprintMismatch unless what is certain before a model is loaded is what the cache at `out` was `made` with.
 
     Another frame rate, model or size is a user's mistake, and need not wait for weights to be told.
     """
-    if not cache_exists(out):
-        return
-    with open_cache(out) as cache:
-        made = {name: info.fingerprint for name, info in cache.streams.items()}
     for settled in streams:
         name = settled.choice.name
         certain = {

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -35,10 +34,12 @@ from pipeline.backbones.load import load_backbones
 from pipeline.config import (
     TRIED,
     ExtractConfig,
+    fingerprints_at,
     full_fingerprint,
     labelled_sources,
     make_flow,
     open_writer,
+    precisions,
     require_as_settled,
     stream_specs,
     with_words,
@@ -117,8 +118,9 @@ def _extract(
             resolved = join_words(plans, console)
         if backbones is None:
             say = partial(console.print, highlight=False, markup=False)
-            agree = partial(require_as_settled, config.out)
-            backbones = load_backbones(config.backbones, made=made_in(config.out), say=say, agree=agree)
+            made = fingerprints_at(config.out)
+            agree = partial(require_as_settled, made, config.out)
+            backbones = load_backbones(config.backbones, made=precisions(made), say=say, agree=agree)
         describe(backbones, config, report, console)
         if plans is None:
             resolved = join_words([backbone.plan for backbone in backbones.values()], console)
@@ -172,14 +174,6 @@ def _extract(
             workers=config.pool.workers,
         )
     return report
-
-
-def made_in(out: Path) -> dict[str, str]:
-    """The precision of each stream of a cache that is there."""
-    if not cache_exists(out):
-        return {}
-    with open_cache(out) as cache:
-        return {name: str(info.fingerprint.get("precision", "")) for name, info in cache.streams.items()}
 
 
 def _as_stored(config: ExtractConfig, resolved: ResolvedSources) -> ResolvedSources:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from gpu_steps.day import Day
@@ -31,7 +32,7 @@ def heads(day: Day) -> dict[str, Any]:
     from heads.training.fit import fit, predict_logits
 
     found: dict[str, Any] = {}
-    path = day.work / f"heads-{os.getpid()}.zarr"
+    path = Path(tempfile.mkdtemp(dir=day.work, prefix="heads-")) / "heads.zarr"
     make_cache(path, **({"n_train": 40, "n_val": 20} if day.args.tiny else {}))
     turns = ["cuda", "cpu", "cuda"] if day.cuda else ["cpu", "cpu"]
     with open_cache(path) as cache:

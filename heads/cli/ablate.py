@@ -111,7 +111,7 @@ def ablate_command(
     from heads.ablation.show import progress_line, show_leaderboard
     from heads.ablation.sweep import DEFAULT_SEEDS, Progress, Sweep, find_baseline
     from heads.cli.train import build_config, read_device
-    from heads.report.show import make_console
+    from heads.report.show import make_console, printer
     from heads.scoring.floor_scores import parse_floor_files
     from heads.training.device import device_note
 
@@ -134,9 +134,7 @@ def ablate_command(
     folder = out or Path("ablate-out") / caches[0].stem
     require_output_folder("--out", folder)
     console = make_console()
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+    say = printer(console)
 
     def on_run(progress: Progress) -> None:
         say(progress_line(progress))

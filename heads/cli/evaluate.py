@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +56,7 @@ def evaluate_command(
     from cache.process.outputs import require_output_folder
     from cache.reader import open_cache
     from heads.report.evaluation import require_folder, write_evaluation
-    from heads.report.show import make_console
+    from heads.report.show import make_console, printer
     from heads.scoring.floor_scores import parse_floor_files
     from heads.trained.evaluation import evaluate_head
     from heads.trained.head import TrainedHead
@@ -74,13 +73,8 @@ def evaluate_command(
     trained = TrainedHead.load(head)
     note_writers(*features)
     with open_cache(*features, ignore_libraries=ignore_libraries) as cache:
-        join = join_given(
-            cache,
-            labels,
-            positive=positive,
-            allow_unmatched=allow_unmatched,
-            say=partial(console.print, markup=False, soft_wrap=True),
-        )
+        say = printer(console)
+        join = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=say)
         found = evaluate_head(
             trained,
             cache,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,7 +72,7 @@ def threshold_command(
     from cache.lock import note_writers
     from cache.process.outputs import require_output
     from cache.reader import open_cache
-    from heads.report.show import make_console
+    from heads.report.show import make_console, printer
     from heads.scoring.thresholds import OBJECTIVES, ThresholdConfig
     from heads.trained.checkpoint import save_info
     from heads.trained.head import TrainedHead
@@ -91,13 +90,8 @@ def threshold_command(
         require_output("--write", head / INFO_FILE)
     note_writers(*features, *(more or ()))
     with open_cache(*features, *(more or ()), ignore_libraries=ignore_libraries) as cache:
-        join = join_given(
-            cache,
-            labels,
-            positive=positive,
-            allow_unmatched=allow_unmatched,
-            say=partial(console.print, markup=False, soft_wrap=True),
-        )
+        say = printer(console)
+        join = join_given(cache, labels, positive=positive, allow_unmatched=allow_unmatched, say=say)
         scores = selection_scores(
             trained, cache, part=chosen_part, labels=join, ignore_libraries=ignore_libraries
         )

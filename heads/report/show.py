@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.box import HEAVY_HEAD, SIMPLE
@@ -38,6 +39,11 @@ def make_console() -> Console:
     if console.is_terminal or os.environ.get("COLUMNS", "").isdigit():
         return console
     return terminal.make_console(soft_wrap=False, width=LOG_WIDTH)
+
+
+def printer(console: Console) -> Callable[[str], None]:
+    """What prints a line as it is: names in it may hold brackets, and a log wraps nothing."""
+    return partial(console.print, markup=False, soft_wrap=True)
 
 
 def print_fitting(console: Console, table: Callable[[Layout], Table]) -> None:

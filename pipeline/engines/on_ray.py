@@ -24,11 +24,11 @@ from cache.process.terminal import make_console
 from cache.stores.open import cache_exists
 from pipeline.backbones.base import Backbone
 from pipeline.backbones.load import BackboneConfig, load_backbones
-from pipeline.config import ExtractConfig, labelled_sources
+from pipeline.config import ExtractConfig, fingerprints_at, labelled_sources, precisions
 from pipeline.counts import FlowCounts
 from pipeline.engines.parts import Part, PartsFolder, PartsTable
 from pipeline.reporting.report import ExtractReport
-from pipeline.run import extract, made_in, stop_on_signal
+from pipeline.run import extract, stop_on_signal
 from pipeline.sources.shards import Shard, first_of_plan, parse_shard
 from pipeline.sources.tree import discover
 
@@ -302,7 +302,7 @@ for the next shard.
 
 def _loaded(config: ExtractConfig) -> Mapping[str, Backbone]:
     """Those of the last shard where they are as asked for, in the precisions of a part that was begun."""
-    made = made_in(config.out)
+    made = precisions(fingerprints_at(config.out))
     for backbones_config, of, backbones in _LOADED:
         here = {name: str(one.fingerprint()["precision"]) for name, one in backbones.items()}
         if backbones_config == config.backbones and (made == of or (made and here | made == here)):

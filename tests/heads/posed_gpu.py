@@ -108,8 +108,8 @@ def _below_python(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def posed_gpu(monkeypatch: pytest.MonkeyPatch, *, capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
-    """torch sees one device, of this compute capability."""
+def posed_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch sees one device."""
     states = {"cuda": torch.Generator().manual_seed(0).get_state()}
 
     def seed(value: int) -> None:
@@ -117,12 +117,7 @@ def posed_gpu(monkeypatch: pytest.MonkeyPatch, *, capability: tuple[int, int] = 
 
     for name, stand_in in {
         "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
         "device": lambda _: contextlib.nullcontext(),
-        "get_device_capability": lambda *_: capability,
-        "get_device_name": lambda *_: "posed",
-        "is_bf16_supported": lambda *_, **__: capability >= (8, 0),
         "manual_seed": seed,
         "get_rng_state": lambda *_: states["cuda"].clone(),
         "set_rng_state": lambda state, *_: states.__setitem__("cuda", state.clone()),

@@ -36,7 +36,8 @@ def test_models_are_loaded_again_only_for_another_precision(
     loads: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts: dict[str, dict[str, str]] = {"new": {}, "as loaded": {"clip": "bf16"}, "begun": {"clip": "fp32"}}
-    monkeypatch.setattr(on_ray, "made_in", lambda out: parts[out.name])
+    fields = {part: {k: {"precision": v} for k, v in made.items()} for part, made in parts.items()}
+    monkeypatch.setattr(on_ray, "fingerprints_at", lambda out: fields[out.name])
 
     def precision(part: str, *streams: str) -> str:
         config = SimpleNamespace(out=Path(part), backbones=BackboneConfig.of(streams or ("clip",)))
